@@ -1,0 +1,64 @@
+"""The `hocket` command. Each subcommand is a module of this package, imported only when it is called.
+
+A command module has `configure(parser)` and `run(args) -> int`. The exit code is 0, 1 (the answer is no) or 2 (bad
+input: one line on standard error).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from hocket import __version__
+from hocket.errors import InputError
+
+COMMANDS = {
+    "serve": "run the gateway",
+    "simulate": "run jobs through policies in virtual time",
+    "workload": "generate jobs of a named application",
+    "replay": "drive recorded jobs against a live gateway",
+    "engine": "pull weights, run or profile an engine",
+    "config": "check a settings file",
+}
+"name -> one line of help; the module is hocket.cli.<name>"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line. Returns the exit code."""
+    args = sys.argv[1:] if argv is None else list(argv)
+    name = args[0] if args else ""
+    if name in COMMANDS:
+        return _run(name, args[1:])
+    parser = argparse.ArgumentParser(
+        prog="hocket",
+        description="A scheduler for compound LLM applications.",
+        epilog="example: hocket serve --config hocket.yaml   (hocket COMMAND --help tells more)",
+    )
+    parser.add_argument("--version", action="version", version=f"hocket {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for command, text in COMMANDS.items():
+        commands.add_parser(command, help=text, add_help=False)
+    parser.parse_args(args)
+    parser.print_help()
+    return 0
+
+
+def _run(name: str, args: list[str]) -> int:
+    module = importlib.import_module(f"hocket.cli.{name}")
+    parser = argparse.ArgumentParser(
+        prog=f"hocket {name}",
+        description=module.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.configure(parser)
+    try:
+        return int(module.run(parser.parse_args(args)))
+    except InputError as error:
+        print(f"hocket {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0

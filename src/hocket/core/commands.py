@@ -1,0 +1,55 @@
+"""Commands: what the core orders a driver to do. A driver obeys in the order given."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Command(msgspec.Struct, frozen=True, tag_field="command", tag=True, omit_defaults=True):
+    """An order."""
+
+
+class Dispatch(Command, frozen=True, tag=True):
+    """Send this call to this replica, now."""
+
+    call: str
+    engine: str
+    replica: str
+
+
+class Preempt(Command, frozen=True, tag=True):
+    """Take this running call off its replica; answer with `CallPreempted`."""
+
+    call: str
+
+
+class Reject(Command, frozen=True, tag=True):
+    """Answer the client with an error (or with the replica's own, if it sent one): the call is over."""
+
+    call: str
+    status: int
+    reason: str
+    "unknown_model | upstream_failed | upstream_status | ..."
+    retry_after_s: float | None = None
+
+
+class Abort(Command, frozen=True, tag=True):
+    """Kill this call, waiting or running, and tell its client so: the call is over."""
+
+    call: str
+    reason: str
+
+
+class CloseJob(Command, frozen=True, tag=True):
+    """Nothing has been heard of this job for the idle time: forget it, and answer with `JobClosed(reason="idle")`."""
+
+    job: str
+
+
+class WakeAt(Command, frozen=True, tag=True):
+    """Send a `Tick` at this time (seconds, the driver's clock). A later `WakeAt` does not replace an earlier one."""
+
+    at: float
+
+
+AnyCommand = Dispatch | Preempt | Reject | Abort | CloseJob | WakeAt

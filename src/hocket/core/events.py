@@ -1,0 +1,166 @@
+"""Events: what has happened, told to the core by a driver.
+
+Each is a fact in the past tense and carries `at`, seconds on the driver's clock (monotonic, any origin). They are
+immutable and encode to JSON as they are, which is what the journal holds. Nothing here says what will happen: output
+sizes and durations are known when a call ends, not before.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Event(msgspec.Struct, frozen=True, tag_field="event", tag=True, omit_defaults=True):
+    """A fact. `at` is in seconds."""
+
+    at: float
+
+
+class JobOpened(Event, frozen=True, tag=True):
+    """A job has begun. Carries no future: only what its first request shows."""
+
+    job: str
+    app: str
+    tenant: str = "default"
+    urgency: int = 2
+    "0 (emergency) ... 4 (background)"
+    deadline_s: float | None = None
+    "seconds after `at` by which the job should end"
+    features: dict[str, float] = {}
+
+
+class JobClosed(Event, frozen=True, tag=True):
+    """No further stage will come. With `abort`, its open calls are to be killed as well."""
+
+    job: str
+    abort: bool = False
+    reason: str = "closed"
+    "closed | idle | aborted"
+
+
+class CallArrived(Event, frozen=True, tag=True):
+    """A call waits to be scheduled. Its job has been opened before."""
+
+    call: str
+    job: str
+    stage: str
+    model: str
+    prompt_tokens: int = 0
+    max_tokens: int | None = None
+    urgency: int | None = None
+    "None: the job's"
+    parent: str | None = None
+    "the stage that caused this one, where the application said so"
+    hint_output_tokens: int | None = None
+    "what a length predictor says, where there is one"
+
+
+class CallStarted(Event, frozen=True, tag=True):
+    """The replica has begun to work on a dispatched call."""
+
+    call: str
+
+
+class CallStreamed(Event, frozen=True, tag=True):
+    """The first token is out (then at most every 250 ms: `tokens` so far)."""
+
+    call: str
+    tokens: int = 1
+
+
+class CallFinished(Event, frozen=True, tag=True):
+    """A call is complete. Sizes as the engine reports them."""
+
+    call: str
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+
+class CallFailed(Event, frozen=True, tag=True):
+    """The replica did not deliver. The core answers with a new `Dispatch` in time, or with `Reject`."""
+
+    call: str
+    kind: str
+    "connect | reset | timeout | garbage | status"
+    status: int = 0
+    "the replica's HTTP status, where kind is status"
+    first_byte: bool = False
+    "whether the client has been sent anything: then there is no retry"
+    retry_after_s: float | None = None
+    "what a 429 asked for"
+
+
+class CallCancelled(Event, frozen=True, tag=True):
+    """The client is gone: the call is over, wherever it was. The driver stops it upstream by itself."""
+
+    call: str
+
+
+class CallPreempted(Event, frozen=True, tag=True):
+    """A `Preempt` was obeyed: the call waits again, `tokens_kept` of its answer need no recomputing."""
+
+    call: str
+    tokens_kept: int = 0
+
+
+class CallRevised(Event, frozen=True, tag=True):
+    """More is known of a waiting call than when it arrived."""
+
+    call: str
+    urgency: int | None = None
+    features: dict[str, float] = {}
+
+
+class ToolStarted(Event, frozen=True, tag=True):
+    """A tool run of a job has begun."""
+
+    job: str
+    run: str
+    name: str
+    parent: str | None = None
+
+
+class ToolFinished(Event, frozen=True, tag=True):
+    """A tool run of a job is over."""
+
+    job: str
+    run: str
+
+
+class ReplicaAdded(Event, frozen=True, tag=True):
+    """A replica can take calls: `window` of them at once."""
+
+    engine: str
+    replica: str
+    window: int
+
+
+class ReplicaRemoved(Event, frozen=True, tag=True):
+    """A replica takes no more calls. The fate of those it holds is told call by call."""
+
+    engine: str
+    replica: str
+    died: bool = False
+
+
+class Tick(Event, frozen=True, tag=True):
+    """Time has come to `at`: the answer to a `WakeAt`."""
+
+
+AnyEvent = (
+    JobOpened
+    | JobClosed
+    | CallArrived
+    | CallStarted
+    | CallStreamed
+    | CallFinished
+    | CallFailed
+    | CallCancelled
+    | CallPreempted
+    | CallRevised
+    | ToolStarted
+    | ToolFinished
+    | ReplicaAdded
+    | ReplicaRemoved
+    | Tick
+)
