@@ -1,0 +1,47 @@
+"""What a scheduler is built from: plain data, the first line of every journal.
+
+The gateway makes it from `hocket.yaml`, the simulator from `engines.yaml` and its command line; `hocket.assembly`
+turns it into a `Scheduler`. Two schedulers built from equal specs answer equal events with equal commands.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class EngineSpec(msgspec.Struct, frozen=True):
+    """A model being served. Its replicas arrive as `ReplicaAdded` events."""
+
+    name: str
+    models: list[str]
+    "the names that clients ask for"
+
+
+class TenantSpec(msgspec.Struct, frozen=True):
+    """Who pays. A tenant without one has weight 1."""
+
+    name: str
+    weight: float = 1.0
+
+
+class Route(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Sends some calls of a model to another engine than the first that serves it. None matches all."""
+
+    engine: str
+    app: str | None = None
+    stage: str | None = None
+    model: str | None = None
+
+
+class SchedulerSpec(msgspec.Struct, frozen=True):
+    """Everything that decides, and nothing that does I/O."""
+
+    engines: list[EngineSpec]
+    policy: list[str] = ["default"]
+    "orderings, coarse scope first; names of the catalog in hocket.policies"
+    routing: str = "least-loaded"
+    routes: list[Route] = []
+    tenants: list[TenantSpec] = []
+    job_idle_s: float = 300.0
+    "a job of which nothing was heard for so long, and that nobody closed, ends"
+    seed: int = 0

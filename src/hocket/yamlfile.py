@@ -1,0 +1,65 @@
+"""YAML files checked against a type, with errors that name the file, the line, the key and the remedy."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import yaml
+
+from hocket.errors import InputError
+
+T = TypeVar("T")
+
+
+def load_yaml(path: str | Path, kind: type[T]) -> T:
+    """Read `path` as a `kind` (a msgspec struct). Raises InputError: what, where, what to do."""
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); check the path") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    return parse_yaml(text, kind, str(file))
+
+
+def parse_yaml(text: str, kind: type[T], source: str) -> T:
+    """As `load_yaml`, of a text; `source` names it in errors."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        value = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise InputError(f"{source}:{line}: not valid YAML: {error.problem}; check indentation and quotes") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{source}: not valid YAML: {error}") from None
+    try:
+        return msgspec.convert({} if value is None else value, kind)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at `")
+        path = where.rstrip("`").removeprefix("$").lstrip(".")
+        line = _line(root, path, what)
+        raise InputError(f"{source}:{line}: {path or 'top level'}: {what}; see docs/reference/settings.md") from None
+
+
+def _line(root: yaml.Node | None, path: str, what: str) -> int:
+    """The line of `path` ("engines[0].kind"), or of the unknown field that `what` quotes below it."""
+    node, line = root, 1
+    unknown = re.search(r"unknown field `(.+)`", what)
+    steps = [name or int(index) for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path)]
+    for step in [*steps, *([unknown.group(1)] if unknown else [])]:
+        found: yaml.Node | None = None
+        if isinstance(node, yaml.MappingNode):
+            for key, child in node.value:
+                if key.value == step:
+                    found, line = child, key.start_mark.line + 1
+        elif isinstance(node, yaml.SequenceNode) and str(step).isdigit() and int(step) < len(node.value):
+            found = node.value[int(step)]
+            line = found.start_mark.line + 1
+        if found is None:
+            break
+        node = found
+    return line
