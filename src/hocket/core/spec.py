@@ -37,7 +37,7 @@ class SchedulerSpec(msgspec.Struct, frozen=True):
     """Everything that decides, and nothing that does I/O."""
 
     engines: list[EngineSpec]
-    policy: list[str] = ["default"]
+    policy: tuple[str, ...] = ("default",)
     "orderings, coarse scope first; names of the catalog in hocket.policies"
     routing: str = "least-loaded"
     routes: list[Route] = []
