@@ -1,0 +1,59 @@
+# hocket: `make demo` shows it, `make test` proves it. Both install what they need into .venv first.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := requirements/dev.lock
+ARGS ?=
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check lint bench build lock clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | while IFS='|' read -r t d; do \
+		printf '  make %-9s %s\n' "$$t" "$$d"; done
+
+install: $(VENV)/.installed ## .venv with the hocket command; pinned, hashed; nothing to do when nothing changed
+
+# Two stamps: a new lock reinstalls the packages, a changed pyproject.toml only hocket itself.
+$(VENV)/.locked: $(LOCK) requirements/system.sh
+	@PYTHON='$(PYTHON)' sh requirements/system.sh
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV); '$(PYTHON)' -m venv $(VENV); }
+	@echo 'installing the pinned packages into $(VENV) (a minute or two the first time)'
+	@$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: -r $(LOCK)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.locked pyproject.toml
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+	@echo 'installed: $(BIN)/hocket'
+
+demo: install ## three real applications on two embedded engines, call-fcfs against default (ARGS=--stay keeps it up)
+	@$(BIN)/hocket demo $(ARGS)
+
+test: install lint ## everything: lint, types, layers, all tests (ARGS goes to pytest)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: install lint ## lint, types, layers, fast tests
+	@$(BIN)/python -m pytest -q -m 'not slow' $(ARGS)
+
+lint: install
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --diff .
+	@$(BIN)/mypy --no-error-summary
+	@$(BIN)/lint-imports --verbose >/dev/null || $(BIN)/lint-imports
+
+bench: install ## the benchmarks; each prints what it measured
+	@set -e; for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
+
+build: install ## the wheel and the source archive, in dist/
+	@rm -rf dist
+	@$(BIN)/python -m build --no-isolation --outdir dist .
+
+lock: install ## new versions of everything, pinned with the hashes of all platforms' files
+	@$(BIN)/uv pip compile --no-config --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+		--no-annotate --custom-compile-command 'make lock' --all-extras --group dev pyproject.toml -o $(LOCK)
+
+clean: ## removes .venv, caches and dist
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
