@@ -1,0 +1,39 @@
+"""What is always true between two events. Every core test ends with `Scheduler.check()`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from hocket.core.state import CallState
+
+if TYPE_CHECKING:
+    from hocket.core.scheduler import Scheduler
+
+
+def check(scheduler: Scheduler) -> None:
+    """Raise AssertionError, naming what is wrong."""
+    queued = [call for engine in scheduler.engines.values() for call in engine.queue]
+    waiting = {call.id for call in queued}
+    assert len(waiting) == len(queued), "a call waits in two places"
+    for call in scheduler.calls.values():
+        waits = call.state is CallState.QUEUED
+        assert waits == (call.id in waiting), f"{call.id}: state {call.state}, but its place in the queue differs"
+        assert waits == (call.replica is None), f"{call.id}: waits and has a replica, or runs without one"
+        assert call.job.calls.get(call.id) is call, f"{call.id}: unknown to its job"
+    assert waiting <= scheduler.calls.keys(), "a call waits that has ended"
+
+    in_slots = [call for call in scheduler.calls.values() if call.state is not CallState.QUEUED]
+    inflight = Counter(id(call.replica) for call in in_slots)
+    running = Counter(call.job.tenant.name for call in in_slots)
+    for tenant in scheduler.tenants.values():
+        assert tenant.running == running[tenant.name], f"tenant {tenant.name}: running {tenant.running}"
+    for engine in scheduler.engines.values():
+        assert len(engine.queue) == sum(1 for call in queued if call.engine is engine), f"{engine.name}: queue length"
+        assert not (engine.queue and engine.routing.has_room), f"{engine.name}: a call waits beside a free slot"
+        for replica in engine.replicas.values():
+            assert replica.inflight == inflight[id(replica)], f"{replica.id}: inflight {replica.inflight}"
+    for job in scheduler.jobs.values():
+        states = Counter(call.state for call in job.calls.values())
+        assert job.waiting == states[CallState.QUEUED], f"job {job.id}: waiting {job.waiting}"
+        assert job.calls or not job.closed, f"job {job.id}: closed, empty, and not forgotten"

@@ -1,0 +1,183 @@
+"""The ready queue of one engine: a tree of heaps, one level for each scope whose keys can move.
+
+`urgency > fair > las` gives the levels class, tenant, job, and calls at the leaves. When a job's attained service
+changes, the one node of that job is re-keyed, not its calls: O(log n) an event. Orderings at the end of the list whose
+keys never move need no level of their own: they become part of the leaves' key, so `fcfs` is one plain heap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+from hocket.core.heap import Key, KeyedHeap
+from hocket.core.ordering import Fact, Ordering, Scope, View
+from hocket.core.state import Call
+
+Entity = Any
+"a Tenant, Application, Job, Call, or a class (int)"
+
+_ENTITY: dict[Scope, Callable[[Call], Entity]] = {
+    Scope.CLASS: lambda call: call.urgency,
+    Scope.TENANT: lambda call: call.job.tenant,
+    Scope.APPLICATION: lambda call: call.job.app,
+    Scope.JOB: lambda call: call.job,
+    Scope.CALL: lambda call: call,
+}
+
+
+class Node:
+    """All waiting calls below one entity (a class, a tenant, ...) of one path through the tree."""
+
+    __slots__ = ("call", "children", "depth", "entity", "heap", "parent")
+
+    def __init__(self, parent: Node | None, depth: int, entity: Entity, call: Call | None) -> None:
+        self.parent = parent
+        self.depth = depth
+        self.entity = entity
+        #: any call of this entity: the key of a scope is the same for all of them
+        self.call = call
+        self.children: dict[Entity, Node] = {}
+        #: child nodes, or calls at the deepest level
+        self.heap: KeyedHeap[Any] = KeyedHeap()
+
+
+class ReadyQueue:
+    """Waiting calls in the order of a composition of orderings."""
+
+    def __init__(self, orderings: Sequence[Ordering], view: View) -> None:
+        check_nesting(orderings)
+        self._view = view
+        groups = [(scope, tuple(group)) for scope, group in groupby(orderings, key=lambda o: o.scope)]
+        moving = [i for i, (_, group) in enumerate(groups) if any(o.reads for o in group)]
+        depth = moving[-1] + 1 if moving else 0
+        self._levels = groups[:depth]
+        self._leaf = tuple(o for _, group in groups[depth:] for o in group)
+        #: the facts that move keys here
+        self.reads: frozenset[Fact] = frozenset().union(*(o.reads for o in orderings))
+        self._root = Node(None, 0, None, None)
+        self._nodes: dict[Entity, list[Node]] = {}
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[Call]:
+        """All waiting calls, in no particular order."""
+        stack = [self._root]
+        while stack:
+            node = stack.pop()
+            if node.depth == len(self._levels):
+                yield from node.heap
+            stack.extend(node.children.values())
+
+    def push(self, call: Call) -> None:
+        """Let `call` wait. If an ordering raises, the queue is as before."""
+        key = self._leaf_key(call)
+        node = self._root
+        if self._levels:
+            fresh = self._path(call)
+            node = fresh[-1][0]
+            for child, child_key in fresh:
+                if child_key is not None:
+                    self._attach(child, child_key)
+        node.heap.put(call, key)
+        call.node = node
+        self._size += 1
+
+    def pop(self) -> Call | None:
+        """Take the first call out, or None."""
+        node = self._root
+        for _ in self._levels:
+            child = node.heap.first()
+            if child is None:
+                return None
+            node = child
+        call: Call | None = node.heap.pop()
+        if call is not None:
+            self._left(call, node)
+        return call
+
+    def first(self) -> Call | None:
+        """The call that `pop` would take out."""
+        node = self._root
+        for _ in self._levels:
+            node = node.heap.first()
+            if node is None:
+                return None
+        call: Call | None = node.heap.first()
+        return call
+
+    def remove(self, call: Call) -> None:
+        """Take a waiting call out, wherever it stands."""
+        node = call.node
+        assert node is not None, "the call does not wait here"
+        node.heap.discard(call)
+        self._left(call, node)
+
+    def touch(self, entity: Entity) -> None:
+        """Re-key the nodes of `entity`: a fact about it has changed."""
+        for node in self._nodes.get(entity, ()):
+            assert node.parent is not None and node.call is not None
+            node.parent.heap.put(node, self._node_key(node.depth - 1, node.call, entity))
+
+    def _left(self, call: Call, node: Node) -> None:
+        """After `call` left `node`: forget nodes that are empty now."""
+        call.node = None
+        self._size -= 1
+        while node.parent is not None and not node.heap:
+            parent = node.parent
+            parent.heap.discard(node)
+            del parent.children[node.entity]
+            siblings = self._nodes[node.entity]
+            siblings.remove(node)
+            if not siblings:
+                del self._nodes[node.entity]
+            node = parent
+
+    def _path(self, call: Call) -> list[tuple[Node, Key | None]]:
+        """The nodes from the top level to `call`'s; with a key where the node is new and not yet attached."""
+        path: list[tuple[Node, Key | None]] = []
+        parent = self._root
+        for depth, (scope, _) in enumerate(self._levels):
+            entity = _ENTITY[scope](call)
+            node = parent.children.get(entity)
+            key = None
+            if node is None:
+                node = Node(parent, depth + 1, entity, call)
+                key = self._node_key(depth, call, entity)
+            path.append((node, key))
+            parent = node
+        return path
+
+    def _attach(self, node: Node, key: Key) -> None:
+        assert node.parent is not None
+        node.parent.children[node.entity] = node
+        node.parent.heap.put(node, key)
+        self._nodes.setdefault(node.entity, []).append(node)
+
+    def _node_key(self, level: int, call: Call, entity: Entity) -> Key:
+        _, orderings = self._levels[level]
+        number = entity if isinstance(entity, int) else entity.number
+        if len(orderings) == 1:
+            return (*orderings[0].key(call, self._view), number)
+        return (*(part for o in orderings for part in o.key(call, self._view)), number)
+
+    def _leaf_key(self, call: Call) -> Key:
+        if not self._leaf:
+            return (call.job.number, call.number)
+        if len(self._leaf) == 1:
+            return (*self._leaf[0].key(call, self._view), call.job.number, call.number)
+        parts = (part for o in self._leaf for part in o.key(call, self._view))
+        return (*parts, call.job.number, call.number)
+
+
+def check_nesting(orderings: Sequence[Ordering]) -> None:
+    """Raise ValueError unless scopes go from coarse to fine."""
+    for before, after in zip(orderings, orderings[1:], strict=False):
+        if after.scope < before.scope:
+            raise ValueError(
+                f"'{after.name}' ({after.scope.name.lower()}) cannot follow '{before.name}' "
+                f"({before.scope.name.lower()}): scopes nest from coarse to fine; put '{after.name}' first"
+            )

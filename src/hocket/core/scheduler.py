@@ -1,0 +1,452 @@
+"""The one decision core: `Scheduler.handle(event) -> list[Command]`.
+
+Both drivers, the gateway and the simulator, run this very object. It keeps the jobs that are open, lets calls wait in
+one ready queue an engine, and dispatches the first of them whenever a replica has room. It knows no clock: time is what
+the events say. Events about calls and jobs that have ended are ignored, because a driver's news can cross a command on
+its way; an event that could never be true raises ValueError, because it is a bug of the driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hocket.core import events as ev
+from hocket.core.commands import Abort, CloseJob, Command, Dispatch, Reject, WakeAt
+from hocket.core.ordering import Fact, Ordering
+from hocket.core.queue import ReadyQueue
+from hocket.core.routing import Routing
+from hocket.core.spec import SchedulerSpec
+from hocket.core.state import Application, Call, CallState, Engine, Job, Replica, Tenant
+from hocket.core.timers import IdleJobs, Timers
+
+MAX_ATTEMPTS = 2
+"dispatches of one call: a failure before the first byte is retried once"
+MAX_DELAYS = 5
+"429s of one call before the replica's own answer is passed on"
+DEFAULT_DELAY_S = 1.0
+"how long a replica rests after a 429 without Retry-After"
+RETRYABLE = frozenset({"connect", "reset", "timeout", "garbage"})
+
+
+class Scheduler:
+    """Events in, commands out. Build one with `hocket.assembly.build`.
+
+    Drivers may read every public attribute and must write none.
+    """
+
+    def __init__(
+        self,
+        spec: SchedulerSpec,
+        orderings: Sequence[Ordering],
+        fallback: Sequence[Ordering],
+        routing: Callable[[], Routing],
+    ) -> None:
+        self.spec = spec
+        self.now = 0.0
+        self.jobs: dict[str, Job] = {}
+        self.calls: dict[str, Call] = {}
+        self.tenants: dict[str, Tenant] = {}
+        self.apps: dict[str, Application] = {}
+        self.engines: dict[str, Engine] = {}
+        #: set once an ordering raised and the fallback took over: what it said
+        self.policy_error: str | None = None
+        self._fallback = tuple(fallback)
+        self._jobs_seen = self._calls_seen = self._dispatches = 0
+        self._idle = IdleJobs(spec.job_idle_s)
+        self._timers = Timers()
+        for tenant in spec.tenants:
+            self._tenant(tenant.name).weight = tenant.weight
+        for engine in spec.engines:
+            queue = ReadyQueue(orderings, self)
+            self.engines[engine.name] = Engine(engine.name, engine.models, queue, routing())
+        self._by_model = {model: e.name for e in reversed(spec.engines) for model in e.models}
+        self._use(orderings)
+        self._handlers: dict[type[ev.Event], Callable[[Any, list[Command]], None]] = {
+            ev.JobOpened: self._job_opened,
+            ev.JobClosed: self._job_closed,
+            ev.CallArrived: self._call_arrived,
+            ev.CallStarted: self._call_started,
+            ev.CallStreamed: self._call_streamed,
+            ev.CallFinished: self._call_finished,
+            ev.CallFailed: self._call_failed,
+            ev.CallCancelled: self._call_cancelled,
+            ev.CallPreempted: self._call_preempted,
+            ev.CallRevised: self._call_revised,
+            ev.ToolStarted: self._tool_started,
+            ev.ToolFinished: self._tool_finished,
+            ev.ReplicaAdded: self._replica_added,
+            ev.ReplicaRemoved: self._replica_removed,
+            ev.Tick: self._tick,
+        }
+
+    def handle(self, event: ev.Event) -> list[Command]:
+        """Take in one event; return what is to be done about it, in order."""
+        if event.at > self.now:
+            self.now = event.at
+        out: list[Command] = []
+        self._handlers[type(event)](event, out)
+        return out
+
+    # ---------------------------------------------------------------- what drivers may ask
+
+    @property
+    def models(self) -> list[str]:
+        """The names that clients may ask for."""
+        return [model for engine in self.spec.engines for model in engine.models]
+
+    def engine_for(self, app: str, stage: str, model: str) -> str | None:
+        """The engine that serves this: the first route that matches, else the first engine of the model; or None."""
+        for route in self.spec.routes:
+            if route.app in (None, app) and route.stage in (None, stage) and route.model in (None, model):
+                return route.engine
+        return self._by_model.get(model)
+
+    def touch_job(self, job: str) -> None:
+        """What an ordering reads about this job outside of the core has changed (Fact.OUTSIDE)."""
+        if job in self.jobs:
+            self._touch(Fact.OUTSIDE, self.jobs[job])
+
+    def check(self) -> None:
+        """Raise AssertionError if an invariant is broken. For tests."""
+        from hocket.core.invariants import check
+
+        check(self)
+
+    # ---------------------------------------------------------------- jobs and tools
+
+    def _job_opened(self, event: ev.JobOpened, out: list[Command]) -> None:
+        if event.job in self.jobs:
+            raise ValueError(f"job {event.job!r} was opened twice")
+        self._jobs_seen += 1
+        deadline = None if event.deadline_s is None else event.at + event.deadline_s
+        job = Job(
+            event.job,
+            self._jobs_seen,
+            self._application(event.app),
+            self._tenant(event.tenant),
+            event.urgency,
+            event.at,
+            deadline,
+            event.features,
+        )
+        self.jobs[event.job] = job
+        self._rest(job, out)
+
+    def _job_closed(self, event: ev.JobClosed, out: list[Command]) -> None:
+        job = self.jobs.get(event.job)
+        if job is None:
+            return
+        job.closed = True
+        if event.abort and job.calls:
+            touched = {call.engine.name: call.engine for call in job.calls.values()}
+            for call in list(job.calls.values()):
+                self._end(call, out)
+                out.append(Abort(call.id, event.reason))
+            for engine in touched.values():
+                self._fill(engine, out)
+        elif not job.calls:
+            self._forget(job)
+
+    def _forget(self, job: Job) -> None:
+        """A closed job without open calls: its application learns its size."""
+        del self.jobs[job.id]
+        self._idle.busy(job)
+        app = job.app
+        app.jobs_closed += 1
+        app.mean_service_s += (job.service_s - app.mean_service_s) / app.jobs_closed
+        if self._reads_size:
+            self._touch(Fact.SIZE, app)
+
+    def _rest(self, job: Job, out: list[Command]) -> None:
+        """`job` has no open call: its idle time starts now."""
+        wake = self._idle.rest(job, self.now)
+        if wake is not None:
+            self._wake_at(wake, out)
+
+    def _tool_started(self, event: ev.ToolStarted, out: list[Command]) -> None:
+        job = self.jobs.get(event.job)
+        if job is not None:
+            job.tools[event.run] = event.name
+            if not job.calls:
+                self._rest(job, out)
+
+    def _tool_finished(self, event: ev.ToolFinished, out: list[Command]) -> None:
+        job = self.jobs.get(event.job)
+        if job is not None:
+            job.tools.pop(event.run, None)
+            if not job.calls:
+                self._rest(job, out)
+
+    # ---------------------------------------------------------------- calls
+
+    def _call_arrived(self, event: ev.CallArrived, out: list[Command]) -> None:
+        job = self.jobs.get(event.job)
+        if job is None or event.call in self.calls:
+            raise ValueError(f"call {event.call!r}: its job {event.job!r} is not open, or its id was used before")
+        name = self.engine_for(job.app.name, event.stage, event.model)
+        if name is None:
+            out.append(Reject(event.call, 404, "unknown_model"))
+            return
+        self._calls_seen += 1
+        engine = self.engines[name]
+        call = Call(
+            event.call,
+            self._calls_seen,
+            job,
+            event.stage,
+            engine,
+            job.urgency if event.urgency is None else event.urgency,
+            event.at,
+            event.prompt_tokens,
+            event.max_tokens,
+        )
+        self.calls[call.id] = call
+        if not job.calls:
+            self._idle.busy(job)
+        job.calls[call.id] = call
+        if engine.routing.has_room:
+            # room means that nobody waits: the call need not pass through the queue
+            self._dispatch(call, out)
+        else:
+            self._enqueue(call)
+
+    def _call_started(self, event: ev.CallStarted, out: list[Command]) -> None:
+        call = self._in_slot(event.call)
+        if call is not None:
+            call.state = CallState.RUNNING
+
+    def _call_streamed(self, event: ev.CallStreamed, out: list[Command]) -> None:
+        call = self._in_slot(event.call)
+        if call is not None:
+            self._charge(call)
+
+    def _call_finished(self, event: ev.CallFinished, out: list[Command]) -> None:
+        call = self._in_slot(event.call)
+        if call is not None:
+            self._end(call, out)
+            self._fill(call.engine, out)
+
+    def _call_failed(self, event: ev.CallFailed, out: list[Command]) -> None:
+        call = self._in_slot(event.call)
+        if call is None:
+            return
+        replica = call.replica
+        assert replica is not None
+        again = self._may_retry(call, event)
+        if event.status == 429 and not event.first_byte:
+            self._delay(replica, event.retry_after_s, call.engine, out)
+        if again:
+            self._leave_slot(call)
+            self._enqueue(call)
+        else:
+            self._end(call, out)
+            reason = "upstream_status" if event.kind == "status" else f"upstream_{event.kind}"
+            status = event.status if event.kind == "status" else 503 if call.attempts >= MAX_ATTEMPTS else 502
+            out.append(Reject(call.id, status, reason))
+        self._fill(call.engine, out)
+
+    def _may_retry(self, call: Call, event: ev.CallFailed) -> bool:
+        """Once, before the first byte to the client; a 429 sends the call back to the queue instead."""
+        if event.first_byte:
+            return False
+        if event.status == 429:
+            call.delays += 1
+            call.attempts -= 1
+            return call.delays <= MAX_DELAYS
+        return call.attempts < MAX_ATTEMPTS and (event.kind in RETRYABLE or event.status >= 500)
+
+    def _call_cancelled(self, event: ev.CallCancelled, out: list[Command]) -> None:
+        call = self.calls.get(event.call)
+        if call is not None:
+            self._end(call, out)
+            self._fill(call.engine, out)
+
+    def _call_preempted(self, event: ev.CallPreempted, out: list[Command]) -> None:
+        call = self._in_slot(event.call)
+        if call is not None:
+            call.attempts -= 1
+            self._leave_slot(call)
+            self._enqueue(call)
+            self._fill(call.engine, out)
+
+    def _call_revised(self, event: ev.CallRevised, out: list[Command]) -> None:
+        call = self.calls.get(event.call)
+        if call is None:
+            return
+        waits = call.state is CallState.QUEUED
+        if waits:
+            self._dequeue(call)
+        if event.urgency is not None:
+            call.urgency = event.urgency
+        call.job.features.update(event.features)
+        if waits:
+            self._enqueue(call)
+
+    def _in_slot(self, call_id: str) -> Call | None:
+        """The call, if it is still open; it must have been dispatched."""
+        call = self.calls.get(call_id)
+        if call is not None and call.state is CallState.QUEUED:
+            raise ValueError(f"call {call_id!r} is waiting: it cannot start, stream, finish or fail")
+        return call
+
+    def _end(self, call: Call, out: list[Command]) -> None:
+        """`call` is over: take it from wherever it is, and forget it."""
+        if call.state is CallState.QUEUED:
+            self._dequeue(call)
+        else:
+            self._leave_slot(call)
+        del self.calls[call.id]
+        job = call.job
+        del job.calls[call.id]
+        if not job.calls:
+            if job.closed:
+                self._forget(job)
+            else:
+                self._rest(job, out)
+
+    # ---------------------------------------------------------------- queues and slots
+
+    def _enqueue(self, call: Call) -> None:
+        call.state = CallState.QUEUED
+        call.replica = None
+        try:
+            call.engine.queue.push(call)
+        except Exception as error:
+            self._fall_back(error)
+            call.engine.queue.push(call)
+        call.job.waiting += 1
+
+    def _dequeue(self, call: Call) -> None:
+        call.engine.queue.remove(call)
+        call.job.waiting -= 1
+
+    def _fill(self, engine: Engine, out: list[Command]) -> None:
+        """Dispatch while a replica has room and a call waits."""
+        queue, routing = engine.queue, engine.routing
+        while len(queue) and routing.has_room:
+            call = queue.pop()
+            assert call is not None
+            call.job.waiting -= 1
+            self._dispatch(call, out)
+            queue = engine.queue  # the fallback may have replaced it
+
+    def _dispatch(self, call: Call, out: list[Command]) -> None:
+        engine, now = call.engine, self.now
+        replica = engine.routing.pick(call)
+        assert replica is not None
+        call.state = CallState.DISPATCHED
+        call.replica = replica
+        call.attempts += 1
+        call.charged_at = now
+        replica.inflight += 1
+        engine.routing.changed(replica, now)
+        tenant = call.job.tenant
+        tenant.running += 1
+        self._dispatches += 1
+        tenant.last_served = self._dispatches
+        if self._reads_running:
+            self._touch(Fact.RUNNING, tenant)
+        out.append(Dispatch(call.id, engine.name, replica.id))
+
+    def _leave_slot(self, call: Call) -> None:
+        replica, tenant = call.replica, call.job.tenant
+        assert replica is not None
+        self._charge(call)
+        replica.inflight -= 1
+        call.engine.routing.changed(replica, self.now)
+        tenant.running -= 1
+        if self._reads_running:
+            self._touch(Fact.RUNNING, tenant)
+
+    def _charge(self, call: Call) -> None:
+        """Add the slot time since the last charge to the job's attained service."""
+        job = call.job
+        job.service_s += self.now - call.charged_at
+        call.charged_at = self.now
+        if self._reads_service and job.waiting:
+            self._touch(Fact.SERVICE, job)
+
+    def _touch(self, fact: Fact, entity: Tenant | Application | Job) -> None:
+        try:
+            for engine in self.engines.values():
+                if fact in engine.queue.reads:
+                    engine.queue.touch(entity)
+        except Exception as error:
+            self._fall_back(error)
+
+    def _use(self, orderings: Sequence[Ordering]) -> None:
+        reads = frozenset[Fact]().union(*(o.reads for o in orderings))
+        self._reads_service = Fact.SERVICE in reads
+        self._reads_running = Fact.RUNNING in reads
+        self._reads_size = Fact.SIZE in reads
+        #: whether `CallStreamed` after the first token is of use to the policy
+        self.wants_progress = self._reads_service
+
+    def _fall_back(self, error: Exception) -> None:
+        """An ordering raised: order by the fallback from now on, and lose no call."""
+        self.policy_error = f"{type(error).__name__}: {error}"
+        self._use(self._fallback)
+        for engine in self.engines.values():
+            waiting = sorted(engine.queue, key=lambda call: call.number)
+            engine.queue = ReadyQueue(self._fallback, self)
+            for call in waiting:
+                engine.queue.push(call)
+
+    # ---------------------------------------------------------------- replicas and time
+
+    def _replica_added(self, event: ev.ReplicaAdded, out: list[Command]) -> None:
+        engine = self._engine(event.engine)
+        replica = engine.replicas.get(event.replica)
+        if replica is None:
+            index = engine.listed.setdefault(event.replica, len(engine.listed))
+            replica = engine.replicas[event.replica] = Replica(event.replica, index, event.window)
+        replica.window = event.window
+        engine.routing.changed(replica, self.now)
+        self._fill(engine, out)
+
+    def _replica_removed(self, event: ev.ReplicaRemoved, out: list[Command]) -> None:
+        engine = self._engine(event.engine)
+        replica = engine.replicas.pop(event.replica, None)
+        if replica is not None:
+            replica.present = False
+            engine.routing.changed(replica, self.now)
+
+    def _delay(self, replica: Replica, retry_after_s: float | None, engine: Engine, out: list[Command]) -> None:
+        until = self.now + (DEFAULT_DELAY_S if retry_after_s is None else retry_after_s)
+        if until > replica.delayed_until:
+            replica.delayed_until = until
+            engine.routing.changed(replica, self.now)
+            self._timers.add(until, (engine, replica))
+            self._wake_at(until, out)
+
+    def _tick(self, event: ev.Tick, out: list[Command]) -> None:
+        self._timers.woken(self.now)
+        for engine, replica in self._timers.due(self.now):
+            engine.routing.changed(replica, self.now)
+            self._fill(engine, out)
+        out.extend(CloseJob(job.id) for job in self._idle.due(self.now))
+        for at in (self._idle.next_at(), self._timers.next_at()):
+            if at is not None:
+                self._wake_at(at, out)
+
+    def _wake_at(self, at: float, out: list[Command]) -> None:
+        if self._timers.ask(at):
+            out.append(WakeAt(at))
+
+    def _tenant(self, name: str) -> Tenant:
+        tenant = self.tenants.get(name)
+        if tenant is None:
+            tenant = self.tenants[name] = Tenant(name, len(self.tenants))
+        return tenant
+
+    def _application(self, name: str) -> Application:
+        app = self.apps.get(name)
+        if app is None:
+            app = self.apps[name] = Application(name, len(self.apps))
+        return app
+
+    def _engine(self, name: str) -> Engine:
+        if name not in self.engines:
+            raise ValueError(f"unknown engine {name!r}; known: {', '.join(self.engines)}")
+        return self.engines[name]

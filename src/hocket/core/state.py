@@ -1,0 +1,141 @@
+"""The nouns of the core: tenants, applications, jobs, calls, engines and their replicas.
+
+Records without methods that change them: only `hocket.core.scheduler` writes. Drivers and policies read. They compare
+by identity, so that they can be keys of a heap.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from hocket.core.queue import Node, ReadyQueue
+    from hocket.core.routing import Routing
+
+
+class CallState(StrEnum):
+    """Where a call is. A call that has ended is nowhere: the core forgets it."""
+
+    QUEUED = "queued"
+    DISPATCHED = "dispatched"
+    RUNNING = "running"
+
+
+class Tenant(msgspec.Struct, eq=False):
+    """Who pays, and who must not be starved."""
+
+    name: str
+    number: int
+    weight: float = 1.0
+    running: int = 0
+    "calls in a slot, over all engines"
+    last_served: int = 0
+    "number of the latest dispatch to it; 0 = never served"
+
+
+class Application(msgspec.Struct, eq=False):
+    """A kind of work, and what its closed jobs have taught."""
+
+    name: str
+    number: int
+    jobs_closed: int = 0
+    mean_service_s: float = 0.0
+    "mean attained service of its closed jobs, in slot-seconds; 0 = none closed yet"
+
+
+class Job(msgspec.Struct, eq=False):
+    """One run of an application."""
+
+    id: str
+    number: int
+    "arrival number: unique, increasing"
+    app: Application
+    tenant: Tenant
+    urgency: int
+    arrived_at: float
+    deadline_at: float | None
+    features: dict[str, float]
+    service_s: float = 0.0
+    "attained service: seconds that its calls have held slots, summed over calls and engines"
+    waiting: int = 0
+    "calls that are queued"
+    closed: bool = False
+    calls: dict[str, Call] = msgspec.field(default_factory=dict)
+    "open calls by id"
+    tools: dict[str, str] = msgspec.field(default_factory=dict)
+    "open tool runs: id -> name"
+
+    @property
+    def open_calls(self) -> int:
+        """Calls that are queued or in a slot."""
+        return len(self.calls)
+
+    @property
+    def open_tools(self) -> int:
+        """Tool runs that have not ended."""
+        return len(self.tools)
+
+
+class Call(msgspec.Struct, eq=False):
+    """One LLM request of one stage of one job."""
+
+    id: str
+    number: int
+    "arrival number: unique, increasing; kept over retries"
+    job: Job
+    stage: str
+    engine: Engine
+    urgency: int
+    arrived_at: float
+    prompt_tokens: int
+    max_tokens: int | None
+    state: CallState = CallState.QUEUED
+    replica: Replica | None = None
+    "None while queued"
+    node: Node | None = None
+    "its place in the ready queue; None while in a slot"
+    attempts: int = 0
+    "dispatches so far"
+    delays: int = 0
+    "times that a replica answered 429"
+    charged_at: float = 0.0
+    "until when its slot time has been added to the job's service"
+
+
+class Replica(msgspec.Struct, eq=False):
+    """A server process: it takes `window` calls at once."""
+
+    id: str
+    index: int
+    "place in its engine's list: the first listed wins ties"
+    window: int
+    inflight: int = 0
+    delayed_until: float = 0.0
+    "no dispatch before this time (it answered 429)"
+    present: bool = True
+    "False once it was removed; calls that it held may still end"
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a call may be sent to it, delays aside."""
+        return self.present and self.inflight < self.window
+
+
+class Engine(msgspec.Struct, eq=False):
+    """A model being served, its replicas, and the calls that wait for it."""
+
+    name: str
+    models: list[str]
+    queue: ReadyQueue
+    routing: Routing
+    replicas: dict[str, Replica] = msgspec.field(default_factory=dict)
+    listed: dict[str, int] = msgspec.field(default_factory=dict)
+    "index of every replica ever added, so that one that returns keeps its place"
+
+    @property
+    def queued(self) -> int:
+        """Calls that wait for this engine."""
+        return len(self.queue)

@@ -1,0 +1,120 @@
+"""The journal: every event and the commands that answered it, as JSON lines, after a first line with the spec.
+
+Because the core is deterministic, a journal is a test: fed to a fresh core, its events must give its commands, byte for
+byte. One line is `{"event": {...}, "commands": [...]}`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from hocket import __version__
+from hocket.assembly import build
+from hocket.core.commands import AnyCommand, Command
+from hocket.core.events import AnyEvent, Event
+from hocket.core.ordering import Ordering
+from hocket.core.spec import SchedulerSpec
+from hocket.errors import InputError
+
+_encoder = msgspec.json.Encoder()
+
+
+class Header(msgspec.Struct):
+    """The first line: what the scheduler was built from."""
+
+    journal: int
+    hocket: str
+    spec: SchedulerSpec
+
+
+class Record(msgspec.Struct):
+    """One event and what the core ordered."""
+
+    event: AnyEvent
+    commands: list[AnyCommand]
+
+
+class Difference(msgspec.Struct):
+    """Where a replay parts from its journal."""
+
+    line: int
+    event: str
+    recorded: str
+    replayed: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: after {self.event}\n  recorded: {self.recorded}\n  replayed: {self.replayed}"
+
+
+class JournalWriter:
+    """Appends records to a file. Buffered: `flush` now and then, `close` at the end."""
+
+    def __init__(self, path: str | Path, spec: SchedulerSpec) -> None:
+        try:
+            self._file: IO[bytes] = open(path, "wb", buffering=1 << 16)
+        except OSError as error:
+            raise InputError(f"journal {path}: cannot be written ({error.strerror}); check the folder") from None
+        self._file.write(_encoder.encode(Header(1, __version__, spec)) + b"\n")
+        self.flush()
+
+    def write(self, event: Event, commands: Sequence[Command]) -> None:
+        """Append one event and its commands."""
+        self._file.write(encode(event, commands))
+
+    def flush(self) -> None:
+        """Hand what is buffered to the operating system."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._file.close()
+
+
+def encode(event: Event, commands: Sequence[Command]) -> bytes:
+    """One line of a journal, with its newline."""
+    return b'{"event":%b,"commands":%b}\n' % (_encoder.encode(event), _encoder.encode(commands))
+
+
+def read_journal(path: str | Path) -> tuple[Header, Iterator[tuple[int, Record]]]:
+    """The header, and the records with their line numbers. Raises InputError where the file is none of ours.
+
+    A last line without its newline was being written when the gateway died: it is left out.
+    """
+    try:
+        file = open(path, "rb")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
+    try:
+        header = msgspec.json.decode(file.readline(), type=Header)
+    except msgspec.MsgspecError as error:
+        file.close()
+        raise InputError(f"{path}:1: not a journal of hocket ({error}); give a file that `journal:` wrote") from None
+    return header, _records(file, path)
+
+
+def _records(file: IO[bytes], path: str | Path) -> Iterator[tuple[int, Record]]:
+    decoder = msgspec.json.Decoder(Record)
+    with file:
+        for number, line in enumerate(file, start=2):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield number, decoder.decode(line)
+            except msgspec.MsgspecError as error:
+                raise InputError(f"{path}:{number}: not a record ({error}); the file was changed or damaged") from None
+
+
+def replay_journal(path: str | Path, extra: Mapping[str, Ordering] | None = None) -> Difference | None:
+    """Feed a journal's events to a fresh core. None if every command is the same, else the first difference."""
+    header, records = read_journal(path)
+    scheduler = build(header.spec, extra)
+    for number, record in records:
+        commands = scheduler.handle(record.event)
+        recorded, replayed = _encoder.encode(record.commands), _encoder.encode(commands)
+        if recorded != replayed:
+            return Difference(number, repr(record.event), recorded.decode(), replayed.decode())
+    return None

@@ -1,0 +1,69 @@
+"""Policies: the catalog of names, and compositions of them.
+
+To add one: write its class in `orderings.py` (or a module of its own), give it a row here and a page in
+docs/reference/policies. Every ordering of the catalog runs through the contract suite in tests/policies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from hocket.core.ordering import Ordering
+from hocket.core.queue import check_nesting
+from hocket.core.routing import LeastLoaded, Routing
+from hocket.errors import InputError
+from hocket.policies.orderings import CallFcfs, Fair, Fcfs, Las, Sjf, Urgency
+
+ORDERINGS: dict[str, Callable[[], Ordering]] = {
+    "fcfs": Fcfs,
+    "call-fcfs": CallFcfs,
+    "urgency": Urgency,
+    "fair": Fair,
+    "las": Las,
+    "sjf": Sjf,
+}
+"which call next: name -> constructor"
+
+RECIPES: dict[str, tuple[str, ...]] = {
+    "default": ("las",),
+}
+"names for compositions"
+
+ROUTINGS: dict[str, Callable[[], Routing]] = {
+    "least-loaded": LeastLoaded,
+}
+"which replica: name -> constructor"
+
+
+def compose(names: Sequence[str], extra: Mapping[str, Ordering] | None = None) -> list[Ordering]:
+    """The orderings that `names` stand for, recipes spelled out. Raises InputError for a bad name or nesting."""
+    extra = extra or {}
+    spelled = [part for name in names for part in RECIPES.get(name, (name,))]
+    if not spelled:
+        raise InputError(f"a policy needs at least one ordering; known: {', '.join(known())}")
+    for name in spelled:
+        if name not in extra and name not in ORDERINGS:
+            raise InputError(f"unknown policy '{name}'; known: {', '.join([*known(), *extra])}")
+    orderings = [extra[name] if name in extra else ORDERINGS[name]() for name in spelled]
+    try:
+        check_nesting(orderings)
+    except ValueError as error:
+        raise InputError(f"policy {' > '.join(names)}: {error}") from None
+    return orderings
+
+
+def parse_policy(text: str) -> tuple[str, ...]:
+    """The names in one policy of the command line: 'urgency>las' -> ('urgency', 'las')."""
+    return tuple(name.strip() for name in text.split(">") if name.strip())
+
+
+def routing(name: str) -> Callable[[], Routing]:
+    """The constructor of a routing policy. Raises InputError for an unknown name."""
+    if name not in ROUTINGS:
+        raise InputError(f"unknown routing '{name}'; known: {', '.join(ROUTINGS)}")
+    return ROUTINGS[name]
+
+
+def known() -> list[str]:
+    """All names that a policy may use."""
+    return [*ORDERINGS, *RECIPES]

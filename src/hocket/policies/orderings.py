@@ -1,0 +1,95 @@
+"""The orderings: one small object each, answering "which waiting call goes next?" with a sort key.
+
+An ordering is a frozen record with a `scope`, the facts it `reads`, and `key(call, view)`; smaller goes first. Ties end
+in the job's arrival number, then the call's. A page about each is in docs/reference/policies.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from hocket.core.ordering import Fact, Scope, View
+from hocket.core.state import Call
+
+Key = tuple[Any, ...]
+NOTHING: frozenset[Fact] = frozenset()
+
+
+class Fcfs:
+    """First come, first served, by job: an early job's late calls go before a late job's early calls."""
+
+    name: ClassVar[str] = "fcfs"
+    scope: ClassVar[Scope] = Scope.JOB
+    reads: ClassVar[frozenset[Fact]] = NOTHING
+
+    def key(self, call: Call, view: View) -> Key:
+        """The job's arrival number."""
+        return (call.job.number,)
+
+
+class CallFcfs:
+    """First come, first served, by call: what gateways and engines do that see lone requests."""
+
+    name: ClassVar[str] = "call-fcfs"
+    scope: ClassVar[Scope] = Scope.CALL
+    reads: ClassVar[frozenset[Fact]] = NOTHING
+
+    def key(self, call: Call, view: View) -> Key:
+        """The call's arrival number."""
+        return (call.number,)
+
+
+class Urgency:
+    """The more urgent class first: 0 (emergency) ... 4 (background). Strict, so lower classes can starve."""
+
+    name: ClassVar[str] = "urgency"
+    scope: ClassVar[Scope] = Scope.CLASS
+    reads: ClassVar[frozenset[Fact]] = NOTHING
+
+    def key(self, call: Call, view: View) -> Key:
+        """The call's urgency."""
+        return (call.urgency,)
+
+
+class Fair:
+    """The tenant with the least running share first, in calls per weight, over all engines."""
+
+    name: ClassVar[str] = "fair"
+    scope: ClassVar[Scope] = Scope.TENANT
+    reads: ClassVar[frozenset[Fact]] = frozenset({Fact.RUNNING})
+
+    def key(self, call: Call, view: View) -> Key:
+        """Running calls over weight; among equals the tenant that was served longest ago."""
+        tenant = call.job.tenant
+        return (tenant.running / tenant.weight, tenant.last_served)
+
+
+class Las:
+    """The job with the least attained service first (slot-seconds so far): new and small jobs overtake.
+
+    Knows nothing of the future and is close to shortest-first where sizes are heavy-tailed: Nuyens and Wierman, "The
+    Foreground-Background queue: a survey" (2008); for LLM programs Autellix's PLAS (arXiv 2502.13965).
+    """
+
+    name: ClassVar[str] = "las"
+    scope: ClassVar[Scope] = Scope.JOB
+    reads: ClassVar[frozenset[Fact]] = frozenset({Fact.SERVICE})
+
+    def key(self, call: Call, view: View) -> Key:
+        """The job's attained service."""
+        return (call.job.service_s,)
+
+
+class Sjf:
+    """The application whose closed jobs were smallest on average first; jobs of one application by arrival.
+
+    An application of which no job has closed counts as 0: it goes first, and so becomes known.
+    """
+
+    name: ClassVar[str] = "sjf"
+    scope: ClassVar[Scope] = Scope.APPLICATION
+    reads: ClassVar[frozenset[Fact]] = frozenset({Fact.SIZE})
+
+    def key(self, call: Call, view: View) -> Key:
+        """The application's mean attained service of a closed job."""
+        return (call.job.app.mean_service_s,)
