@@ -42,15 +42,20 @@ def parse_yaml(text: str, kind: type[T], source: str) -> T:
         what, _, where = str(error).partition(" - at `")
         path = where.rstrip("`").removeprefix("$").lstrip(".")
         line = _line(root, path, what)
-        raise InputError(f"{source}:{line}: {path or 'top level'}: {what}; see docs/reference/settings.md") from None
+        place = f"{path}: " if path else "" if what.startswith("`") else "top level: "
+        raise InputError(f"{source}:{line}: {place}{what}; see docs/reference/settings.md") from None
 
 
 def _line(root: yaml.Node | None, path: str, what: str) -> int:
-    """The line of `path` ("engines[0].kind"), or of the unknown field that `what` quotes below it."""
+    """The line of `path` ("engines[0].kind"), or of the key below it that `what` names.
+
+    `what` names one as an "unknown field `key`", or by beginning with "`key`" (what a `__post_init__` should raise).
+    """
     node, line = root, 1
-    unknown = re.search(r"unknown field `(.+)`", what)
-    steps = [name or int(index) for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path)]
-    for step in [*steps, *([unknown.group(1)] if unknown else [])]:
+    below = re.search(r"(?:unknown field |^)`(.+?)`", what)
+    full = f"{path}.{below.group(1)}" if below else path
+    for name, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", full):
+        step = name or int(index)
         found: yaml.Node | None = None
         if isinstance(node, yaml.MappingNode):
             for key, child in node.value:
