@@ -10,6 +10,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from hocket import __version__
 from hocket.errors import InputError
@@ -25,13 +26,20 @@ COMMANDS = {
 "name -> one line of help; the module is hocket.cli.<name>"
 
 
+class Parser(argparse.ArgumentParser):
+    """As argparse's, but bad usage is one line, like all other bad input."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line. Returns the exit code."""
     args = sys.argv[1:] if argv is None else list(argv)
     name = args[0] if args else ""
     if name in COMMANDS:
         return _run(name, args[1:])
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="hocket",
         description="A scheduler for compound LLM applications.",
         epilog="example: hocket serve --config hocket.yaml   (hocket COMMAND --help tells more)",
@@ -47,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(name: str, args: list[str]) -> int:
     module = importlib.import_module(f"hocket.cli.{name}")
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"hocket {name}",
         description=module.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
