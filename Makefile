@@ -5,10 +5,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements/dev.lock
 ARGS ?=
+VERSION ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint bench build lock clean
+.PHONY: help install demo test check lint bench build lock changelog clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | while IFS='|' read -r t d; do \
@@ -54,6 +55,9 @@ build: install ## the wheel and the source archive, in dist/
 lock: install ## new versions of everything, pinned with the hashes of all platforms' files
 	@$(BIN)/uv pip compile --no-config --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 		--no-annotate --custom-compile-command 'make lock' --all-extras --group dev pyproject.toml -o $(LOCK)
+
+changelog: install ## moves the fragments of changelog.d into CHANGELOG.md (VERSION=0.2.0)
+	@$(BIN)/towncrier build --yes --version '$(VERSION)'
 
 clean: ## removes .venv, caches and dist
 	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
