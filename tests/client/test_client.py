@@ -188,9 +188,8 @@ def test_instrumenting_twice_changes_nothing(gateway):
 
 
 def test_a_named_client_is_reported_through_rather_than_the_last(gateway, plain_engine):
-    with sync_client(gateway.url) as first, sync_client(plain_engine.url):
-        with hocket.job("a", client=first):
-            pass
+    with sync_client(gateway.url) as first, sync_client(plain_engine.url), hocket.job("a", client=first):
+        pass
     assert len(gateway.reports) == 2
 
 
