@@ -1,0 +1,317 @@
+"""The simulator's driver: a heap of events drives `Scheduler.handle` in virtual time.
+
+It reads the trace's future, which the core never sees: a job becomes visible when it arrives, a stage when all that it
+needs has ended, sizes when a call ends. Events of one moment are taken in a fixed order, so equal inputs give equal
+runs: arrivals (by the trace), tool ends, boundaries of replicas (as listed), and only when the core has been quiet,
+admissions.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from hocket.core import commands as cmd
+from hocket.core import events as ev
+from hocket.core.scheduler import Scheduler
+from hocket.sim.engine import EngineModel, Replica, Request, grid
+from hocket.sim.oracle import Oracle
+from hocket.trace import Job, Stage, graph_of
+
+ARRIVAL, TOOL, CREDIT, TICK, BEGIN = range(5)
+"what happens at one moment, in this order"
+
+FOREVER_S = 1e15
+"jobs are always closed here, so none is ever idle: the spec's job_idle_s in a simulation"
+
+
+class Span(NamedTuple):
+    """One stage of one job, as it went. Seconds; None where it did not come to that."""
+
+    job: str
+    stage: str
+    name: str
+    kind: str
+    place: str
+    "replica, or `tool`"
+    arrived: float
+    dispatched: float | None
+    started: float | None
+    first_token: float | None
+    ended: float
+
+
+class Outcome(NamedTuple):
+    """What a run came to."""
+
+    jct_s: dict[str, float]
+    "of each job that completed, in the order of completion"
+    waits_s: dict[str, list[float]]
+    "of the same jobs: seconds of each of its calls in hocket's queue"
+    rejected: dict[str, str]
+    "job -> why"
+    makespan_s: float
+    spans: list[Span]
+
+
+class _Run:
+    """A job under way."""
+
+    __slots__ = ("arrived", "dependents", "failed", "job", "left", "open", "recorded", "remaining_s", "waits")
+
+    def __init__(self, job: Job, at: float, recorded: bool) -> None:
+        graph = graph_of(job)
+        self.job = job
+        self.arrived = at
+        self.dependents = graph.dependents
+        self.left = graph.waits_for  # stage id -> needs that have not ended
+        self.open = len(graph.order)  # stages that have not ended
+        self.remaining_s = 0.0
+        self.waits: list[float] = []
+        self.recorded = recorded
+        self.failed = False
+
+
+class _Call(Request):
+    """A call under way."""
+
+    __slots__ = ("arrived", "dispatched", "first_token", "place", "run", "stage", "started")
+
+    def __init__(self, call: str, run: _Run, stage: Stage, at: float) -> None:
+        shared = stage.shares_prefix
+        job = run.job.job
+        prefix = None if shared is None else ((job, shared.stage), shared.tokens)
+        super().__init__(call, (job, stage.id), stage.prompt_tokens, stage.output_tokens, prefix)
+        self.run = run
+        self.stage = stage
+        self.arrived = at
+        self.dispatched: float | None = None
+        self.started: float | None = None
+        self.first_token: float | None = None
+        self.place = -1  # index of its replica
+
+
+class Simulation:
+    """One run of `jobs` on `engines` under one scheduler. Build, then `run()` once."""
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        engines: Sequence[EngineModel],
+        scheduler: Scheduler,
+        oracle: Oracle | None = None,
+        record: Callable[[str], bool] = lambda job: False,
+        observe: Callable[[ev.Event, list[cmd.Command]], None] | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        """`record`: of which jobs to keep spans; `observe` sees every event with its commands; `progress` the count
+        of jobs that are done.
+        """
+        self._jobs = sorted(jobs, key=lambda job: job.arrival_s)
+        self._scheduler = scheduler
+        self._oracle = oracle
+        self._record = record
+        self._observe = observe
+        self._progress = progress
+        self._models = {engine.name: engine for engine in engines}
+        self._replicas: list[Replica[_Call]] = [
+            Replica(engine, f"{engine.name}/{i}", report=scheduler.wants_progress)
+            for engine in engines
+            for i in range(engine.replicas)
+        ]
+        self._places = {replica.name: index for index, replica in enumerate(self._replicas)}
+        self._calls: dict[str, _Call] = {}
+        self._runs: dict[str, _Run] = {}
+        self._count = 0
+        self._at = 0.0
+        self._heap: list[tuple[float, int, int, object]] = []
+        self._later: deque[ev.Event] = deque()  # what commands led to, at this moment
+        self._outcome = Outcome({}, {}, {}, 0.0, [])
+
+    def run(self) -> Outcome:
+        """Run all jobs to their end."""
+        for replica in self._replicas:
+            self._tell(ev.ReplicaAdded(0.0, replica.model.name, replica.name, replica.model.max_concurrency))
+        heap, steps = self._heap, (self._arrive, self._tool_ended, self._credit, self._tick, self._begin)
+        self._push_arrival(0)
+        left = len(self._jobs)
+        while heap and len(self._outcome.jct_s) + len(self._outcome.rejected) < left:
+            self._at, phase, key, what = heapq.heappop(heap)
+            steps[phase](key, what)
+            while self._later:
+                self._tell(self._later.popleft())
+        return self._outcome._replace(makespan_s=self._at)
+
+    # ---------------------------------------------------------------- the core
+
+    def _tell(self, event: ev.Event) -> None:
+        commands = self._scheduler.handle(event)
+        if self._observe is not None:
+            self._observe(event, commands)
+        for command in commands:
+            if type(command) is cmd.Dispatch:
+                self._dispatch(command)
+            else:
+                self._obey(command)
+
+    def _dispatch(self, command: cmd.Dispatch) -> None:
+        call, place = self._calls[command.call], self._places[command.replica]
+        replica = self._replicas[place]
+        call.run.waits.append(self._at - call.arrived)
+        call.dispatched, call.place = self._at, place
+        if replica.model.kv_tokens is not None and call.prompt > replica.model.kv_tokens:
+            self._later.append(ev.CallFailed(self._at, call.call, "status", 400))
+        elif replica.send(call, self._at):
+            self._push(replica.ends, CREDIT, place)
+
+    def _obey(self, command: cmd.Command) -> None:
+        match command:
+            case cmd.Reject():
+                call = self._calls.pop(command.call)
+                self._refuse(call.run, f"stage {call.stage.id}: {command.status} {command.reason}")
+            case cmd.Abort():
+                call = self._calls.pop(command.call)
+                if call.place >= 0 and self._replicas[call.place].remove(call, self._at):
+                    self._push(self._replicas[call.place].ends, CREDIT, call.place)
+            case cmd.WakeAt():
+                self._push(command.at, TICK, 0)
+            case _:
+                raise NotImplementedError(f"the simulator has no answer to {command!r}")
+
+    def _refuse(self, run: _Run, why: str) -> None:
+        """A job of which a call was rejected is over: an application would not go on without its answer."""
+        if not run.failed:
+            run.failed = True
+            self._outcome.rejected[run.job.job] = why
+            self._later.append(ev.JobClosed(self._at, run.job.job, abort=True, reason="aborted"))
+            self._done(run)
+
+    # ---------------------------------------------------------------- the world
+
+    def _push(self, at: float, phase: int, key: int, what: object = None) -> None:
+        heapq.heappush(self._heap, (at, phase, key, what))
+
+    def _push_arrival(self, index: int) -> None:
+        """One arrival in the heap at a time: it stays small."""
+        if index < len(self._jobs):
+            self._push(grid(self._jobs[index].arrival_s), ARRIVAL, index)
+
+    def _arrive(self, index: int, _: object) -> None:
+        self._push_arrival(index + 1)
+        job = self._jobs[index]
+        run = self._runs[job.job] = _Run(job, self._at, self._record(job.job))
+        if self._oracle is not None:
+            run.remaining_s = sum(self._unloaded(run, stage) for stage in job.stages)
+            self._oracle.report(job.job, grid(run.remaining_s))
+        self._tell(ev.JobOpened(self._at, job.job, job.app, job.tenant, job.urgency, job.deadline_s, job.features))
+        for stage in job.stages:
+            if not run.left[stage.id]:
+                self._reveal(run, stage)
+
+    def _reveal(self, run: _Run, stage: Stage) -> None:
+        """All that `stage` needs has ended: now it exists for the core."""
+        if run.failed:
+            return
+        self._count += 1
+        at, job, name = self._at, run.job.job, f"{self._count}"
+        if stage.duration_s is not None and stage.kind == "tool":
+            self._tell(ev.ToolStarted(at, job, name, stage.name))
+            self._push(grid(at + stage.duration_s), TOOL, self._count, (run, stage, at))
+            return
+        self._calls[name] = _Call(name, run, stage, at)
+        hint = stage.hint_output_tokens
+        self._tell(
+            ev.CallArrived(
+                at, name, job, stage.name, stage.model or "", stage.prompt_tokens, stage.max_tokens, None, None, hint
+            )
+        )
+
+    def _tool_ended(self, number: int, what: object) -> None:
+        assert isinstance(what, tuple)
+        run, stage, started = what
+        if run.failed:
+            return
+        self._tell(ev.ToolFinished(self._at, run.job.job, f"{number}"))
+        if run.recorded:
+            span = Span(run.job.job, stage.id, stage.name, "tool", "tool", started, None, started, None, self._at)
+            self._outcome.spans.append(span)
+        self._completed(run, stage)
+
+    def _completed(self, run: _Run, stage: Stage) -> None:
+        run.open -= 1
+        for dependent in run.dependents[stage.id]:
+            run.left[dependent.id] -= 1
+            if not run.left[dependent.id]:
+                self._reveal(run, dependent)
+        if not run.open:
+            job = run.job.job
+            self._outcome.jct_s[job] = self._at - run.arrived
+            self._outcome.waits_s[job] = run.waits
+            self._tell(ev.JobClosed(self._at, job))
+            self._done(run)
+
+    def _done(self, run: _Run) -> None:
+        del self._runs[run.job.job]
+        if self._oracle is not None:
+            self._oracle.forget(run.job.job)
+        if self._progress is not None:
+            self._progress(len(self._outcome.jct_s) + len(self._outcome.rejected))
+
+    # ---------------------------------------------------------------- replicas
+
+    def _credit(self, place: int, _: object) -> None:
+        """A boundary: report what streamed and what finished, then what follows from it; begin the next run."""
+        replica, at = self._replicas[place], self._at
+        if replica.ends != at:
+            return  # the boundary moved since this was pushed
+        streamed, finished = replica.credit(at)
+        for call, tokens in streamed:
+            if call.first_token is None:
+                call.first_token = at
+            self._tell(ev.CallStreamed(at, call.call, tokens))
+        for call in finished:
+            self._finish(call)
+        for call in finished:
+            if not call.run.failed:
+                self._completed(call.run, call.stage)
+        while self._later:
+            self._tell(self._later.popleft())
+        if replica.ready() and self._heap and self._heap[0][0] <= at:
+            self._push(at, BEGIN, place)
+        else:
+            self._begin(place, None)
+
+    def _finish(self, call: _Call) -> None:
+        run, stage, at = call.run, call.stage, self._at
+        if self._calls.pop(call.call, None) is None:
+            return  # aborted in its last iteration
+        if self._oracle is not None:
+            run.remaining_s -= self._unloaded(run, stage)
+            self._oracle.report(run.job.job, grid(run.remaining_s))
+            self._scheduler.touch_job(run.job.job)
+        self._tell(ev.CallFinished(at, call.call, stage.prompt_tokens, stage.output_tokens))
+        if run.recorded:
+            times = call.arrived, call.dispatched, call.started, call.first_token, at
+            place = self._replicas[call.place].name
+            self._outcome.spans.append(Span(run.job.job, stage.id, stage.name, "llm", place, *times))
+
+    def _begin(self, place: int, _: object) -> None:
+        replica = self._replicas[place]
+        for call in replica.begin(self._at):
+            if call.started is None:
+                call.started = self._at
+                self._tell(ev.CallStarted(self._at, call.call))
+        if replica.running:
+            self._push(replica.ends, CREDIT, place)
+
+    def _tick(self, _: int, __: object) -> None:
+        self._tell(ev.Tick(self._at))
+
+    def _unloaded(self, run: _Run, stage: Stage) -> float:
+        """Seconds of a stage that has an engine to itself; 0 for a tool, and for a model that nothing serves."""
+        if stage.kind != "llm":
+            return 0.0
+        engine = self._scheduler.engine_for(run.job.app, stage.name, stage.model or "")
+        return 0.0 if engine is None else self._models[engine].unloaded(stage.prompt_tokens, stage.output_tokens)

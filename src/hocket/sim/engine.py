@@ -1,0 +1,330 @@
+"""The engine model: iteration-level continuous batching with a mixed phase. docs/concepts/engine-model.md tells why.
+
+A replica lives from boundary to boundary. Between two of them lies a *run*: one mixed iteration that admits calls, or
+some identical iterations that only decode, advanced in closed form. A run ends where something happens: a call is
+complete, the KV cache overflows, a report is due, or a call that was dispatched meanwhile can join. A driver calls
+
+    credit(at)   at a run's end: tokens are counted; says what streamed and what finished
+    begin(at)    once the core is quiet at that `at`: evicts, admits and starts the next run; says what was admitted
+    send(...)    whenever the core dispatches: says whether the run now ends earlier
+
+Times are seconds on a grid of a nanosecond, so that what is simultaneous on paper is simultaneous here, in whatever
+order the sums were taken.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import OrderedDict, deque
+from typing import Generic, Literal, TypeVar
+
+import msgspec
+
+from hocket.core.latency import Latency
+
+REPORT_EVERY_S = 0.25
+"seconds between two reports of a running call's tokens"
+
+Key = tuple[str, str]
+"(job, stage id) of a call: what a prefix is shared with"
+
+
+class EngineModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One engine of `engines.yaml`."""
+
+    name: str
+    models: list[str]
+    replicas: int = 1
+    max_concurrency: int
+    "calls that run at once in a replica; hocket's window as well"
+    kv_tokens: int | None = None
+    "KV cache of a replica; None is without limit"
+    latency: Latency
+    decode: Literal["step", "slowest"] = "step"
+    prefix_cache: bool = False
+
+    def unloaded(self, prompt_tokens: int, output_tokens: int) -> float:
+        """Seconds of a call that has a replica to itself, nothing cached."""
+        return self.pace.unloaded(prompt_tokens, output_tokens)
+
+    @property
+    def pace(self) -> Latency:
+        """The constants, with what `decode: slowest` leaves out left out."""
+        return self.latency if self.decode == "step" else msgspec.structs.replace(self.latency, d1=0.0)
+
+
+class Request:
+    """A call as its replica sees it."""
+
+    __slots__ = (
+        "admitted", "base", "call", "generated", "key", "order", "output", "prefix", "prompt", "reported", "streamed",
+    )  # fmt: skip
+
+    def __init__(self, call: str, key: Key, prompt: int, output: int, prefix: tuple[Key, int] | None) -> None:
+        self.call = call
+        self.key = key
+        self.prompt = prompt
+        self.output = max(output, 1)  # an engine makes at least one token, be it the end of the text
+        self.prefix = prefix  # (the call it is shared with, tokens)
+        self.generated = 0  # tokens made before the last admission
+        self.streamed = False  # whether the first token was reported
+        self.reported = 0.0  # when its tokens were, last
+        self.order = -1  # of dispatch, in its replica
+        self.admitted = -1  # the replica's step at the last admission; -1: not running
+        self.base = 0  # KV tokens, less the replica's step
+
+
+R = TypeVar("R", bound=Request)
+
+
+def grid(seconds: float) -> float:
+    """The nearest nanosecond."""
+    return round(seconds * 1e9) / 1e9
+
+
+class Replica(Generic[R]):
+    """One replica of an engine. `R` is Request, or what a driver makes of it."""
+
+    def __init__(self, model: EngineModel, name: str, report: bool = False) -> None:
+        """With `report`, running calls report their tokens every REPORT_EVERY_S."""
+        self.model = model
+        self.name = name
+        self.ends = math.inf  # the time of the next boundary; inf: idle, or between credit and begin
+        self.waiting: deque[R] = deque()  # dispatched, not admitted: in dispatch order
+        self.running: dict[int, R] = {}  # order -> request: in dispatch order
+        self.kv = 0  # tokens that the running ones hold
+        self._limit = math.inf if model.kv_tokens is None else model.kv_tokens
+        self._pace = model.pace
+        self._slowest = model.decode == "slowest"
+        self._report = report
+        self._cache = PrefixCache() if model.prefix_cache else None
+        self._finishing: list[tuple[int, int, R]] = []  # heap of (step, order, request)
+        self._due: list[tuple[float, int, R]] = []  # heap of (report at, order, request)
+        self._fresh: list[R] = []  # admitted in the current iteration
+        self._dropped: list[R] = []  # running, to be taken off at the next boundary
+        self._sent = 0
+        self._step = 0  # iterations so far
+        # The run: `_n` iterations from `_start`, the first of `_first` seconds, each `_slope` longer than the last.
+        self._n = 0
+        self._start = 0.0
+        self._first = 0.0
+        self._slope = 0.0
+        self._between = False
+
+    def send(self, request: R, at: float) -> bool:
+        """Take a dispatched call. Whether `ends` moved: to `at` itself, or to the boundary where the call can join."""
+        request.order = self._sent
+        self._sent += 1
+        self.waiting.append(request)
+        return len(self.waiting) == 1 and self._interrupt(at, request)
+
+    def remove(self, request: R, at: float) -> bool:
+        """Take a call off: at once if it waits, else at the next boundary. Whether `ends` moved."""
+        if request.admitted >= 0:
+            self._dropped.append(request)
+            return self._interrupt(at)
+        self.waiting.remove(request)
+        return bool(self.waiting) and self._interrupt(at, self.waiting[0])
+
+    def _interrupt(self, at: float, joining: R | None = None) -> bool:
+        """End the run at its first boundary at or after `at`, if `joining` fits there. Whether `ends` moved."""
+        if self._between or self.ends <= at:
+            return False
+        n = 0
+        if self.running:
+            n = self._steps_until(at)
+            kv = self.kv + n * len(self.running)
+            if n == self._n or (joining is not None and not self._fits(joining, kv)):
+                return False
+        self._n = n
+        self.ends = self._boundary(n) if n else at
+        return True
+
+    def credit(self, at: float) -> tuple[list[tuple[R, int]], list[R]]:
+        """The run is over: count its tokens. What is complete leaves; the rest waits for `begin`.
+
+        Returns (request, tokens so far) of each report that is due, first tokens among them, and what is finished.
+        """
+        self._step += self._n
+        self.kv += self._n * len(self.running)
+        self._between, self.ends, self._n = True, math.inf, 0
+        finishing, finished = self._finishing, []
+        while finishing and finishing[0][0] <= self._step:
+            request = heapq.heappop(finishing)[2]
+            self._leave(request)
+            finished.append(request)
+            if self._cache is not None:
+                self._cache.put(request.key, request.prompt + request.output)
+        return self._reports(at) if self._fresh or self._due else [], finished
+
+    def _reports(self, at: float) -> list[tuple[R, int]]:
+        """First tokens, and what is due of the calls that run on."""
+        streamed: list[tuple[R, int]] = []
+        for request in self._fresh:
+            if not request.streamed:
+                request.streamed = True
+                request.reported = at
+                streamed.append((request, 1))
+            if self._report and request.admitted >= 0:
+                heapq.heappush(self._due, (request.reported + REPORT_EVERY_S, request.order, request))
+        self._fresh = []
+        while self._due and self._due[0][0] <= at:
+            _, order, request = heapq.heappop(self._due)
+            if request.admitted >= 0:
+                request.reported = at
+                streamed.append((request, request.generated + self._step - request.admitted))
+                heapq.heappush(self._due, (at + REPORT_EVERY_S, order, request))
+        return streamed
+
+    def ready(self) -> bool:
+        """Between credit and begin: whether `begin` may admit, so that the core must be quiet first."""
+        return bool(self.waiting) and self._fits(self.waiting[0], self.kv)
+
+    def begin(self, at: float) -> list[R]:
+        """Evict, admit, start the next run. The calls that were admitted, in dispatch order."""
+        self._between = False
+        for request in self._dropped:
+            if request.admitted >= 0:
+                self._leave(request)
+        if self._dropped:
+            self._dropped.clear()
+            self._rebuild()
+        while self.kv > self._limit and len(self.running) > 1:
+            self._evict()
+        decoding, kv = len(self.running), self._kv_read()
+        admitted, prefill_s = self._admit()
+        self._start = at
+        if admitted:
+            self._fresh, self._n, self._slope = admitted, 1, 0.0
+            self._first = self._pace.iteration(prefill_s, len(admitted), decoding, kv)
+        elif self.running:
+            self._decode()
+        else:
+            self._n, self.ends = 0, math.inf
+            return admitted
+        self.ends = self._boundary(self._n)
+        return admitted
+
+    def _admit(self) -> tuple[list[R], float]:
+        """What joins now, and the seconds of its prefill."""
+        admitted: list[R] = []
+        prefill_s = 0.0
+        while self.waiting and self._fits(self.waiting[0], self.kv):
+            request = self.waiting.popleft()
+            held = request.prompt + request.generated
+            prefill_s += self._pace.prefill(held - self._cached(request) if self._cache is not None else held)
+            self.kv += held
+            request.admitted = self._step
+            request.base = held - self._step
+            self.running[request.order] = request
+            heapq.heappush(self._finishing, (self._step + request.output - request.generated, request.order, request))
+            admitted.append(request)
+        return admitted, prefill_s
+
+    def _cached(self, request: R) -> int:
+        """Tokens of the prompt that another call of the job has left here, or is holding, prefilled."""
+        if request.prefix is None or self._cache is None:
+            return 0
+        self._cache.trim(self._limit - self.kv)
+        key, tokens = request.prefix
+        held = self._cache.get(key)
+        for other in self.running.values():
+            if other.key == key and other.admitted < self._step:
+                held = other.base + self._step
+        return min(tokens, held)
+
+    def _decode(self) -> None:
+        """Plan a run that only decodes: as long as nothing happens."""
+        calls = len(self.running)
+        n = self._finishing[0][0] - self._step
+        if calls > 1 and self.kv + n * calls > self._limit:
+            n = min(n, int(self._limit - self.kv) // calls + 1)
+        self._n = n
+        self._first = self._pace.iteration(0.0, 0, calls, self._kv_read())
+        self._slope = self._pace.d2 * (1 if self._slowest else calls)
+        if self._due:
+            self._n = max(self._steps_until(self._due[0][0]), 1)
+
+    def _kv_read(self) -> int:
+        """KV tokens that price an iteration: of all running calls, or of the longest alone."""
+        if not self._slowest:
+            return self.kv
+        return self._step + max((request.base for request in self.running.values()), default=-self._step)
+
+    def _boundary(self, n: int) -> float:
+        """When the n-th iteration of this run ends."""
+        return grid(self._start + n * self._first + self._slope * (n * (n - 1) / 2))
+
+    def _steps_until(self, at: float) -> int:
+        """How many iterations of this run end before or at its first boundary >= `at` (at most all)."""
+        if self._fresh:
+            return self._n  # one mixed iteration cannot be split
+        # n·first + slope·n(n-1)/2 = x, solved without cancellation; then corrected by a step where rounding missed.
+        c, x = self._first - self._slope / 2, max(at - self._start, 0.0)
+        divisor = c + math.sqrt(c * c + 2 * self._slope * x)
+        n = min(math.ceil(2 * x / divisor), self._n) if divisor > 0 else 0
+        while n < self._n and self._boundary(n) < at:
+            n += 1
+        while n > 0 and self._boundary(n - 1) >= at:
+            n -= 1
+        return n
+
+    def _fits(self, request: R, kv: float) -> bool:
+        if not self.running:
+            return True
+        return len(self.running) < self.model.max_concurrency and kv + request.prompt + request.generated <= self._limit
+
+    def _leave(self, request: R) -> None:
+        del self.running[request.order]
+        self.kv -= request.base + self._step
+        request.generated += self._step - request.admitted
+        request.admitted = -1
+
+    def _evict(self) -> None:
+        """The latest dispatched goes back to the head of the queue; its prompt and answer are prefilled again."""
+        request = next(reversed(self.running.values()))
+        self._leave(request)
+        self.waiting.appendleft(request)
+        self._rebuild()
+
+    def _rebuild(self) -> None:
+        """Rare: calls left before their end."""
+        self._finishing = [entry for entry in self._finishing if entry[2].admitted >= 0]
+        self._due = [entry for entry in self._due if entry[2].admitted >= 0]
+        heapq.heapify(self._finishing)
+        heapq.heapify(self._due)
+
+
+class PrefixCache:
+    """What finished calls left in a replica's KV memory: it stays until running calls need the room, oldest use first.
+
+    A simplification: a prefix that two calls hold is counted twice, so a cache under pressure is a little too small.
+    """
+
+    def __init__(self) -> None:
+        self._tokens: OrderedDict[Key, int] = OrderedDict()
+        self._total = 0
+
+    def put(self, key: Key, tokens: int) -> None:
+        """A call has finished with `tokens` in the cache."""
+        self._tokens[key] = tokens
+        self._total += tokens
+
+    def get(self, key: Key) -> int:
+        """Tokens that are left of that call. Counts as a use."""
+        if key not in self._tokens:
+            return 0
+        self._tokens.move_to_end(key)
+        return self._tokens[key]
+
+    def trim(self, room: float) -> None:
+        """Keep at most `room` tokens; the oldest loses its tail first."""
+        while self._total > room:
+            key, tokens = next(iter(self._tokens.items()))
+            lost = min(tokens, math.ceil(self._total - room))
+            self._total -= lost
+            if lost < tokens:
+                self._tokens[key] = tokens - lost
+            else:
+                del self._tokens[key]
