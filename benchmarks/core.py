@@ -73,37 +73,40 @@ def core(jobs: Jobs, policy: str, streamed: bool) -> list[float]:
     scheduler = build(SchedulerSpec([EngineSpec("e", ["m"])], policy=(policy,)))
     handle = scheduler.handle
     handle(ReplicaAdded(0.0, "e", "r", SLOTS))
-    events: list[tuple[float, int, int, int]] = []
+    events: list[tuple[float, int, int, int, str]] = []  # as above, and the id of the call that ended
     sequence = 0
     done = [0.0] * len(jobs)
     names = [str(number) for number in range(len(jobs))]
-    running: dict[str, tuple[int, int]] = {}
+    open_calls: dict[str, tuple[float, int, int]] = {}
     for number, (arrival, _) in enumerate(jobs):
         sequence += 1
-        heappush(events, (arrival, sequence, number, -1))
+        heappush(events, (arrival, sequence, number, -1, ""))
     while events:
-        now, _, number, ended = heappop(events)
+        now, _, number, ended, call = heappop(events)
+        arrival, sizes = jobs[number]
         job = names[number]
-        commands = []
         if ended < 0:
             handle(JobOpened(now, job, "app"))
+            commands = []
         else:
-            commands = handle(CallFinished(now, f"{job}.{ended}", 10, 10))
-        if ended + 1 < len(jobs[number][1]):
-            call = f"{job}.{ended + 1}"
-            running[call] = (number, ended + 1)
+            commands = handle(CallFinished(now, call, 10, 10))
+        ended += 1
+        if ended < len(sizes):
+            call = f"{job}.{ended}"
+            open_calls[call] = (sizes[ended], number, ended)
             commands += handle(CallArrived(now, call, job, "s", "m", 10))
         else:
-            done[number] = now - jobs[number][0]
+            done[number] = now - arrival
             handle(JobClosed(now, job))
         for command in commands:
             if type(command) is Dispatch:
-                at, index = running.pop(command.call)
-                handle(CallStarted(now, command.call))
+                call = command.call
+                size, number, ended = open_calls.pop(call)
+                handle(CallStarted(now, call))
                 if streamed:
-                    handle(CallStreamed(now, command.call, 1))
+                    handle(CallStreamed(now, call, 1))
                 sequence += 1
-                heappush(events, (now + jobs[at][1][index], sequence, at, index))
+                heappush(events, (now + size, sequence, number, ended, call))
     return done
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import msgspec
 
 
-class Command(msgspec.Struct, frozen=True, tag_field="command", tag=True, omit_defaults=True):
+class Command(msgspec.Struct, frozen=True, gc=False, tag_field="command", tag=True, omit_defaults=True):
     """An order."""
 
 
-class Dispatch(Command, frozen=True, tag=True):
+class Dispatch(Command, frozen=True, gc=False, tag=True):
     """Send this call to this replica, now."""
 
     call: str
@@ -17,13 +17,13 @@ class Dispatch(Command, frozen=True, tag=True):
     replica: str
 
 
-class Preempt(Command, frozen=True, tag=True):
+class Preempt(Command, frozen=True, gc=False, tag=True):
     """Take this running call off its replica; answer with `CallPreempted`."""
 
     call: str
 
 
-class Reject(Command, frozen=True, tag=True):
+class Reject(Command, frozen=True, gc=False, tag=True):
     """Answer the client with an error (or with the replica's own, if it sent one): the call is over."""
 
     call: str
@@ -33,20 +33,20 @@ class Reject(Command, frozen=True, tag=True):
     retry_after_s: float | None = None
 
 
-class Abort(Command, frozen=True, tag=True):
+class Abort(Command, frozen=True, gc=False, tag=True):
     """Kill this call, waiting or running, and tell its client so: the call is over."""
 
     call: str
     reason: str
 
 
-class CloseJob(Command, frozen=True, tag=True):
+class CloseJob(Command, frozen=True, gc=False, tag=True):
     """Nothing has been heard of this job for the idle time: forget it, and answer with `JobClosed(reason="idle")`."""
 
     job: str
 
 
-class WakeAt(Command, frozen=True, tag=True):
+class WakeAt(Command, frozen=True, gc=False, tag=True):
     """Send a `Tick` at this time (seconds, the driver's clock). A later `WakeAt` does not replace an earlier one."""
 
     at: float

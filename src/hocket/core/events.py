@@ -2,7 +2,7 @@
 
 Each is a fact in the past tense and carries `at`, seconds on the driver's clock (monotonic, any origin). They are
 immutable and encode to JSON as they are, which is what the journal holds. Nothing here says what will happen: output
-sizes and durations are known when a call ends, not before.
+sizes and durations are known when a call ends, not before. (`gc=False`: they hold no cycles, and there are many.)
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import msgspec
 
 
-class Event(msgspec.Struct, frozen=True, tag_field="event", tag=True, omit_defaults=True):
+class Event(msgspec.Struct, frozen=True, gc=False, tag_field="event", tag=True, omit_defaults=True):
     """A fact. `at` is in seconds."""
 
     at: float
 
 
-class JobOpened(Event, frozen=True, tag=True):
+class JobOpened(Event, frozen=True, gc=False, tag=True):
     """A job has begun. Carries no future: only what its first request shows."""
 
     job: str
@@ -29,7 +29,7 @@ class JobOpened(Event, frozen=True, tag=True):
     features: dict[str, float] = {}
 
 
-class JobClosed(Event, frozen=True, tag=True):
+class JobClosed(Event, frozen=True, gc=False, tag=True):
     """No further stage will come. With `abort`, its open calls are to be killed as well."""
 
     job: str
@@ -38,7 +38,7 @@ class JobClosed(Event, frozen=True, tag=True):
     "closed | idle | aborted"
 
 
-class CallArrived(Event, frozen=True, tag=True):
+class CallArrived(Event, frozen=True, gc=False, tag=True):
     """A call waits to be scheduled. Its job has been opened before."""
 
     call: str
@@ -55,20 +55,20 @@ class CallArrived(Event, frozen=True, tag=True):
     "what a length predictor says, where there is one"
 
 
-class CallStarted(Event, frozen=True, tag=True):
+class CallStarted(Event, frozen=True, gc=False, tag=True):
     """The replica has begun to work on a dispatched call."""
 
     call: str
 
 
-class CallStreamed(Event, frozen=True, tag=True):
+class CallStreamed(Event, frozen=True, gc=False, tag=True):
     """The first token is out (then at most every 250 ms: `tokens` so far)."""
 
     call: str
     tokens: int = 1
 
 
-class CallFinished(Event, frozen=True, tag=True):
+class CallFinished(Event, frozen=True, gc=False, tag=True):
     """A call is complete. Sizes as the engine reports them."""
 
     call: str
@@ -76,7 +76,7 @@ class CallFinished(Event, frozen=True, tag=True):
     output_tokens: int = 0
 
 
-class CallFailed(Event, frozen=True, tag=True):
+class CallFailed(Event, frozen=True, gc=False, tag=True):
     """The replica did not deliver. The core answers with a new `Dispatch` in time, or with `Reject`."""
 
     call: str
@@ -90,20 +90,20 @@ class CallFailed(Event, frozen=True, tag=True):
     "what a 429 asked for"
 
 
-class CallCancelled(Event, frozen=True, tag=True):
+class CallCancelled(Event, frozen=True, gc=False, tag=True):
     """The client is gone: the call is over, wherever it was. The driver stops it upstream by itself."""
 
     call: str
 
 
-class CallPreempted(Event, frozen=True, tag=True):
+class CallPreempted(Event, frozen=True, gc=False, tag=True):
     """A `Preempt` was obeyed: the call waits again, `tokens_kept` of its answer need no recomputing."""
 
     call: str
     tokens_kept: int = 0
 
 
-class CallRevised(Event, frozen=True, tag=True):
+class CallRevised(Event, frozen=True, gc=False, tag=True):
     """More is known of a waiting call than when it arrived."""
 
     call: str
@@ -111,7 +111,7 @@ class CallRevised(Event, frozen=True, tag=True):
     features: dict[str, float] = {}
 
 
-class ToolStarted(Event, frozen=True, tag=True):
+class ToolStarted(Event, frozen=True, gc=False, tag=True):
     """A tool run of a job has begun."""
 
     job: str
@@ -120,14 +120,14 @@ class ToolStarted(Event, frozen=True, tag=True):
     parent: str | None = None
 
 
-class ToolFinished(Event, frozen=True, tag=True):
+class ToolFinished(Event, frozen=True, gc=False, tag=True):
     """A tool run of a job is over."""
 
     job: str
     run: str
 
 
-class ReplicaAdded(Event, frozen=True, tag=True):
+class ReplicaAdded(Event, frozen=True, gc=False, tag=True):
     """A replica can take calls: `window` of them at once."""
 
     engine: str
@@ -135,7 +135,7 @@ class ReplicaAdded(Event, frozen=True, tag=True):
     window: int
 
 
-class ReplicaRemoved(Event, frozen=True, tag=True):
+class ReplicaRemoved(Event, frozen=True, gc=False, tag=True):
     """A replica takes no more calls. The fate of those it holds is told call by call."""
 
     engine: str
@@ -143,7 +143,7 @@ class ReplicaRemoved(Event, frozen=True, tag=True):
     died: bool = False
 
 
-class Tick(Event, frozen=True, tag=True):
+class Tick(Event, frozen=True, gc=False, tag=True):
     """Time has come to `at`: the answer to a `WakeAt`."""
 
 

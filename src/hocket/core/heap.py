@@ -32,18 +32,21 @@ class KeyedHeap(Generic[Item]):
         """Live items, in no particular order."""
         return iter(self._keys)
 
-    def put(self, item: Item, key: Key) -> None:
-        """Insert `item`, or move it to `key`."""
+    def add(self, item: Item, key: Key) -> None:
+        """Insert `item`, which is not in."""
         self._keys[item] = key
         heappush(self._entries, (key, item))
-        if len(self._entries) > 2 * len(self._keys) + 16:
-            self._sweep()
+
+    def move(self, item: Item, key: Key) -> None:
+        """Give `item` another key, or insert it."""
+        self._keys[item] = key
+        heappush(self._entries, (key, item))
+        self._sweep()
 
     def discard(self, item: Item) -> None:
         """Take `item` out; nothing happens if it is not in."""
         self._keys.pop(item, None)
-        if len(self._entries) > 2 * len(self._keys) + 16:
-            self._sweep()
+        self._sweep()
 
     def first(self) -> Item | None:
         """The item with the smallest key, or None."""
@@ -66,6 +69,8 @@ class KeyedHeap(Generic[Item]):
         return None
 
     def _sweep(self) -> None:
-        keys = self._keys
-        self._entries = [entry for entry in self._entries if keys.get(entry[1]) is entry[0]]
-        heapify(self._entries)
+        """Drop stale entries once they outnumber the live ones."""
+        entries, keys = self._entries, self._keys
+        if len(entries) > 2 * len(keys) + 16:
+            self._entries = [entry for entry in entries if keys.get(entry[1]) is entry[0]]
+            heapify(self._entries)

@@ -30,7 +30,8 @@ def check(scheduler: Scheduler) -> None:
         assert tenant.running == running[tenant.name], f"tenant {tenant.name}: running {tenant.running}"
     for engine in scheduler.engines.values():
         assert len(engine.queue) == sum(1 for call in queued if call.engine is engine), f"{engine.name}: queue length"
-        assert not (engine.queue and engine.routing.has_room), f"{engine.name}: a call waits beside a free slot"
+        assert not (engine.queue and engine.room), f"{engine.name}: a call waits beside a free slot"
+        assert engine.room == sum(replica.free for replica in engine.replicas.values()), f"{engine.name}: room"
         for replica in engine.replicas.values():
             assert replica.inflight == inflight[id(replica)], f"{replica.id}: inflight {replica.inflight}"
     for job in scheduler.jobs.values():

@@ -42,6 +42,10 @@ class Node:
         #: child nodes, or calls at the deepest level
         self.heap: KeyedHeap[Any] = KeyedHeap()
 
+    def __lt__(self, other: Node) -> bool:
+        """For the heap: a node's stale entry may have the key of the node that took its place; either may surface."""
+        return False
+
 
 class ReadyQueue:
     """Waiting calls in the order of a composition of orderings."""
@@ -82,31 +86,30 @@ class ReadyQueue:
             for child, child_key in fresh:
                 if child_key is not None:
                     self._attach(child, child_key)
-        node.heap.put(call, key)
+        node.heap.add(call, key)
         call.node = node
         self._size += 1
 
     def pop(self) -> Call | None:
         """Take the first call out, or None."""
-        node = self._root
+        if not self._size:
+            return None
+        node: Any = self._root
         for _ in self._levels:
-            child = node.heap.first()
-            if child is None:
-                return None
-            node = child
-        call: Call | None = node.heap.pop()
-        if call is not None:
-            self._left(call, node)
+            node = node.heap.first()
+        call: Call = node.heap.pop()
+        call.node = None
+        self._size -= 1
+        if node.parent is not None and not node.heap:
+            self._prune(node)
         return call
 
     def first(self) -> Call | None:
         """The call that `pop` would take out."""
-        node = self._root
+        node: Node | None = self._root
         for _ in self._levels:
-            node = node.heap.first()
-            if node is None:
-                return None
-        call: Call | None = node.heap.first()
+            node = node.heap.first() if node is not None else None
+        call: Call | None = node.heap.first() if node is not None else None
         return call
 
     def remove(self, call: Call) -> None:
@@ -114,18 +117,19 @@ class ReadyQueue:
         node = call.node
         assert node is not None, "the call does not wait here"
         node.heap.discard(call)
-        self._left(call, node)
+        call.node = None
+        self._size -= 1
+        if not node.heap:
+            self._prune(node)
 
     def touch(self, entity: Entity) -> None:
         """Re-key the nodes of `entity`: a fact about it has changed."""
         for node in self._nodes.get(entity, ()):
             assert node.parent is not None and node.call is not None
-            node.parent.heap.put(node, self._node_key(node.depth - 1, node.call, entity))
+            node.parent.heap.move(node, self._node_key(node.depth - 1, node.call, entity))
 
-    def _left(self, call: Call, node: Node) -> None:
-        """After `call` left `node`: forget nodes that are empty now."""
-        call.node = None
-        self._size -= 1
+    def _prune(self, node: Node) -> None:
+        """`node` is empty: forget it, and each node above that is empty then."""
         while node.parent is not None and not node.heap:
             parent = node.parent
             parent.heap.discard(node)
@@ -154,7 +158,7 @@ class ReadyQueue:
     def _attach(self, node: Node, key: Key) -> None:
         assert node.parent is not None
         node.parent.children[node.entity] = node
-        node.parent.heap.put(node, key)
+        node.parent.heap.add(node, key)
         self._nodes.setdefault(node.entity, []).append(node)
 
     def _node_key(self, level: int, call: Call, entity: Entity) -> Key:
@@ -165,8 +169,6 @@ class ReadyQueue:
         return (*(part for o in orderings for part in o.key(call, self._view)), number)
 
     def _leaf_key(self, call: Call) -> Key:
-        if not self._leaf:
-            return (call.job.number, call.number)
         if len(self._leaf) == 1:
             return (*self._leaf[0].key(call, self._view), call.job.number, call.number)
         parts = (part for o in self._leaf for part in o.key(call, self._view))

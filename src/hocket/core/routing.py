@@ -1,7 +1,7 @@
 """The question "where?": which replica of an engine takes the call that is next.
 
-A routing policy keeps its own index of the replicas that have room; the core tells it when a replica changes. Picking
-is O(log replicas).
+A routing policy keeps its own index of the replicas that have room; the core tells it when a replica changes, and asks
+only where there is a choice. Picking is O(log replicas).
 """
 
 from __future__ import annotations
@@ -15,15 +15,11 @@ from hocket.core.state import Call, Replica
 class Routing(Protocol):
     """Answers: which replica?"""
 
-    def changed(self, replica: Replica, now: float) -> None:
-        """`replica` came, went, or has another number of calls in flight."""
+    def changed(self, replica: Replica) -> None:
+        """`replica` came, went, or has another number of free slots."""
 
-    def pick(self, call: Call) -> Replica | None:
-        """A replica with room for `call`, or None if none has."""
-
-    @property
-    def has_room(self) -> bool:
-        """Whether any replica would take a call."""
+    def pick(self, call: Call) -> Replica:
+        """A replica with a free slot for `call`. There is one."""
 
 
 class LeastLoaded:
@@ -32,18 +28,15 @@ class LeastLoaded:
     def __init__(self) -> None:
         self._open: KeyedHeap[Replica] = KeyedHeap()
 
-    def changed(self, replica: Replica, now: float) -> None:
+    def changed(self, replica: Replica) -> None:
         """See `Routing`."""
-        if replica.has_room and replica.delayed_until <= now:
-            self._open.put(replica, (replica.inflight / replica.window, replica.index))
+        if replica.free:
+            self._open.move(replica, (replica.inflight / replica.window, replica.index))
         else:
             self._open.discard(replica)
 
-    def pick(self, call: Call) -> Replica | None:
+    def pick(self, call: Call) -> Replica:
         """See `Routing`."""
-        return self._open.first()
-
-    @property
-    def has_room(self) -> bool:
-        """See `Routing`."""
-        return len(self._open) > 0
+        replica = self._open.first()
+        assert replica is not None, "asked for a replica while none has room"
+        return replica

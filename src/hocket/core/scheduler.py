@@ -24,9 +24,11 @@ MAX_ATTEMPTS = 2
 "dispatches of one call: a failure before the first byte is retried once"
 MAX_DELAYS = 5
 "429s of one call before the replica's own answer is passed on"
-DEFAULT_DELAY_S = 1.0
+DEFAULT_REST_S = 1.0
 "how long a replica rests after a 429 without Retry-After"
 RETRYABLE = frozenset({"connect", "reset", "timeout", "garbage"})
+# bound once: looking a member up in its enum costs more than most of what follows
+QUEUED, DISPATCHED, RUNNING = CallState.QUEUED, CallState.DISPATCHED, CallState.RUNNING
 
 
 class Scheduler:
@@ -60,7 +62,7 @@ class Scheduler:
         for engine in spec.engines:
             queue = ReadyQueue(orderings, self)
             self.engines[engine.name] = Engine(engine.name, engine.models, queue, routing())
-        self._by_model = {model: e.name for e in reversed(spec.engines) for model in e.models}
+        self._by_model = {m: self.engines[e.name] for e in reversed(spec.engines) for m in e.models}
         self._use(orderings)
         self._handlers: dict[type[ev.Event], Callable[[Any, list[Command]], None]] = {
             ev.JobOpened: self._job_opened,
@@ -82,8 +84,9 @@ class Scheduler:
 
     def handle(self, event: ev.Event) -> list[Command]:
         """Take in one event; return what is to be done about it, in order."""
-        if event.at > self.now:
-            self.now = event.at
+        at = event.at
+        if at > self.now:
+            self.now = at
         out: list[Command] = []
         self._handlers[type(event)](event, out)
         return out
@@ -100,7 +103,8 @@ class Scheduler:
         for route in self.spec.routes:
             if route.app in (None, app) and route.stage in (None, stage) and route.model in (None, model):
                 return route.engine
-        return self._by_model.get(model)
+        engine = self._by_model.get(model)
+        return None if engine is None else engine.name
 
     def touch_job(self, job: str) -> None:
         """What an ordering reads about this job outside of the core has changed (Fact.OUTSIDE)."""
@@ -129,9 +133,12 @@ class Scheduler:
             event.at,
             deadline,
             event.features,
+            heard_at=event.at,
         )
         self.jobs[event.job] = job
-        self._rest(job, out)
+        wake = self._idle.opened(job, len(self.jobs))
+        if wake is not None:
+            self._wake_at(wake, out)
 
     def _job_closed(self, event: ev.JobClosed, out: list[Command]) -> None:
         job = self.jobs.get(event.job)
@@ -151,32 +158,24 @@ class Scheduler:
     def _forget(self, job: Job) -> None:
         """A closed job without open calls: its application learns its size."""
         del self.jobs[job.id]
-        self._idle.busy(job)
+        job.gone = True
         app = job.app
         app.jobs_closed += 1
         app.mean_service_s += (job.service_s - app.mean_service_s) / app.jobs_closed
         if self._reads_size:
             self._touch(Fact.SIZE, app)
 
-    def _rest(self, job: Job, out: list[Command]) -> None:
-        """`job` has no open call: its idle time starts now."""
-        wake = self._idle.rest(job, self.now)
-        if wake is not None:
-            self._wake_at(wake, out)
-
     def _tool_started(self, event: ev.ToolStarted, out: list[Command]) -> None:
         job = self.jobs.get(event.job)
         if job is not None:
             job.tools[event.run] = event.name
-            if not job.calls:
-                self._rest(job, out)
+            job.heard_at = self.now
 
     def _tool_finished(self, event: ev.ToolFinished, out: list[Command]) -> None:
         job = self.jobs.get(event.job)
         if job is not None:
             job.tools.pop(event.run, None)
-            if not job.calls:
-                self._rest(job, out)
+            job.heard_at = self.now
 
     # ---------------------------------------------------------------- calls
 
@@ -184,12 +183,13 @@ class Scheduler:
         job = self.jobs.get(event.job)
         if job is None or event.call in self.calls:
             raise ValueError(f"call {event.call!r}: its job {event.job!r} is not open, or its id was used before")
-        name = self.engine_for(job.app.name, event.stage, event.model)
-        if name is None:
+        engine = self._by_model.get(event.model)
+        if self.spec.routes:
+            engine = self.engines.get(self.engine_for(job.app.name, event.stage, event.model) or "")
+        if engine is None:
             out.append(Reject(event.call, 404, "unknown_model"))
             return
         self._calls_seen += 1
-        engine = self.engines[name]
         call = Call(
             event.call,
             self._calls_seen,
@@ -202,10 +202,8 @@ class Scheduler:
             event.max_tokens,
         )
         self.calls[call.id] = call
-        if not job.calls:
-            self._idle.busy(job)
         job.calls[call.id] = call
-        if engine.routing.has_room:
+        if engine.room:
             # room means that nobody waits: the call need not pass through the queue
             self._dispatch(call, out)
         else:
@@ -214,7 +212,7 @@ class Scheduler:
     def _call_started(self, event: ev.CallStarted, out: list[Command]) -> None:
         call = self._in_slot(event.call)
         if call is not None:
-            call.state = CallState.RUNNING
+            call.state = RUNNING
 
     def _call_streamed(self, event: ev.CallStreamed, out: list[Command]) -> None:
         call = self._in_slot(event.call)
@@ -233,10 +231,9 @@ class Scheduler:
             return
         replica = call.replica
         assert replica is not None
-        again = self._may_retry(call, event)
-        if event.status == 429 and not event.first_byte:
-            self._delay(replica, event.retry_after_s, call.engine, out)
-        if again:
+        if event.status == 429:
+            self._let_rest(replica, call.engine, event.retry_after_s, out)
+        if not event.first_byte and self._deserves_another(call, event):
             self._leave_slot(call)
             self._enqueue(call)
         else:
@@ -246,10 +243,8 @@ class Scheduler:
             out.append(Reject(call.id, status, reason))
         self._fill(call.engine, out)
 
-    def _may_retry(self, call: Call, event: ev.CallFailed) -> bool:
-        """Once, before the first byte to the client; a 429 sends the call back to the queue instead."""
-        if event.first_byte:
-            return False
+    def _deserves_another(self, call: Call, event: ev.CallFailed) -> bool:
+        """One retry; a 429 is no attempt, but its replica rests, and there is an end to that too."""
         if event.status == 429:
             call.delays += 1
             call.attempts -= 1
@@ -274,7 +269,7 @@ class Scheduler:
         call = self.calls.get(event.call)
         if call is None:
             return
-        waits = call.state is CallState.QUEUED
+        waits = call.state is QUEUED
         if waits:
             self._dequeue(call)
         if event.urgency is not None:
@@ -286,29 +281,27 @@ class Scheduler:
     def _in_slot(self, call_id: str) -> Call | None:
         """The call, if it is still open; it must have been dispatched."""
         call = self.calls.get(call_id)
-        if call is not None and call.state is CallState.QUEUED:
+        if call is not None and call.state is QUEUED:
             raise ValueError(f"call {call_id!r} is waiting: it cannot start, stream, finish or fail")
         return call
 
     def _end(self, call: Call, out: list[Command]) -> None:
         """`call` is over: take it from wherever it is, and forget it."""
-        if call.state is CallState.QUEUED:
+        if call.state is QUEUED:
             self._dequeue(call)
         else:
             self._leave_slot(call)
         del self.calls[call.id]
         job = call.job
         del job.calls[call.id]
-        if not job.calls:
-            if job.closed:
-                self._forget(job)
-            else:
-                self._rest(job, out)
+        job.heard_at = self.now
+        if job.closed and not job.calls:
+            self._forget(job)
 
     # ---------------------------------------------------------------- queues and slots
 
     def _enqueue(self, call: Call) -> None:
-        call.state = CallState.QUEUED
+        call.state = QUEUED
         call.replica = None
         try:
             call.engine.queue.push(call)
@@ -323,24 +316,25 @@ class Scheduler:
 
     def _fill(self, engine: Engine, out: list[Command]) -> None:
         """Dispatch while a replica has room and a call waits."""
-        queue, routing = engine.queue, engine.routing
-        while len(queue) and routing.has_room:
-            call = queue.pop()
-            assert call is not None
+        while engine.room:
+            call = engine.queue.pop()
+            if call is None:
+                return
             call.job.waiting -= 1
             self._dispatch(call, out)
-            queue = engine.queue  # the fallback may have replaced it
 
     def _dispatch(self, call: Call, out: list[Command]) -> None:
-        engine, now = call.engine, self.now
-        replica = engine.routing.pick(call)
-        assert replica is not None
-        call.state = CallState.DISPATCHED
+        engine = call.engine
+        replica = engine.only or engine.routing.pick(call)
+        call.state = DISPATCHED
         call.replica = replica
         call.attempts += 1
-        call.charged_at = now
+        call.charged_at = self.now
         replica.inflight += 1
-        engine.routing.changed(replica, now)
+        replica.free -= 1
+        engine.room -= 1
+        if engine.only is None:
+            engine.routing.changed(replica)
         tenant = call.job.tenant
         tenant.running += 1
         self._dispatches += 1
@@ -350,11 +344,15 @@ class Scheduler:
         out.append(Dispatch(call.id, engine.name, replica.id))
 
     def _leave_slot(self, call: Call) -> None:
-        replica, tenant = call.replica, call.job.tenant
-        assert replica is not None
+        engine, replica, tenant = call.engine, call.replica, call.job.tenant
+        assert replica is not None, "the call is in no slot"
         self._charge(call)
-        replica.inflight -= 1
-        call.engine.routing.changed(replica, self.now)
+        inflight = replica.inflight = replica.inflight - 1
+        if inflight < replica.window and replica.present and replica.rests_until <= self.now:
+            replica.free += 1
+            engine.room += 1
+            if engine.only is None:
+                engine.routing.changed(replica)
         tenant.running -= 1
         if self._reads_running:
             self._touch(Fact.RUNNING, tenant)
@@ -402,7 +400,8 @@ class Scheduler:
             index = engine.listed.setdefault(event.replica, len(engine.listed))
             replica = engine.replicas[event.replica] = Replica(event.replica, index, event.window)
         replica.window = event.window
-        engine.routing.changed(replica, self.now)
+        self._refresh(engine, replica)
+        self._relist(engine)
         self._fill(engine, out)
 
     def _replica_removed(self, event: ev.ReplicaRemoved, out: list[Command]) -> None:
@@ -410,20 +409,36 @@ class Scheduler:
         replica = engine.replicas.pop(event.replica, None)
         if replica is not None:
             replica.present = False
-            engine.routing.changed(replica, self.now)
+            self._refresh(engine, replica)
+            self._relist(engine)
 
-    def _delay(self, replica: Replica, retry_after_s: float | None, engine: Engine, out: list[Command]) -> None:
-        until = self.now + (DEFAULT_DELAY_S if retry_after_s is None else retry_after_s)
-        if until > replica.delayed_until:
-            replica.delayed_until = until
-            engine.routing.changed(replica, self.now)
+    def _relist(self, engine: Engine) -> None:
+        """The list of replicas has changed. A lone one is not indexed, so tell the routing of all of them."""
+        replicas = list(engine.replicas.values())
+        engine.only = replicas[0] if len(replicas) == 1 else None
+        for replica in replicas:
+            engine.routing.changed(replica)
+
+    def _refresh(self, engine: Engine, replica: Replica) -> None:
+        """Count the free slots of a replica that came, went, rests or has rested."""
+        usable = replica.present and replica.rests_until <= self.now
+        free = max(0, replica.window - replica.inflight) if usable else 0
+        engine.room += free - replica.free
+        replica.free = free
+        engine.routing.changed(replica)
+
+    def _let_rest(self, replica: Replica, engine: Engine, seconds: float | None, out: list[Command]) -> None:
+        until = self.now + (DEFAULT_REST_S if seconds is None else seconds)
+        if until > replica.rests_until:
+            replica.rests_until = until
+            self._refresh(engine, replica)
             self._timers.add(until, (engine, replica))
             self._wake_at(until, out)
 
     def _tick(self, event: ev.Tick, out: list[Command]) -> None:
         self._timers.woken(self.now)
         for engine, replica in self._timers.due(self.now):
-            engine.routing.changed(replica, self.now)
+            self._refresh(engine, replica)
             self._fill(engine, out)
         out.extend(CloseJob(job.id) for job in self._idle.due(self.now))
         for at in (self._idle.next_at(), self._timers.next_at()):

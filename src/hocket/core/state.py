@@ -63,6 +63,11 @@ class Job(msgspec.Struct, eq=False):
     waiting: int = 0
     "calls that are queued"
     closed: bool = False
+    "no further call will come; the core forgets the job when its last open call ends"
+    gone: bool = False
+    "the core has forgotten it"
+    heard_at: float = 0.0
+    "latest event about it, calls in slots aside"
     calls: dict[str, Call] = msgspec.field(default_factory=dict)
     "open calls by id"
     tools: dict[str, str] = msgspec.field(default_factory=dict)
@@ -79,8 +84,8 @@ class Job(msgspec.Struct, eq=False):
         return len(self.tools)
 
 
-class Call(msgspec.Struct, eq=False):
-    """One LLM request of one stage of one job."""
+class Call(msgspec.Struct, eq=False, gc=False):
+    """One LLM request of one stage of one job. (`gc=False`: an ended call is in no cycle, and there are many.)"""
 
     id: str
     number: int
@@ -113,15 +118,12 @@ class Replica(msgspec.Struct, eq=False):
     "place in its engine's list: the first listed wins ties"
     window: int
     inflight: int = 0
-    delayed_until: float = 0.0
+    free: int = 0
+    "slots that a call may be sent to now; 0 while it rests and once it was removed"
+    rests_until: float = 0.0
     "no dispatch before this time (it answered 429)"
     present: bool = True
     "False once it was removed; calls that it held may still end"
-
-    @property
-    def has_room(self) -> bool:
-        """Whether a call may be sent to it, delays aside."""
-        return self.present and self.inflight < self.window
 
 
 class Engine(msgspec.Struct, eq=False):
@@ -132,6 +134,10 @@ class Engine(msgspec.Struct, eq=False):
     queue: ReadyQueue
     routing: Routing
     replicas: dict[str, Replica] = msgspec.field(default_factory=dict)
+    room: int = 0
+    "free slots over its replicas; while there is one, no call waits"
+    only: Replica | None = None
+    "its replica, if it has one alone: then there is nothing to choose"
     listed: dict[str, int] = msgspec.field(default_factory=dict)
     "index of every replica ever added, so that one that returns keeps its place"
 

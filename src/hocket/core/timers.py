@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from hocket.core.state import Engine, Job, Replica
 
@@ -46,34 +45,39 @@ class Timers:
 
 
 class IdleJobs:
-    """Open jobs without an open call, in the order in which they fell idle: all wait equally long."""
+    """Open jobs, each looked at again when it may have been idle for too long.
+
+    A job has one entry. Hearing of it costs nothing here: when the entry comes due, and the job has been heard of since,
+    the entry moves on to the time that follows from it.
+    """
 
     def __init__(self, idle_s: float) -> None:
         self._idle_s = idle_s
-        self._since: OrderedDict[Job, float] = OrderedDict()
+        self._due: list[tuple[float, int, Job]] = []
 
-    def rest(self, job: Job, now: float) -> float | None:
-        """`job` is idle from `now` on. Returns when to look again, if it is the only one."""
-        self._since[job] = now
-        self._since.move_to_end(job)
-        return now + self._idle_s if len(self._since) == 1 else None
-
-    def busy(self, job: Job) -> None:
-        """`job` has a call again, or is over."""
-        self._since.pop(job, None)
+    def opened(self, job: Job, open_jobs: int) -> float | None:
+        """`job` is new, one of `open_jobs`. Returns when to look again, if it is the first to be due."""
+        at = job.heard_at + self._idle_s
+        heappush(self._due, (at, job.number, job))
+        if len(self._due) > 2 * open_jobs + 16:
+            self._due = [entry for entry in self._due if not entry[2].gone]
+            heapify(self._due)
+        return at if self._due[0][2] is job else None
 
     def due(self, now: float) -> list[Job]:
-        """Jobs that were idle for too long. They stay until they are closed, and are named again an idle time later."""
-        out = []
-        while self._since:
-            job, since = next(iter(self._since.items()))
-            if since + self._idle_s > now:
-                break
-            out.append(job)
-            self._since[job] = now
-            self._since.move_to_end(job)
+        """Jobs that have been idle for too long. They stay, and are named again an idle time later if still open."""
+        out, entries = [], self._due
+        while entries and entries[0][0] <= now:
+            _, number, job = heappop(entries)
+            if job.gone:
+                continue
+            at = (now if job.calls else job.heard_at) + self._idle_s
+            if at <= now:
+                out.append(job)
+                at = now + self._idle_s
+            heappush(entries, (at, number, job))
         return out
 
     def next_at(self) -> float | None:
-        """When the next one has been idle for too long."""
-        return next(iter(self._since.values())) + self._idle_s if self._since else None
+        """When to look again."""
+        return self._due[0][0] if self._due else None
