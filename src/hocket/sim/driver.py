@@ -102,7 +102,7 @@ class Simulation:
         engines: Sequence[EngineModel],
         scheduler: Scheduler,
         oracle: Oracle | None = None,
-        record: Callable[[str], bool] = lambda job: False,
+        record: frozenset[str] = frozenset(),
         observe: Callable[[ev.Event, list[cmd.Command]], None] | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> None:
@@ -201,7 +201,7 @@ class Simulation:
     def _arrive(self, index: int, _: object) -> None:
         self._push_arrival(index + 1)
         job = self._jobs[index]
-        run = self._runs[job.job] = _Run(job, self._at, self._record(job.job))
+        run = self._runs[job.job] = _Run(job, self._at, job.job in self._record)
         if self._oracle is not None:
             run.remaining_s = sum(self._unloaded(run, stage) for stage in job.stages)
             self._oracle.report(job.job, grid(run.remaining_s))

@@ -1,0 +1,195 @@
+"""Run jobs through policies in virtual time.
+
+example: hocket workload mixed --jobs 200 --rate 0.5 --seed 1 -o jobs.jsonl
+         hocket simulate jobs.jsonl --engines engines.yaml --policy "call-fcfs,las,urgency>las" --load 1.2 --seeds 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hocket.errors import InputError
+
+if TYPE_CHECKING:
+    from hocket.sim.driver import Span
+    from hocket.sim.experiment import Setup
+    from hocket.sim.results import Run
+    from hocket.trace import Job
+
+MOST_DRAWN = 20
+"jobs in a PNG chart, unless --gantt chooses them"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("jobs", nargs="?", metavar="JOBS.jsonl", help="a trace: one job a line")
+    parser.add_argument("--engines", metavar="FILE", help="engines.yaml: the engine model of each engine")
+    parser.add_argument("--policy", default="call-fcfs,default", help="policies, as 'fcfs,urgency>las' (%(default)s)")
+    parser.add_argument("--load", type=float, metavar="X", help="scale arrivals to X times what the engines can serve")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="N draws: jobs and arrivals resampled")
+    parser.add_argument("--json", metavar="FILE", help="write all figures; - is standard output, without the table")
+    parser.add_argument("--gantt", metavar="JOB,..", help="print a Gantt chart of these jobs")
+    parser.add_argument("--gantt-png", metavar="FILE", help="draw it (of --gantt's jobs, else the first ones)")
+    parser.add_argument("--chrome-trace", metavar="FILE", help="write it for chrome://tracing or Perfetto")
+    parser.add_argument("--processes", type=int, metavar="N", help="worker processes (one a core)")
+    parser.add_argument("--visibility", choices=["live", "declared"], default="live", help="what the core sees (live)")
+    parser.add_argument("--journal", metavar="FILE", help="replay a gateway's journal: its commands must be the same")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.journal:
+        return _replay(args)
+    _check(args)
+    from hocket.sim import experiment
+    from hocket.trace import read_jobs
+
+    setup = experiment.load_setup(args.engines)
+    policies = experiment.parse_policies(args.policy, setup)
+    jobs = read_jobs(args.jobs)
+    rate = None
+    if args.load is not None:
+        rate = args.load * experiment.capacity(jobs, setup)
+        jobs = experiment.scaled(jobs, rate)
+    draws = [jobs] if args.seeds == 1 else [experiment.draw(jobs, seed) for seed in range(args.seeds)]
+    shown = _shown(args, draws[0])
+    runs = _run_with_bar(args, draws, setup, policies, frozenset(shown))
+    result = _result(args, draws, policies, runs, rate)
+    if args.json:
+        _write_json(result, args.json)
+    if args.json != "-":
+        _print_table(result)
+    if shown:
+        _draw(args, {run.policy: run.outcome.spans for run in runs if run.seed == 0})
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    if not args.jobs or not args.engines:
+        raise InputError("give a trace and --engines FILE (or --journal FILE); see --help")
+    if args.load is not None and not 0 < args.load < math.inf:
+        raise InputError(f"--load {args.load}: use a number above 0, such as 0.9")
+    for name in ("seeds", "processes"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name} {value}: use 1 or more")
+    if args.visibility == "declared":
+        raise InputError("--visibility declared: not yet; leave it out, the core then sees what a live gateway sees")
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from hocket.journal import replay_journal
+
+    difference = replay_journal(args.journal)
+    print(f"{args.journal}: {'the same commands' if difference is None else difference}")
+    return 0 if difference is None else 1
+
+
+def _shown(args: argparse.Namespace, jobs: list[Job]) -> list[str]:
+    """The jobs whose course is to be kept."""
+    ids = [job.job for job in jobs]
+    if args.gantt:
+        chosen = [name.strip() for name in args.gantt.split(",")]
+        for name in chosen:
+            if name not in ids:
+                raise InputError(f"--gantt: no job {name!r} in the trace; it has {', '.join(ids[:3])}, ...")
+        return chosen
+    if args.chrome_trace:
+        return ids
+    return ids[:MOST_DRAWN] if args.gantt_png else []
+
+
+def _run_with_bar(
+    args: argparse.Namespace, draws: list[list[Job]], setup: Setup, policies: list[str], shown: frozenset[str]
+) -> list[Run]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from hocket.sim.experiment import run_all
+
+    columns = TextColumn("simulating"), BarColumn(), MofNCompleteColumn(), TextColumn("jobs"), TimeRemainingColumn()
+    # No thread of its own: worker processes are forked.
+    with Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True) as bar:
+        task = bar.add_task("", total=len(draws) * len(draws[0]) * len(policies))
+
+        def progress(done: int) -> None:
+            bar.update(task, completed=done)
+            bar.refresh()
+
+        return run_all(draws, setup, policies, args.processes, shown, progress)
+
+
+def _result(
+    args: argparse.Namespace, draws: list[list[Job]], policies: list[str], runs: list[Run], rate: float | None
+) -> dict[str, Any]:
+    """What --json writes."""
+    from hocket import __version__
+    from hocket.sim.results import report
+
+    inputs = {
+        "jobs": str(args.jobs),
+        "engines": str(args.engines),
+        "policies": policies,
+        "load": args.load,
+        "arrivals_per_s": rate,
+        "seeds": args.seeds,
+        "visibility": args.visibility,
+        "hocket": __version__,
+    }
+    pooled = {policy: report(draws, [run for run in runs if run.policy == policy]) for policy in policies}
+    result: dict[str, Any] = {"policies": pooled, "inputs": inputs}
+    if len(draws) > 1:
+        result["runs"] = [
+            {"seed": seed, "policies": {run.policy: report(draws, [run]) for run in runs if run.seed == seed}}
+            for seed in range(len(draws))
+        ]
+    return result
+
+
+def _write_json(result: dict[str, Any], path: str) -> None:
+    import msgspec
+
+    text = msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n"
+    if path == "-":
+        sys.stdout.buffer.write(text)
+        return
+    try:
+        Path(path).write_bytes(text)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); check the directory") from None
+
+
+def _print_table(result: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    blocks = result["policies"]
+    first = next(iter(blocks.values()))["jct_s"]["mean"]
+    refused = any(block["rejected"] for block in blocks.values())
+    table = Table(title="JCT and wait in seconds", title_justify="left")
+    table.add_column("policy")
+    for name in ("mean", "p50", "p95", "p99", "mean wait", "to the first", *(["rejected"] if refused else [])):
+        table.add_column(name, justify="right")
+    for policy, block in blocks.items():
+        jct = block["jct_s"]
+        cells = [*(jct[name] for name in ("mean", "p50", "p95", "p99")), block["wait_s"]["mean"]]
+        ratio = "" if not first or jct["mean"] is None else f"{jct['mean'] / first:.3f}"
+        counts = [str(len(block["rejected"]))] if refused else []
+        table.add_row(policy, *("" if cell is None else f"{cell:.4g}" for cell in cells), ratio, *counts)
+    Console().print(table)
+
+
+def _draw(args: argparse.Namespace, charts: dict[str, list[Span]]) -> None:
+    import shutil
+
+    from hocket.sim import gantt
+
+    if args.gantt and args.json != "-":
+        for policy, spans in charts.items():
+            print(f"\n{policy}\n{gantt.as_text(spans, shutil.get_terminal_size((100, 24)).columns)}")
+    if args.gantt_png:
+        gantt.write_png(charts, args.gantt_png)
+    if args.chrome_trace:
+        _write_json(gantt.chrome_trace(charts), args.chrome_trace)

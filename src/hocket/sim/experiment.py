@@ -1,0 +1,203 @@
+"""Several policies on the same draws of the same jobs, one process a core."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from itertools import pairwise
+from multiprocessing import get_context
+from typing import Any
+
+import msgspec
+
+from hocket.assembly import build
+from hocket.core.spec import EngineSpec, Route, SchedulerSpec, TenantSpec
+from hocket.errors import InputError
+from hocket.policies import parse_policy
+from hocket.sim.driver import FOREVER_S, Outcome, Simulation
+from hocket.sim.engine import EngineModel
+from hocket.sim.oracle import Oracle
+from hocket.sim.results import Run
+from hocket.trace import Job
+from hocket.yamlfile import load_yaml
+
+
+class Setup(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """`engines.yaml`: what serves the jobs."""
+
+    engines: list[EngineModel]
+    routing: str = "least-loaded"
+    routes: list[Route] = []
+    tenants: list[TenantSpec] = []
+
+
+def load_setup(path: str) -> Setup:
+    """Read `engines.yaml`. Raises InputError: file, key, remedy."""
+    setup = load_yaml(path, Setup)
+    if not setup.engines:
+        raise InputError(f"{path}: engines is empty; list at least one")
+    names: set[str] = set()
+    for index, engine in enumerate(setup.engines):
+        where = f"{path}: engines[{index}]"
+        if engine.name in names:
+            raise InputError(f"{where}.name: {engine.name!r} is there twice; give each its own name")
+        names.add(engine.name)
+        if not engine.models:
+            raise InputError(f"{where}.models: empty; name the models that it serves")
+        for field in ("replicas", "max_concurrency", "kv_tokens"):
+            value = getattr(engine, field)
+            if value is not None and value < 1:
+                raise InputError(f"{where}.{field}: {value}; use 1 or more")
+        _check_latency(where, msgspec.structs.asdict(engine.latency))
+    return setup
+
+
+def _check_latency(where: str, constants: dict[str, float]) -> None:
+    for name, value in constants.items():
+        if not 0 <= value < float("inf"):
+            raise InputError(f"{where}.latency.{name}: {value}; use seconds, 0 or more")
+    if not any(constants.values()):
+        raise InputError(f"{where}.latency: all 0, an engine that takes no time; give its constants in seconds")
+
+
+def simulate(
+    jobs: Sequence[Job],
+    setup: Setup,
+    policy: str,
+    record: frozenset[str] = frozenset(),
+    progress: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Run `jobs` under `policy` ("urgency>las"). Raises InputError for a policy that is none."""
+    oracle = Oracle() if "oracle" in parse_policy(policy) else None
+    scheduler = build(scheduler_spec(setup, policy), extra={"oracle": oracle} if oracle else None)
+    return Simulation(jobs, setup.engines, scheduler, oracle, record, progress=progress).run()
+
+
+def scheduler_spec(setup: Setup, policy: str) -> SchedulerSpec:
+    """What the core of a simulation is built from."""
+    engines = [EngineSpec(engine.name, engine.models) for engine in setup.engines]
+    return SchedulerSpec(
+        engines=engines,
+        policy=parse_policy(policy),
+        routing=setup.routing,
+        routes=setup.routes,
+        tenants=setup.tenants,
+        job_idle_s=FOREVER_S,
+    )
+
+
+def parse_policies(text: str, setup: Setup) -> list[str]:
+    """The policies of a command line, "fcfs,urgency>las". Raises InputError for what is none, before a run begins."""
+    policies = [policy.strip() for policy in text.split(",")]
+    for policy in policies:
+        if policies.count(policy) > 1:
+            raise InputError(f"--policy: {policy!r} is there twice; name each policy once")
+        build(scheduler_spec(setup, policy), extra={"oracle": Oracle()})
+    return policies
+
+
+# ---------------------------------------------------------------- draws and load
+
+
+def draw(jobs: Sequence[Job], seed: int) -> list[Job]:
+    """Resample whole jobs, with replacement, and the gaps between their arrivals. The same for all policies."""
+    rng = random.Random(seed)  # noqa: S311 - a draw, no secret
+    arrivals = sorted(job.arrival_s for job in jobs)
+    gaps = [after - before for before, after in pairwise(arrivals)]
+    taken = {job.job for job in jobs}
+    copies: Counter[str] = Counter()
+    drawn, at = [], arrivals[0]
+    for number in range(len(jobs)):
+        job = rng.choice(jobs)
+        if number and gaps:
+            at += rng.choice(gaps)
+        name = job.job
+        while copies[job.job] and name in taken:
+            copies[job.job] += 1
+            name = f"{job.job}#{copies[job.job]}"
+        copies[job.job] = copies[job.job] or 1
+        taken.add(name)
+        drawn.append(msgspec.structs.replace(job, job=name, arrival_s=at))
+    return drawn
+
+
+def capacity(jobs: Sequence[Job], setup: Setup) -> float:
+    """Jobs a second that the engines complete: under `fcfs`, with all jobs present at 0."""
+    present = [msgspec.structs.replace(job, arrival_s=0.0) for job in jobs]
+    outcome = simulate(present, setup, "fcfs")
+    if not outcome.jct_s or not outcome.makespan_s:
+        raise InputError("--load: no job could run to its end, so there is no capacity to take a multiple of")
+    return len(outcome.jct_s) / outcome.makespan_s
+
+
+def scaled(jobs: Sequence[Job], rate: float) -> list[Job]:
+    """The same jobs, arriving `rate` times a second on average."""
+    first, last = min(job.arrival_s for job in jobs), max(job.arrival_s for job in jobs)
+    if last <= first:
+        raise InputError("--load: all jobs arrive at one time, there is no rate to scale; give arrivals (see workload)")
+    factor = (len(jobs) - 1) / (last - first) / rate
+    return [msgspec.structs.replace(job, arrival_s=(job.arrival_s - first) * factor) for job in jobs]
+
+
+# ---------------------------------------------------------------- processes
+
+Task = tuple[str, int]
+"(policy, seed)"
+
+_shared: dict[str, Any] = {}
+"what a worker process works with"
+
+
+def run_all(
+    draws: Sequence[Sequence[Job]],
+    setup: Setup,
+    policies: Sequence[str],
+    processes: int | None = None,
+    record: frozenset[str] = frozenset(),
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[Run]:
+    """Each policy on each draw, seed by seed. Keeps the spans of the jobs `record` of the first draw.
+
+    `progress` is told how many jobs are done in all, now and then.
+    """
+    tasks = [(policy, seed) for seed in range(len(draws)) for policy in policies]
+    workers = min(processes or len(os.sched_getaffinity(0)), len(tasks))
+    context = get_context("fork" if hasattr(os, "fork") else "spawn")
+    counts = context.Array("q", len(tasks), lock=False)
+    inputs = (draws, setup, record, counts)
+    if workers == 1:
+        _prepare(*inputs)
+
+        def tell(done: int) -> None:
+            progress(sum(counts))
+
+        return [_run(index, task, tell) for index, task in enumerate(tasks)]
+    with ProcessPoolExecutor(workers, context, _prepare, inputs) as pool:
+        futures = [pool.submit(_run, index, task) for index, task in enumerate(tasks)]
+        left = set(futures)
+        while left:
+            left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED).not_done
+            progress(sum(counts))
+        return [future.result() for future in futures]
+
+
+def _prepare(*inputs: Any) -> None:
+    _shared["inputs"] = inputs
+
+
+def _run(index: int, task: Task, tell: Callable[[int], None] = lambda done: None) -> Run:
+    draws, setup, record, counts = _shared["inputs"]
+    policy, seed = task
+
+    def progress(done: int) -> None:
+        if done % 64 == 0 or done == len(draws[seed]):
+            counts[index] = done
+            tell(done)
+
+    start = time.perf_counter()
+    outcome = simulate(draws[seed], setup, policy, record if seed == 0 else frozenset(), progress)
+    return Run(policy, seed, outcome, time.perf_counter() - start)
