@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def test_commands_exist(page: Path, block: Block) -> None:
     text = block.text.replace("\\\n", " ")
     for line in text.splitlines():
         words = shlex.split(line, comments=True)
-        for before, after in zip(words, words[1:], strict=False):
+        for before, after in pairwise(words):
             if re.fullmatch(r"(.*/)?hocket", before) and not after.startswith("-"):
                 assert after in COMMANDS, f"{label(page)}: hocket {after}: no such command"
             if re.fullmatch(r"(.*/)?python3?", before) and after.endswith(".py"):
