@@ -1,0 +1,42 @@
+"""Fixtures that tests of every part share: really running embedded engines."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from hocket.engines import weights
+from hocket.engines.embedded import EmbeddedSpec, command
+
+
+@contextmanager
+def serving(spec: EmbeddedSpec) -> Iterator[str]:
+    """The base URL of one embedded engine, which lives as long as the block."""
+    words = command(spec, weights.pull(spec.weights))
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            line = process.stdout.readline()
+            assert line, f"the embedded engine did not start: {process.wait(10)}"
+            yield json.loads(line)["url"]
+        finally:
+            process.stdin.close()
+            process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def small_engine() -> Iterator[str]:
+    """Base URL (without /v1) of SmolLM2-135M: 8 slots of 1024 tokens, one thread."""
+    with serving(EmbeddedSpec(weights="small", context=1024)) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def large_engine() -> Iterator[str]:
+    """Base URL (without /v1) of Gemma-3-270M: 8 slots of 1024 tokens, one thread."""
+    with serving(EmbeddedSpec(weights="large", context=1024)) as url:
+        yield url
