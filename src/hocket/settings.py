@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Literal, NoReturn
 from urllib.parse import urlsplit
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, Struct, field, structs
 
 from hocket.core.spec import EngineSpec, Route, SchedulerSpec, TenantSpec
 from hocket.errors import InputError
@@ -190,6 +190,20 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     def body_limit(self) -> int:
         """Bytes that a request may have."""
         return int(self.body_limit_mib * 2**20)
+
+    def replaced(self, *, port: int | None, policy: list[str] | None, journal: str | None) -> Settings:
+        """With what the command line says instead; None keeps what is there. Raises InputError."""
+        host, own_port = self.address
+        new_port = own_port if port is None else port
+        try:
+            return structs.replace(
+                self,
+                listen=f"[{host}]:{new_port}" if ":" in host else f"{host}:{new_port}",
+                policy=self.policy if policy is None else policy,
+                journal=self.journal if journal is None else journal,
+            )
+        except ValueError as error:
+            raise InputError(str(error)) from None
 
     def to_spec(self) -> SchedulerSpec:
         """What decides, without what does I/O."""

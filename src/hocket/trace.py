@@ -212,7 +212,7 @@ def _take_unknown(raw: dict[str, Any], known: frozenset[str]) -> dict[str, Any]:
 
 
 def _explain(error: str) -> str:
-    """msgspec's error, with the place first and a remedy last."""
+    """Msgspec's error, with the place first and a remedy last."""
     what, _, where = error.partition(" - at `")
     path = where.rstrip("`").removeprefix("$").lstrip(".")
     return f"{path + ': ' if path else ''}{what}; see docs/reference/trace.md"

@@ -14,7 +14,7 @@ import inspect
 import secrets
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, NamedTuple, ParamSpec, Self, TypeVar, cast
+from typing import Any, NamedTuple, ParamSpec, Self, TypeVar, cast, overload
 from urllib.parse import quote
 
 from hocket.client.http import Reporter
@@ -213,14 +213,8 @@ class stage(_Scope):  # noqa: N801
         return _Where(here.job, self.name, self._parent or here.stage or here.parent)
 
 
-class tool(_Scope):  # noqa: N801
-    """A tool stage: `@hocket.tool`, `@hocket.tool("name")` or `with hocket.tool("name"):`. Its runs are reported.
-
-    The name is the function's unless given. Outside a job it does nothing.
-    """
-
-    def __new__(cls, name: str | Callable[..., Any], *, parent: str | None = None) -> Any:
-        return cls(name.__name__)(name) if callable(name) else super().__new__(cls)
+class _Tool(_Scope):
+    """A run of a tool (`with`), or the decorator that makes each call of a function one."""
 
     def __init__(self, name: str, *, parent: str | None = None) -> None:
         self.name, self._parent, self._run = name, parent, ""
@@ -233,14 +227,14 @@ class tool(_Scope):  # noqa: N801
 
             @functools.wraps(function)
             async def run(*args: Any, **kwargs: Any) -> Any:
-                async with tool(self.name, parent=self._parent):
+                async with _Tool(self.name, parent=self._parent):
                     return await function(*args, **kwargs)
 
         else:
 
             @functools.wraps(function)
             def run(*args: Any, **kwargs: Any) -> Any:
-                with tool(self.name, parent=self._parent):
+                with _Tool(self.name, parent=self._parent):
                     return function(*args, **kwargs)
 
         return cast("F", run)
@@ -265,6 +259,18 @@ class tool(_Scope):  # noqa: N801
         return f"{job.path}/tools/{quote(_ascii(self.name), safe='')}:{verb}"
 
 
+@overload
+def tool(name: F) -> F: ...
+@overload
+def tool(name: str, *, parent: str | None = None) -> _Tool: ...
+def tool(name: Any, *, parent: str | None = None) -> Any:
+    """A tool stage: `@hocket.tool`, `@hocket.tool("name")` or `with hocket.tool("name"):`. Its runs are reported.
+
+    The name is the function's unless given. Outside a job it does nothing.
+    """
+    return _Tool(name.__name__)(name) if callable(name) else _Tool(name, parent=parent)
+
+
 def _ascii(name: str) -> str:
-    """A name as a header can carry it: what is not printable ASCII is percent-encoded."""
-    return quote(name, safe=_PRINTABLE, errors="replace")
+    """A name as a header can carry it: what is not printable ASCII is percent-encoded, and it may not be too long."""
+    return quote(name, safe=_PRINTABLE, errors="replace")[:200].strip()

@@ -30,7 +30,7 @@ _ENTITY: dict[Scope, Callable[[Call], Entity]] = {
 class Node:
     """All waiting calls below one entity (a class, a tenant, ...) of one path through the tree."""
 
-    __slots__ = ("call", "children", "depth", "entity", "heap", "parent")
+    __slots__ = ("call", "children", "depth", "entity", "heap", "key", "parent")
 
     def __init__(self, parent: Node | None, depth: int, entity: Entity, call: Call | None) -> None:
         self.parent = parent
@@ -38,6 +38,7 @@ class Node:
         self.entity = entity
         #: any call of this entity: the key of a scope is the same for all of them
         self.call = call
+        self.key: Key | None = None
         self.children: dict[Entity, Node] = {}
         #: child nodes, or calls at the deepest level
         self.heap: KeyedHeap[Any] = KeyedHeap()
@@ -100,7 +101,7 @@ class ReadyQueue:
         call: Call = node.heap.pop()
         call.node = None
         self._size -= 1
-        if node.parent is not None and not node.heap:
+        if node.parent is not None and not node.heap.size:
             self._prune(node)
         return call
 
@@ -119,7 +120,7 @@ class ReadyQueue:
         node.heap.discard(call)
         call.node = None
         self._size -= 1
-        if not node.heap:
+        if not node.heap.size:
             self._prune(node)
 
     def touch(self, entity: Entity) -> None:
@@ -130,7 +131,7 @@ class ReadyQueue:
 
     def _prune(self, node: Node) -> None:
         """`node` is empty: forget it, and each node above that is empty then."""
-        while node.parent is not None and not node.heap:
+        while node.parent is not None and not node.heap.size:
             parent = node.parent
             parent.heap.discard(node)
             del parent.children[node.entity]

@@ -210,27 +210,30 @@ class Scheduler:
             self._enqueue(call)
 
     def _call_started(self, event: ev.CallStarted, out: list[Command]) -> None:
-        call = self._in_slot(event.call)
-        if call is not None:
-            call.state = RUNNING
+        call = self.calls.get(event.call)
+        if call is None or call.state is QUEUED:
+            return _stray(call)
+        call.state = RUNNING
 
     def _call_streamed(self, event: ev.CallStreamed, out: list[Command]) -> None:
-        call = self._in_slot(event.call)
-        if call is not None:
-            self._charge(call)
+        call = self.calls.get(event.call)
+        if call is None or call.state is QUEUED:
+            return _stray(call)
+        self._charge(call)
 
     def _call_finished(self, event: ev.CallFinished, out: list[Command]) -> None:
-        call = self._in_slot(event.call)
-        if call is not None:
-            self._end(call, out)
-            self._fill(call.engine, out)
+        call = self.calls.get(event.call)
+        if call is None or call.state is QUEUED:
+            return _stray(call)
+        self._end(call, out)
+        self._fill(call.engine, out)
 
     def _call_failed(self, event: ev.CallFailed, out: list[Command]) -> None:
-        call = self._in_slot(event.call)
-        if call is None:
-            return
+        call = self.calls.get(event.call)
+        if call is None or call.state is QUEUED:
+            return _stray(call)
         replica = call.replica
-        assert replica is not None
+        assert replica is not None, "the call is in no slot"
         if event.status == 429:
             self._let_rest(replica, call.engine, event.retry_after_s, out)
         if not event.first_byte and self._deserves_another(call, event):
@@ -258,12 +261,13 @@ class Scheduler:
             self._fill(call.engine, out)
 
     def _call_preempted(self, event: ev.CallPreempted, out: list[Command]) -> None:
-        call = self._in_slot(event.call)
-        if call is not None:
-            call.attempts -= 1
-            self._leave_slot(call)
-            self._enqueue(call)
-            self._fill(call.engine, out)
+        call = self.calls.get(event.call)
+        if call is None or call.state is QUEUED:
+            return _stray(call)
+        call.attempts -= 1
+        self._leave_slot(call)
+        self._enqueue(call)
+        self._fill(call.engine, out)
 
     def _call_revised(self, event: ev.CallRevised, out: list[Command]) -> None:
         call = self.calls.get(event.call)
@@ -277,13 +281,6 @@ class Scheduler:
         call.job.features.update(event.features)
         if waits:
             self._enqueue(call)
-
-    def _in_slot(self, call_id: str) -> Call | None:
-        """The call, if it is still open; it must have been dispatched."""
-        call = self.calls.get(call_id)
-        if call is not None and call.state is QUEUED:
-            raise ValueError(f"call {call_id!r} is waiting: it cannot start, stream, finish or fail")
-        return call
 
     def _end(self, call: Call, out: list[Command]) -> None:
         """`call` is over: take it from wherever it is, and forget it."""
@@ -325,7 +322,8 @@ class Scheduler:
 
     def _dispatch(self, call: Call, out: list[Command]) -> None:
         engine = call.engine
-        replica = engine.only or engine.routing.pick(call)
+        only = engine.only
+        replica = only or engine.routing.pick(call)
         call.state = DISPATCHED
         call.replica = replica
         call.attempts += 1
@@ -333,13 +331,13 @@ class Scheduler:
         replica.inflight += 1
         replica.free -= 1
         engine.room -= 1
-        if engine.only is None:
+        if only is None:
             engine.routing.changed(replica)
         tenant = call.job.tenant
         tenant.running += 1
-        self._dispatches += 1
-        tenant.last_served = self._dispatches
         if self._reads_running:
+            self._dispatches += 1
+            tenant.last_served = self._dispatches
             self._touch(Fact.RUNNING, tenant)
         out.append(Dispatch(call.id, engine.name, replica.id))
 
@@ -465,3 +463,9 @@ class Scheduler:
         if name not in self.engines:
             raise ValueError(f"unknown engine {name!r}; known: {', '.join(self.engines)}")
         return self.engines[name]
+
+
+def _stray(call: Call | None) -> None:
+    """News of a call that has ended may cross a command on its way; news of one that waits cannot be true."""
+    if call is not None:
+        raise ValueError(f"call {call.id!r} is waiting: it cannot start, stream, finish or fail")

@@ -1,13 +1,15 @@
 """The nouns of the core: tenants, applications, jobs, calls, engines and their replicas.
 
 Records without methods that change them: only `hocket.core.scheduler` writes. Drivers and policies read. They compare
-by identity, so that they can be keys of a heap.
+by identity. Slotted classes, because most are written more often than made; a `Call` is a msgspec struct, which is made
+six times faster and written half as fast.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,7 +26,8 @@ class CallState(StrEnum):
     RUNNING = "running"
 
 
-class Tenant(msgspec.Struct, eq=False):
+@dataclass(slots=True, eq=False, repr=False)
+class Tenant:
     """Who pays, and who must not be starved."""
 
     name: str
@@ -36,7 +39,8 @@ class Tenant(msgspec.Struct, eq=False):
     "number of the latest dispatch to it; 0 = never served"
 
 
-class Application(msgspec.Struct, eq=False):
+@dataclass(slots=True, eq=False, repr=False)
+class Application:
     """A kind of work, and what its closed jobs have taught."""
 
     name: str
@@ -46,7 +50,8 @@ class Application(msgspec.Struct, eq=False):
     "mean attained service of its closed jobs, in slot-seconds; 0 = none closed yet"
 
 
-class Job(msgspec.Struct, eq=False):
+@dataclass(slots=True, eq=False, repr=False)
+class Job:
     """One run of an application."""
 
     id: str
@@ -68,9 +73,9 @@ class Job(msgspec.Struct, eq=False):
     "the core has forgotten it"
     heard_at: float = 0.0
     "latest event about it, calls in slots aside"
-    calls: dict[str, Call] = msgspec.field(default_factory=dict)
+    calls: dict[str, Call] = field(default_factory=dict)
     "open calls by id"
-    tools: dict[str, str] = msgspec.field(default_factory=dict)
+    tools: dict[str, str] = field(default_factory=dict)
     "open tool runs: id -> name"
 
     @property
@@ -102,6 +107,8 @@ class Call(msgspec.Struct, eq=False, gc=False):
     "None while queued"
     node: Node | None = None
     "its place in the ready queue; None while in a slot"
+    key: tuple[Any, ...] | None = None
+    "its key in the ready queue; None while in a slot"
     attempts: int = 0
     "dispatches so far"
     delays: int = 0
@@ -110,7 +117,8 @@ class Call(msgspec.Struct, eq=False, gc=False):
     "until when its slot time has been added to the job's service"
 
 
-class Replica(msgspec.Struct, eq=False):
+@dataclass(slots=True, eq=False, repr=False)
+class Replica:
     """A server process: it takes `window` calls at once."""
 
     id: str
@@ -122,23 +130,26 @@ class Replica(msgspec.Struct, eq=False):
     "slots that a call may be sent to now; 0 while it rests and once it was removed"
     rests_until: float = 0.0
     "no dispatch before this time (it answered 429)"
+    key: tuple[Any, ...] | None = None
+    "its key in the index of a routing policy"
     present: bool = True
     "False once it was removed; calls that it held may still end"
 
 
-class Engine(msgspec.Struct, eq=False):
+@dataclass(slots=True, eq=False, repr=False)
+class Engine:
     """A model being served, its replicas, and the calls that wait for it."""
 
     name: str
     models: list[str]
     queue: ReadyQueue
     routing: Routing
-    replicas: dict[str, Replica] = msgspec.field(default_factory=dict)
+    replicas: dict[str, Replica] = field(default_factory=dict)
     room: int = 0
     "free slots over its replicas; while there is one, no call waits"
     only: Replica | None = None
     "its replica, if it has one alone: then there is nothing to choose"
-    listed: dict[str, int] = msgspec.field(default_factory=dict)
+    listed: dict[str, int] = field(default_factory=dict)
     "index of every replica ever added, so that one that returns keeps its place"
 
     @property

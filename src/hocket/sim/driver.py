@@ -16,7 +16,7 @@ from typing import NamedTuple
 from hocket.core import commands as cmd
 from hocket.core import events as ev
 from hocket.core.scheduler import Scheduler
-from hocket.sim.engine import EngineModel, Replica, Request, grid
+from hocket.sim.engine import TICKS_A_SECOND, EngineModel, Replica, Request, ticks
 from hocket.sim.oracle import Oracle
 from hocket.trace import Job, Stage, graph_of
 
@@ -59,16 +59,16 @@ class Outcome(NamedTuple):
 class _Run:
     """A job under way."""
 
-    __slots__ = ("arrived", "dependents", "failed", "job", "left", "open", "recorded", "remaining_s", "waits")
+    __slots__ = ("arrived", "dependents", "failed", "job", "left", "open", "recorded", "remaining", "waits")
 
-    def __init__(self, job: Job, at: float, recorded: bool) -> None:
+    def __init__(self, job: Job, at: int, recorded: bool) -> None:
         graph = graph_of(job)
         self.job = job
         self.arrived = at
         self.dependents = graph.dependents
         self.left = graph.waits_for  # stage id -> needs that have not ended
         self.open = len(graph.order)  # stages that have not ended
-        self.remaining_s = 0.0
+        self.remaining = 0  # ticks of its calls alone on an engine: what the oracle knows
         self.waits: list[float] = []
         self.recorded = recorded
         self.failed = False
@@ -125,8 +125,9 @@ class Simulation:
         self._calls: dict[str, _Call] = {}
         self._runs: dict[str, _Run] = {}
         self._count = 0
-        self._at = 0.0
-        self._heap: list[tuple[float, int, int, object]] = []
+        self._now = 0  # ticks
+        self._at = 0.0  # the same in seconds, for events
+        self._heap: list[tuple[int, int, int, object]] = []
         self._later: deque[ev.Event] = deque()  # what commands led to, at this moment
         self._outcome = Outcome({}, {}, {}, 0.0, [])
 
@@ -138,7 +139,8 @@ class Simulation:
         self._push_arrival(0)
         left = len(self._jobs)
         while heap and len(self._outcome.jct_s) + len(self._outcome.rejected) < left:
-            self._at, phase, key, what = heapq.heappop(heap)
+            self._now, phase, key, what = heapq.heappop(heap)
+            self._at = self._now / TICKS_A_SECOND
             steps[phase](key, what)
             while self._later:
                 self._tell(self._later.popleft())
@@ -163,8 +165,8 @@ class Simulation:
         call.dispatched, call.place = self._at, place
         if replica.model.kv_tokens is not None and call.prompt > replica.model.kv_tokens:
             self._later.append(ev.CallFailed(self._at, call.call, "status", 400))
-        elif replica.send(call, self._at):
-            self._push(replica.ends, CREDIT, place)
+        elif replica.send(call, self._now):
+            self._push_boundary(place)
 
     def _obey(self, command: cmd.Command) -> None:
         match command:
@@ -173,10 +175,10 @@ class Simulation:
                 self._refuse(call.run, f"stage {call.stage.id}: {command.status} {command.reason}")
             case cmd.Abort():
                 call = self._calls.pop(command.call)
-                if call.place >= 0 and self._replicas[call.place].remove(call, self._at):
-                    self._push(self._replicas[call.place].ends, CREDIT, call.place)
+                if call.place >= 0 and self._replicas[call.place].remove(call, self._now):
+                    self._push_boundary(call.place)
             case cmd.WakeAt():
-                self._push(command.at, TICK, 0)
+                self._push(ticks(command.at), TICK, 0, command.at)
             case _:
                 raise NotImplementedError(f"the simulator has no answer to {command!r}")
 
@@ -190,21 +192,26 @@ class Simulation:
 
     # ---------------------------------------------------------------- the world
 
-    def _push(self, at: float, phase: int, key: int, what: object = None) -> None:
+    def _push(self, at: int, phase: int, key: int, what: object = None) -> None:
         heapq.heappush(self._heap, (at, phase, key, what))
+
+    def _push_boundary(self, place: int) -> None:
+        ends = self._replicas[place].ends
+        if ends is not None:
+            heapq.heappush(self._heap, (ends, CREDIT, place, None))
 
     def _push_arrival(self, index: int) -> None:
         """One arrival in the heap at a time: it stays small."""
         if index < len(self._jobs):
-            self._push(grid(self._jobs[index].arrival_s), ARRIVAL, index)
+            self._push(ticks(self._jobs[index].arrival_s), ARRIVAL, index)
 
     def _arrive(self, index: int, _: object) -> None:
         self._push_arrival(index + 1)
         job = self._jobs[index]
-        run = self._runs[job.job] = _Run(job, self._at, job.job in self._record)
+        run = self._runs[job.job] = _Run(job, self._now, job.job in self._record)
         if self._oracle is not None:
-            run.remaining_s = sum(self._unloaded(run, stage) for stage in job.stages)
-            self._oracle.report(job.job, grid(run.remaining_s))
+            run.remaining = sum(self._unloaded(run, stage) for stage in job.stages)
+            self._oracle.report(job.job, run.remaining)
         self._tell(ev.JobOpened(self._at, job.job, job.app, job.tenant, job.urgency, job.deadline_s, job.features))
         for stage in job.stages:
             if not run.left[stage.id]:
@@ -218,7 +225,7 @@ class Simulation:
         at, job, name = self._at, run.job.job, f"{self._count}"
         if stage.duration_s is not None and stage.kind == "tool":
             self._tell(ev.ToolStarted(at, job, name, stage.name))
-            self._push(grid(at + stage.duration_s), TOOL, self._count, (run, stage, at))
+            self._push(self._now + ticks(stage.duration_s), TOOL, self._count, (run, stage, at))
             return
         self._calls[name] = _Call(name, run, stage, at)
         hint = stage.hint_output_tokens
@@ -247,7 +254,7 @@ class Simulation:
                 self._reveal(run, dependent)
         if not run.open:
             job = run.job.job
-            self._outcome.jct_s[job] = self._at - run.arrived
+            self._outcome.jct_s[job] = (self._now - run.arrived) / TICKS_A_SECOND
             self._outcome.waits_s[job] = run.waits
             self._tell(ev.JobClosed(self._at, job))
             self._done(run)
@@ -264,9 +271,9 @@ class Simulation:
     def _credit(self, place: int, _: object) -> None:
         """A boundary: report what streamed and what finished, then what follows from it; begin the next run."""
         replica, at = self._replicas[place], self._at
-        if replica.ends != at:
+        if replica.ends != self._now:
             return  # the boundary moved since this was pushed
-        streamed, finished = replica.credit(at)
+        streamed, finished = replica.credit(self._now)
         for call, tokens in streamed:
             if call.first_token is None:
                 call.first_token = at
@@ -278,8 +285,8 @@ class Simulation:
                 self._completed(call.run, call.stage)
         while self._later:
             self._tell(self._later.popleft())
-        if replica.ready() and self._heap and self._heap[0][0] <= at:
-            self._push(at, BEGIN, place)
+        if replica.ready() and self._heap and self._heap[0][0] == self._now:
+            self._push(self._now, BEGIN, place)
         else:
             self._begin(place, None)
 
@@ -288,8 +295,8 @@ class Simulation:
         if self._calls.pop(call.call, None) is None:
             return  # aborted in its last iteration
         if self._oracle is not None:
-            run.remaining_s -= self._unloaded(run, stage)
-            self._oracle.report(run.job.job, grid(run.remaining_s))
+            run.remaining -= self._unloaded(run, stage)
+            self._oracle.report(run.job.job, run.remaining)
             self._scheduler.touch_job(run.job.job)
         self._tell(ev.CallFinished(at, call.call, stage.prompt_tokens, stage.output_tokens))
         if run.recorded:
@@ -299,19 +306,21 @@ class Simulation:
 
     def _begin(self, place: int, _: object) -> None:
         replica = self._replicas[place]
-        for call in replica.begin(self._at):
+        for call in replica.begin(self._now):
             if call.started is None:
                 call.started = self._at
                 self._tell(ev.CallStarted(self._at, call.call))
-        if replica.running:
-            self._push(replica.ends, CREDIT, place)
+        self._push_boundary(place)
 
-    def _tick(self, _: int, __: object) -> None:
-        self._tell(ev.Tick(self._at))
+    def _tick(self, _: int, asked: object) -> None:
+        assert isinstance(asked, float)
+        self._tell(ev.Tick(max(self._at, asked)))
 
-    def _unloaded(self, run: _Run, stage: Stage) -> float:
-        """Seconds of a stage that has an engine to itself; 0 for a tool, and for a model that nothing serves."""
+    def _unloaded(self, run: _Run, stage: Stage) -> int:
+        """Ticks of a stage that has an engine to itself; 0 for a tool, and for a model that nothing serves."""
         if stage.kind != "llm":
-            return 0.0
+            return 0
         engine = self._scheduler.engine_for(run.job.app, stage.name, stage.model or "")
-        return 0.0 if engine is None else self._models[engine].unloaded(stage.prompt_tokens, stage.output_tokens)
+        if engine is None:
+            return 0
+        return ticks(self._models[engine].unloaded(stage.prompt_tokens, stage.output_tokens))

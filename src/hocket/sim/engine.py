@@ -8,8 +8,8 @@ complete, the KV cache overflows, a report is due, or a call that was dispatched
     begin(at)    once the core is quiet at that `at`: evicts, admits and starts the next run; says what was admitted
     send(...)    whenever the core dispatches: says whether the run now ends earlier
 
-Times are seconds on a grid of a nanosecond, so that what is simultaneous on paper is simultaneous here, in whatever
-order the sums were taken.
+Time is counted in ticks, whole picoseconds, and so is the length of each iteration. Sums are exact: what is simultaneous
+on paper is simultaneous here, in whatever order it was added up.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ import msgspec
 
 from hocket.core.latency import Latency
 
-REPORT_EVERY_S = 0.25
-"seconds between two reports of a running call's tokens"
+TICKS_A_SECOND = 10**12
+
+REPORT_EVERY = TICKS_A_SECOND // 4
+"ticks between two reports of a running call's tokens"
 
 Key = tuple[str, str]
 "(job, stage id) of a call: what a prefix is shared with"
@@ -69,7 +71,7 @@ class Request:
         self.prefix = prefix  # (the call it is shared with, tokens)
         self.generated = 0  # tokens made before the last admission
         self.streamed = False  # whether the first token was reported
-        self.reported = 0.0  # when its tokens were, last
+        self.reported = 0  # when its tokens were, last
         self.order = -1  # of dispatch, in its replica
         self.admitted = -1  # the replica's step at the last admission; -1: not running
         self.base = 0  # KV tokens, less the replica's step
@@ -78,19 +80,19 @@ class Request:
 R = TypeVar("R", bound=Request)
 
 
-def grid(seconds: float) -> float:
-    """The nearest nanosecond."""
-    return round(seconds * 1e9) / 1e9
+def ticks(seconds: float) -> int:
+    """The nearest tick."""
+    return round(seconds * TICKS_A_SECOND)
 
 
 class Replica(Generic[R]):
     """One replica of an engine. `R` is Request, or what a driver makes of it."""
 
     def __init__(self, model: EngineModel, name: str, report: bool = False) -> None:
-        """With `report`, running calls report their tokens every REPORT_EVERY_S."""
+        """With `report`, running calls report their tokens every REPORT_EVERY."""
         self.model = model
         self.name = name
-        self.ends = math.inf  # the time of the next boundary; inf: idle, or between credit and begin
+        self.ends: int | None = None  # the next boundary; None: idle, or between credit and begin
         self.waiting: deque[R] = deque()  # dispatched, not admitted: in dispatch order
         self.running: dict[int, R] = {}  # order -> request: in dispatch order
         self.kv = 0  # tokens that the running ones hold
@@ -100,26 +102,26 @@ class Replica(Generic[R]):
         self._report = report
         self._cache = PrefixCache() if model.prefix_cache else None
         self._finishing: list[tuple[int, int, R]] = []  # heap of (step, order, request)
-        self._due: list[tuple[float, int, R]] = []  # heap of (report at, order, request)
+        self._due: list[tuple[int, int, R]] = []  # heap of (report at, order, request)
         self._fresh: list[R] = []  # admitted in the current iteration
         self._dropped: list[R] = []  # running, to be taken off at the next boundary
         self._sent = 0
         self._step = 0  # iterations so far
-        # The run: `_n` iterations from `_start`, the first of `_first` seconds, each `_slope` longer than the last.
+        # The run: `_n` iterations from `_start`, the first of `_first` ticks, each `_slope` longer than the last.
         self._n = 0
-        self._start = 0.0
-        self._first = 0.0
-        self._slope = 0.0
+        self._start = 0
+        self._first = 0
+        self._slope = 0
         self._between = False
 
-    def send(self, request: R, at: float) -> bool:
+    def send(self, request: R, at: int) -> bool:
         """Take a dispatched call. Whether `ends` moved: to `at` itself, or to the boundary where the call can join."""
         request.order = self._sent
         self._sent += 1
         self.waiting.append(request)
         return len(self.waiting) == 1 and self._interrupt(at, request)
 
-    def remove(self, request: R, at: float) -> bool:
+    def remove(self, request: R, at: int) -> bool:
         """Take a call off: at once if it waits, else at the next boundary. Whether `ends` moved."""
         if request.admitted >= 0:
             self._dropped.append(request)
@@ -127,9 +129,9 @@ class Replica(Generic[R]):
         self.waiting.remove(request)
         return bool(self.waiting) and self._interrupt(at, self.waiting[0])
 
-    def _interrupt(self, at: float, joining: R | None = None) -> bool:
+    def _interrupt(self, at: int, joining: R | None = None) -> bool:
         """End the run at its first boundary at or after `at`, if `joining` fits there. Whether `ends` moved."""
-        if self._between or self.ends <= at:
+        if self._between or (self.ends is not None and self.ends <= at):
             return False
         n = 0
         if self.running:
@@ -141,14 +143,14 @@ class Replica(Generic[R]):
         self.ends = self._boundary(n) if n else at
         return True
 
-    def credit(self, at: float) -> tuple[list[tuple[R, int]], list[R]]:
+    def credit(self, at: int) -> tuple[list[tuple[R, int]], list[R]]:
         """The run is over: count its tokens. What is complete leaves; the rest waits for `begin`.
 
         Returns (request, tokens so far) of each report that is due, first tokens among them, and what is finished.
         """
         self._step += self._n
         self.kv += self._n * len(self.running)
-        self._between, self.ends, self._n = True, math.inf, 0
+        self._between, self.ends, self._n = True, None, 0
         finishing, finished = self._finishing, []
         while finishing and finishing[0][0] <= self._step:
             request = heapq.heappop(finishing)[2]
@@ -158,7 +160,7 @@ class Replica(Generic[R]):
                 self._cache.put(request.key, request.prompt + request.output)
         return self._reports(at) if self._fresh or self._due else [], finished
 
-    def _reports(self, at: float) -> list[tuple[R, int]]:
+    def _reports(self, at: int) -> list[tuple[R, int]]:
         """First tokens, and what is due of the calls that run on."""
         streamed: list[tuple[R, int]] = []
         for request in self._fresh:
@@ -167,21 +169,21 @@ class Replica(Generic[R]):
                 request.reported = at
                 streamed.append((request, 1))
             if self._report and request.admitted >= 0:
-                heapq.heappush(self._due, (request.reported + REPORT_EVERY_S, request.order, request))
+                heapq.heappush(self._due, (request.reported + REPORT_EVERY, request.order, request))
         self._fresh = []
         while self._due and self._due[0][0] <= at:
             _, order, request = heapq.heappop(self._due)
             if request.admitted >= 0:
                 request.reported = at
                 streamed.append((request, request.generated + self._step - request.admitted))
-                heapq.heappush(self._due, (at + REPORT_EVERY_S, order, request))
+                heapq.heappush(self._due, (at + REPORT_EVERY, order, request))
         return streamed
 
     def ready(self) -> bool:
         """Between credit and begin: whether `begin` may admit, so that the core must be quiet first."""
         return bool(self.waiting) and self._fits(self.waiting[0], self.kv)
 
-    def begin(self, at: float) -> list[R]:
+    def begin(self, at: int) -> list[R]:
         """Evict, admit, start the next run. The calls that were admitted, in dispatch order."""
         self._between = False
         for request in self._dropped:
@@ -196,12 +198,12 @@ class Replica(Generic[R]):
         admitted, prefill_s = self._admit()
         self._start = at
         if admitted:
-            self._fresh, self._n, self._slope = admitted, 1, 0.0
-            self._first = self._pace.iteration(prefill_s, len(admitted), decoding, kv)
+            self._fresh, self._n, self._slope = admitted, 1, 0
+            self._first = ticks(self._pace.iteration(prefill_s, len(admitted), decoding, kv))
         elif self.running:
             self._decode()
         else:
-            self._n, self.ends = 0, math.inf
+            self._n, self.ends = 0, None
             return admitted
         self.ends = self._boundary(self._n)
         return admitted
@@ -241,8 +243,8 @@ class Replica(Generic[R]):
         if calls > 1 and self.kv + n * calls > self._limit:
             n = min(n, int(self._limit - self.kv) // calls + 1)
         self._n = n
-        self._first = self._pace.iteration(0.0, 0, calls, self._kv_read())
-        self._slope = self._pace.d2 * (1 if self._slowest else calls)
+        self._first = ticks(self._pace.iteration(0.0, 0, calls, self._kv_read()))
+        self._slope = ticks(self._pace.d2 * (1 if self._slowest else calls))
         if self._due:
             self._n = max(self._steps_until(self._due[0][0]), 1)
 
@@ -252,16 +254,16 @@ class Replica(Generic[R]):
             return self.kv
         return self._step + max((request.base for request in self.running.values()), default=-self._step)
 
-    def _boundary(self, n: int) -> float:
+    def _boundary(self, n: int) -> int:
         """When the n-th iteration of this run ends."""
-        return grid(self._start + n * self._first + self._slope * (n * (n - 1) / 2))
+        return self._start + n * self._first + self._slope * (n * (n - 1) // 2)
 
-    def _steps_until(self, at: float) -> int:
+    def _steps_until(self, at: int) -> int:
         """How many iterations of this run end before or at its first boundary >= `at` (at most all)."""
         if self._fresh:
             return self._n  # one mixed iteration cannot be split
         # n·first + slope·n(n-1)/2 = x, solved without cancellation; then corrected by a step where rounding missed.
-        c, x = self._first - self._slope / 2, max(at - self._start, 0.0)
+        c, x = self._first - self._slope / 2, max(at - self._start, 0)
         divisor = c + math.sqrt(c * c + 2 * self._slope * x)
         n = min(math.ceil(2 * x / divisor), self._n) if divisor > 0 else 0
         while n < self._n and self._boundary(n) < at:

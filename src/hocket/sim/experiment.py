@@ -105,7 +105,7 @@ def parse_policies(text: str, setup: Setup) -> list[str]:
 
 def draw(jobs: Sequence[Job], seed: int) -> list[Job]:
     """Resample whole jobs, with replacement, and the gaps between their arrivals. The same for all policies."""
-    rng = random.Random(seed)  # noqa: S311 - a draw, no secret
+    rng = random.Random(seed)
     arrivals = sorted(job.arrival_s for job in jobs)
     gaps = [after - before for before, after in pairwise(arrivals)]
     taken = {job.job for job in jobs}

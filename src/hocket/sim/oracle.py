@@ -20,16 +20,16 @@ class Oracle:
     reads: ClassVar[frozenset[Fact]] = frozenset({Fact.OUTSIDE})
 
     def __init__(self) -> None:
-        self._remaining: dict[str, float] = {}
+        self._remaining: dict[str, int] = {}
 
-    def report(self, job: str, remaining_s: float) -> None:
-        """The driver tells what is left of a job, then calls `Scheduler.touch_job`."""
-        self._remaining[job] = remaining_s
+    def report(self, job: str, remaining: int) -> None:
+        """The driver tells what is left of a job, in picoseconds, then calls `Scheduler.touch_job`."""
+        self._remaining[job] = remaining
 
     def forget(self, job: str) -> None:
         """The job is over."""
         self._remaining.pop(job, None)
 
     def key(self, call: Call, view: View) -> tuple[Any, ...]:
-        """Unloaded seconds left of the call's job."""
+        """Unloaded time left of the call's job."""
         return (self._remaining[call.job.id],)
