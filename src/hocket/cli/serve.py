@@ -1,0 +1,92 @@
+"""Run the gateway: an OpenAI-compatible server in front of your engines.
+
+example: hocket serve                          (the embedded engine `small` on 127.0.0.1:8080)
+         hocket serve --config hocket.yaml
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hocket.settings import Settings
+
+
+FLUSH_S = 1.0
+"how much of the journal a crash may cost"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help="settings; without it, the embedded engine `small`")
+    parser.add_argument("--port", type=int, help="listen on this port instead of the one in the settings; 0 = any free")
+    parser.add_argument("--policy", help="order calls by this policy, like las or 'urgency>las'")
+    parser.add_argument("--journal", metavar="FILE", help="write all events and commands to this file")
+
+
+def run(args: argparse.Namespace) -> int:
+    import logging
+
+    from hocket.policies import parse_policy
+    from hocket.settings import load_settings
+
+    settings = load_settings(args.config).replaced(
+        port=args.port,
+        policy=None if args.policy is None else list(parse_policy(args.policy)),
+        journal=args.journal,
+    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_serve(settings))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    try:
+        import uvloop
+    except ImportError:  # not there on every platform
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+async def _serve(settings: Settings) -> int:
+    from hocket.gateway.app import Gateway
+    from hocket.journal import JournalWriter
+
+    journal = JournalWriter(settings.journal, settings.to_spec()) if settings.journal else None
+    gateway = Gateway(settings, journal)
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        url = await gateway.start()
+        _greet(settings, url)
+        while not stop.is_set():
+            await _wait(stop, FLUSH_S)
+            if journal is not None:
+                journal.flush()
+        if live := len(gateway.driver.live):
+            print(f"stopping: {live} call(s) may take {settings.shutdown_s:g} s to end", file=sys.stderr)
+    finally:
+        await gateway.stop()
+        if journal is not None:
+            journal.close()
+    return 0
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(stop.wait(), seconds)
+    except TimeoutError:
+        pass
+
+
+def _greet(settings: Settings, url: str) -> None:
+    model = settings.engines[0].served[0]
+    key = ' -H "Authorization: Bearer $KEY"' if settings.tenants else ""
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
+    print(f"hocket listens on {url}/v1 (policy {' > '.join(settings.orderings)})")
+    print(f"try: curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'", flush=True)

@@ -1,0 +1,283 @@
+"""The gateway: routes, replicas, and an orderly end. What becomes of one call is in `hocket.gateway.relay`.
+
+aiohttp's low-level server: a handful of fixed paths need no router, and the relay benchmark pays for one
+(docs/decisions/0007-http-stack.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import time
+from collections.abc import Awaitable, Callable
+from urllib.parse import unquote
+
+import msgspec
+from aiohttp import web
+from aiohttp.http_parser import RawRequestMessage
+from multidict import CIMultiDict
+
+from hocket.assembly import build
+from hocket.core import events as ev
+from hocket.core.commands import Abort
+from hocket.errors import InputError
+from hocket.gateway.driver import Driver, Journal
+from hocket.gateway.identity import Tenants
+from hocket.gateway.jobs import Jobs
+from hocket.gateway.openai import ApiError
+from hocket.gateway.relay import complete
+from hocket.gateway.upstream import Replica
+from hocket.metrics import CONTENT_TYPE, Metrics
+from hocket.settings import EngineSettings, Settings, TenantSettings, base_url
+
+log = logging.getLogger("hocket.gateway")
+
+_quiet = logging.getLogger("hocket.gateway.http")
+# aiohttp logs a traceback for every request that is no HTTP; the client has its 400, and no operator wants more
+_quiet.setLevel(logging.CRITICAL)
+
+Handler = Callable[[web.BaseRequest, TenantSettings], Awaitable[web.StreamResponse]]
+
+
+class Gateway:
+    """One listening gateway. `start` it inside the event loop, `stop` it in the same."""
+
+    def __init__(self, settings: Settings, journal: Journal | None = None) -> None:
+        self.settings = settings
+        self.scheduler = build(settings.to_spec())
+        self.metrics = Metrics(self.scheduler)
+        self.driver = Driver(self.scheduler, journal=journal, observer=self.metrics)
+        self.tenants = Tenants(settings.tenants)
+        self.jobs = Jobs(self.driver, self.tenants)
+        self.replicas: dict[tuple[str, str], Replica] = {}
+        self._engines = {engine.name: engine for engine in settings.engines}
+        self._keys = {engine.name: _api_key(engine) for engine in settings.engines}
+        self._created = int(time.time())
+        self._stopping = False
+        self._routes: dict[tuple[str, str], Handler] = {
+            ("POST", "/v1/chat/completions"): self._complete,
+            ("POST", "/v1/completions"): self._complete,
+            ("GET", "/v1/models"): self._models,
+            ("POST", "/v1/jobs"): self._open_job,
+        }
+        self._public = {"/health": self._health, "/ready": self._ready, "/metrics": self._metrics}
+        loop = asyncio.get_running_loop()
+
+        def request(
+            message: RawRequestMessage, payload: object, protocol: object, writer: object, task: object
+        ) -> web.BaseRequest:
+            limit = settings.body_limit
+            return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=limit)  # type: ignore[arg-type]
+
+        server = web.Server(
+            self._handle, request_factory=request, handler_cancellation=True, access_log=None, logger=_quiet
+        )
+        self._runner = web.ServerRunner(server, handle_signals=False)
+        self._site: web.TCPSite | None = None
+
+    # ---------------------------------------------------------------- life
+
+    async def start(self) -> str:
+        """Listen, and make the remote replicas known. Returns the base URL. Raises InputError if the port is taken."""
+        for engine in self.settings.engines:
+            if isinstance(engine.replicas, list):
+                for url in engine.replicas:
+                    self.add_replica(engine.name, base_url(url), base_url(url))
+        host, port = self.settings.address
+        await self._runner.setup()
+        self._site = web.TCPSite(self._runner, host, port, backlog=1024)
+        try:
+            await self._site.start()
+        except OSError as error:
+            await self.stop(0)
+            why = os.strerror(error.errno).lower() if error.errno else str(error)
+            raise InputError(
+                f"listen {self.settings.listen}: {why}; stop what uses the address, or choose another with --port"
+            ) from None
+        host, port = self._runner.addresses[0][:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def stop(self, patience_s: float | None = None) -> None:
+        """Take no new calls; let those that are here end, for so many seconds at most; close."""
+        self._stopping = True
+        if self._site is not None:
+            await self._site.stop()
+            self._site = None
+        await self.driver.quiet(self.settings.shutdown_s if patience_s is None else patience_s)
+        for call in list(self.driver.live.values()):
+            call.cancelled()
+            call.give(Abort(call.id, "shutdown"))
+        await self.driver.quiet(1.0)
+        await self._runner.cleanup()
+        self.driver.stop()
+        for replica in self.replicas.values():
+            await replica.close()
+        self.replicas.clear()
+
+    def add_replica(self, engine: str, replica: str, url: str) -> None:
+        """A replica can take calls."""
+        settings = self._engines[engine]
+        # llama.cpp closes a connection after a streamed answer, although it announces keep-alive
+        reuse = settings.kind not in {"embedded", "llamacpp"}
+        assert isinstance(settings.max_concurrency, int)
+        self.replicas[engine, replica] = Replica(url, self.settings.timeouts, api_key=self._keys[engine], reuse=reuse)
+        self.driver.tell(ev.ReplicaAdded(self.driver.clock(), engine, replica, settings.max_concurrency))
+
+    def remove_replica(self, engine: str, replica: str, died: bool = True) -> None:
+        """A replica takes no more calls; those that it holds fail or end by themselves."""
+        gone = self.replicas.pop((engine, replica), None)
+        self.driver.tell(ev.ReplicaRemoved(self.driver.clock(), engine, replica, died))
+        if gone is not None and died:
+            asyncio.get_running_loop().create_task(gone.close())
+
+    # ---------------------------------------------------------------- requests
+
+    async def _handle(self, http: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await self._answer(http)
+        except ApiError as error:
+            self.metrics.refuse(error.code)
+            return self.error(http, error)
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception:
+            # a bug: the operator gets the traceback, the client a plain sentence
+            log.exception("%s %s failed", http.method, http.path)
+            return self.error(http, ApiError(500, "hocket failed; its log says how", code="internal_error"))
+
+    async def _answer(self, http: web.BaseRequest) -> web.StreamResponse:
+        path = http.path
+        public = self._public.get(path)
+        if public is not None and http.method == "GET":
+            return public()
+        if self._stopping:
+            raise ApiError(503, "the gateway is shutting down; try again", code="shutdown")
+        tenant = self.tenants.of(http.headers.get("Authorization"))
+        handler = self._routes.get((http.method, path))
+        if handler is not None:
+            return await handler(http, tenant)
+        if path.startswith("/v1/jobs/"):
+            return await self._job(http, tenant)
+        if path.startswith("/v1/models/") and http.method == "GET":
+            return self._model(path.removeprefix("/v1/models/"))
+        allowed = [method for method, known in self._routes if known == path]
+        if allowed:
+            raise ApiError(405, f"{path} takes {', '.join(allowed)}, not {http.method}", code="method_not_allowed")
+        raise ApiError(404, f"there is no {http.method} {path[:200]}", code="unknown_path")
+
+    async def read(self, http: web.BaseRequest) -> bytes:
+        """A request's body. Raises ApiError 413 or 400."""
+        limit = self.settings.body_limit
+        too_large = f"the body is larger than {limit / 2**20:g} MiB; send less, or raise body_limit_mib"
+        if (http.content_length or 0) > limit:
+            raise ApiError(413, too_large, code="body_too_large")
+        if http.headers.get("Expect", "").lower() == "100-continue":
+            await http.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            http.writer.output_size = 0
+        try:
+            return await http.read()
+        except web.HTTPRequestEntityTooLarge:
+            raise ApiError(413, too_large, code="body_too_large") from None
+        except web.RequestPayloadError as error:
+            raise ApiError(400, f"the body cannot be read: {error}", code="invalid_body") from None
+
+    def error(
+        self, http: web.BaseRequest, error: ApiError, headers: dict[str, str] | None = None
+    ) -> web.StreamResponse:
+        """An answer of hocket's own."""
+        out = CIMultiDict(headers or {})
+        out["Content-Type"] = "application/json"
+        if error.retry_after_s is not None:
+            out["Retry-After"] = str(math.ceil(error.retry_after_s))
+        if error.status == 401:
+            out["WWW-Authenticate"] = "Bearer"
+        self.echo_request_id(http, out)
+        response = web.Response(status=error.status, headers=out, body=error.body)
+        if self._stopping or error.status == 413:
+            response.force_close()
+        return response
+
+    @staticmethod
+    def echo_request_id(http: web.BaseRequest, headers: CIMultiDict[str]) -> None:
+        """The client's own id for its request comes back to it."""
+        given = http.headers.get("x-request-id")
+        if given is not None and len(given) <= 200 and given.isascii() and given.isprintable():
+            headers["x-request-id"] = given
+
+    def upstream_model(self, engine: str) -> str | None:
+        """What the engine calls the model, where that differs from what clients say."""
+        return self._engines[engine].upstream_model
+
+    # ---------------------------------------------------------------- handlers
+
+    async def _complete(self, http: web.BaseRequest, tenant: TenantSettings) -> web.StreamResponse:
+        return await complete(self, tenant, http, http.path)
+
+    async def _models(self, http: web.BaseRequest, tenant: TenantSettings) -> web.StreamResponse:
+        names = dict.fromkeys(self.scheduler.models)
+        return _json({"object": "list", "data": [self._model_object(name) for name in names]})
+
+    def _model(self, name: str) -> web.StreamResponse:
+        if name not in self.scheduler.models:
+            known = ", ".join(self.scheduler.models)
+            raise ApiError(404, f"no engine serves the model '{name}'; there is: {known}", code="model_not_found")
+        return _json(self._model_object(name))
+
+    def _model_object(self, name: str) -> dict[str, object]:
+        return {"id": name, "object": "model", "created": self._created, "owned_by": "hocket"}
+
+    async def _open_job(self, http: web.BaseRequest, tenant: TenantSettings) -> web.StreamResponse:
+        return _json(self.jobs.open(tenant, await self.read(http)))
+
+    async def _job(self, http: web.BaseRequest, tenant: TenantSettings) -> web.StreamResponse:
+        """`/v1/jobs/{id}` and `/v1/jobs/{id}/tools/{name}:start|end`. Ids and names may hold %2F and %3A."""
+        parts = http.rel_url.raw_path.removeprefix("/v1/jobs/").split("/")
+        job = unquote(parts[0])
+        match http.method, parts[1:]:
+            case "GET", []:
+                return _json(self.jobs.describe(tenant, job))
+            case "DELETE", []:
+                abort = http.query.get("abort", "false").lower()
+                if abort not in {"true", "false", "1", "0"}:
+                    raise ApiError(400, f"abort must be true or false, got '{abort}'", code="invalid_query")
+                return _json(self.jobs.close(tenant, job, abort in {"true", "1"}))
+            case "POST", ["tools", verb] if verb.endswith(":start"):
+                name = unquote(verb.removesuffix(":start"))
+                return _json(self.jobs.start_tool(tenant, job, name, await self.read(http)))
+            case "POST", ["tools", verb] if verb.endswith(":end"):
+                name = unquote(verb.removesuffix(":end"))
+                return _json(self.jobs.end_tool(tenant, job, name, await self.read(http)))
+        raise ApiError(404, f"there is no {http.method} {http.path[:200]}", code="unknown_path")
+
+    # ---------------------------------------------------------------- for operators; no key is asked for
+
+    def _health(self) -> web.StreamResponse:
+        return _json({"status": "ok"})
+
+    def _ready(self) -> web.StreamResponse:
+        waiting = [engine.name for engine in self.scheduler.engines.values() if not engine.replicas]
+        ready = len(waiting) < len(self.scheduler.engines) and not self._stopping
+        body = {"ready": ready, "engines_without_replica": waiting}
+        return _json(body, 200 if ready else 503)
+
+    def _metrics(self) -> web.StreamResponse:
+        return web.Response(body=self.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+
+def _json(value: object, status: int = 200) -> web.Response:
+    return web.Response(status=status, body=msgspec.json.encode(value), headers={"Content-Type": "application/json"})
+
+
+def _api_key(engine: EngineSettings) -> str | None:
+    """The key that the engine wants. Raises InputError if its environment variable is not set."""
+    if engine.api_key_env is None:
+        return None
+    key = os.environ.get(engine.api_key_env)
+    if not key:
+        raise InputError(
+            f"engine {engine.name}: the environment variable {engine.api_key_env} is not set; "
+            "export it, or remove api_key_env"
+        )
+    return key

@@ -1,0 +1,257 @@
+"""The asynchronous driver: what happens becomes an event, what the core orders is done.
+
+It decides nothing. `Driver.tell(event)` is the one way into the core; the answer's commands are obeyed in order. A
+request handler holds a `LiveCall`: it reports through it, and waits at it for the core's next order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import Protocol
+
+from hocket.core import events as ev
+from hocket.core.commands import Abort, CloseJob, Command, Dispatch, Preempt, Reject, WakeAt
+from hocket.core.scheduler import Scheduler
+
+log = logging.getLogger("hocket.gateway")
+
+PROGRESS_S = 0.25
+"how often a stream's progress is told, where the policy wants to know"
+REMEMBERED = 10_000
+"closed jobs whose ids are still refused"
+
+
+class Journal(Protocol):
+    """Where events and commands go: `hocket.journal.JournalWriter`."""
+
+    def write(self, event: ev.Event, commands: list[Command]) -> None:
+        """Append one record."""
+
+
+class Observer(Protocol):
+    """Who is told of every event after the core has answered: the metrics."""
+
+    def seen(self, event: ev.Event, commands: list[Command]) -> None:
+        """Take note."""
+
+
+class LiveCall:
+    """One call of one client: the bridge between its request handler and the core."""
+
+    __slots__ = ("_driver", "_order", "_progress_at", "_task", "_waiter", "id")
+
+    def __init__(self, driver: Driver, call_id: str) -> None:
+        self.id = call_id
+        self._driver = driver
+        self._order: Dispatch | Reject | Abort | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._task = asyncio.current_task()
+        self._progress_at = 0.0
+
+    async def order(self) -> Dispatch | Reject | Abort:
+        """What the core wants done with this call: wait until it says so."""
+        while self._order is None:
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        order = self._order
+        if isinstance(order, Dispatch):
+            self._order = None
+        return order
+
+    @property
+    def aborted(self) -> bool:
+        """Whether the core has killed this call; its handler's task is then cancelled."""
+        return isinstance(self._order, Abort)
+
+    def give(self, order: Dispatch | Reject | Abort) -> None:
+        """The core's order, from the driver."""
+        self._order = order
+        if self._waiter is not None:
+            if not self._waiter.done():
+                self._waiter.set_result(None)
+        elif isinstance(order, Abort) and self._task is not None:
+            self._task.cancel()
+
+    def started(self) -> None:
+        """The replica has the call."""
+        self._driver.tell(ev.CallStarted(self._driver.clock(), self.id))
+
+    def streamed(self, tokens: int) -> None:
+        """A chunk came. The core is told of the first, then as often as it wants."""
+        now = self._driver.clock()
+        if self._progress_at == 0.0 or (now >= self._progress_at and self._driver.scheduler.wants_progress):
+            self._progress_at = now + PROGRESS_S
+            self._driver.tell(ev.CallStreamed(now, self.id, tokens))
+
+    def finished(self, prompt_tokens: int, output_tokens: int) -> None:
+        """The answer is complete."""
+        self._driver.tell(ev.CallFinished(self._driver.clock(), self.id, prompt_tokens, output_tokens))
+
+    def failed(self, kind: str, status: int = 0, first_byte: bool = False, retry_after_s: float | None = None) -> None:
+        """The replica did not deliver; the next order says what follows."""
+        self._progress_at = 0.0
+        self._driver.tell(ev.CallFailed(self._driver.clock(), self.id, kind, status, first_byte, retry_after_s))
+
+    def cancelled(self) -> None:
+        """The client is gone."""
+        self._driver.tell(ev.CallCancelled(self._driver.clock(), self.id))
+
+
+class Driver:
+    """Turns the world into events, and commands into deeds.
+
+    `clock` gives seconds, monotonic, on the event loop's own scale (tests hand in virtual time).
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        *,
+        clock: Callable[[], float] | None = None,
+        journal: Journal | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.scheduler = scheduler
+        self.clock = clock or self._loop.time
+        self.live: dict[str, LiveCall] = {}
+        self._journal, self._observer = journal, observer
+        self._events: deque[ev.Event] = deque()
+        self._telling = False
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._closed: OrderedDict[str, None] = OrderedDict()
+        self._boot = secrets.token_hex(3)
+        self._ids = 0
+        self._empty = asyncio.Event()
+        self._policy_failed = False
+
+    # ---------------------------------------------------------------- the one way in
+
+    def tell(self, event: ev.Event) -> None:
+        """Hand an event to the core, and obey. Events that obeying causes wait their turn."""
+        self._events.append(event)
+        if self._telling:
+            return
+        self._telling = True
+        try:
+            while self._events:
+                self._step(self._events.popleft())
+        finally:
+            self._telling = False
+
+    def _step(self, event: ev.Event) -> None:
+        commands = self.scheduler.handle(event)
+        if self._journal is not None:
+            self._record(self._journal, event, commands)
+        if self._observer is not None:
+            self._observer.seen(event, commands)
+        for command in commands:
+            self._obey(command)
+        if self.scheduler.policy_error and not self._policy_failed:
+            self._policy_failed = True
+            log.error("the policy failed (%s); calls now go in order of arrival", self.scheduler.policy_error)
+
+    def _record(self, journal: Journal, event: ev.Event, commands: list[Command]) -> None:
+        try:
+            journal.write(event, commands)
+        except OSError as error:
+            # a full disk must not cost a call; a journal with a gap would replay to nonsense, so it ends here
+            self._journal = None
+            log.error("the journal cannot be written (%s); it ends here, calls go on", error)
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Dispatch() | Reject() | Abort():
+                call = self.live.get(command.call)
+                if call is not None:
+                    call.give(command)
+            case WakeAt():
+                self._wake_at(command.at)
+            case CloseJob():
+                self.tell(ev.JobClosed(self.clock(), command.job, reason="idle"))
+            case Preempt():
+                raise NotImplementedError("no policy preempts yet")
+
+    def _wake_at(self, at: float) -> None:
+        def wake() -> None:
+            self._timers.discard(handle)
+            # a loop's timer may fire a tick of its clock early
+            self.tell(ev.Tick(max(at, self.clock())))
+
+        handle = self._loop.call_later(max(at - self.clock(), 0.0), wake)
+        self._timers.add(handle)
+
+    # ---------------------------------------------------------------- jobs
+
+    def new_id(self, kind: str) -> str:
+        """An id that this process has not given before, and that an earlier one hardly has."""
+        self._ids += 1
+        return f"{kind}-{self._boot}-{self._ids}"
+
+    def open_job(self, job: str, app: str, tenant: str, urgency: int = 2, deadline_s: float | None = None) -> None:
+        """A job begins."""
+        self._closed.pop(job, None)
+        self.tell(ev.JobOpened(self.clock(), job, app, tenant, urgency, deadline_s))
+
+    def close_job(self, job: str, abort: bool = False) -> None:
+        """A job ends; with `abort` its calls are killed. Its id is refused from now on."""
+        self._closed[job] = None
+        if len(self._closed) > REMEMBERED:
+            self._closed.popitem(last=False)
+        self.tell(ev.JobClosed(self.clock(), job, abort, "aborted" if abort else "closed"))
+
+    def end_job(self, job: str) -> None:
+        """No further stage will come to a job that no client can name."""
+        self.tell(ev.JobClosed(self.clock(), job))
+
+    def is_closed(self, job: str) -> bool:
+        """Whether someone closed this job. One that ended for idleness may come back."""
+        return job in self._closed
+
+    # ---------------------------------------------------------------- calls
+
+    def arrive(
+        self,
+        job: str,
+        stage: str,
+        model: str,
+        *,
+        prompt_tokens: int,
+        max_tokens: int | None,
+        urgency: int | None = None,
+        parent: str | None = None,
+    ) -> LiveCall:
+        """A call of an open job arrives. Give it back with `leave` when its client has been answered."""
+        call = LiveCall(self, self.new_id("call"))
+        self.live[call.id] = call
+        self.tell(ev.CallArrived(self.clock(), call.id, job, stage, model, prompt_tokens, max_tokens, urgency, parent))
+        return call
+
+    def leave(self, call: LiveCall) -> None:
+        """The call's client has its answer, or is gone."""
+        self.live.pop(call.id, None)
+        if not self.live:
+            self._empty.set()
+
+    async def quiet(self, within_s: float) -> bool:
+        """Wait until every client has its answer, for so long at most. Returns whether they have."""
+        self._empty.clear()
+        if self.live:
+            try:
+                await asyncio.wait_for(self._empty.wait(), within_s)
+            except TimeoutError:
+                return False
+        return True
+
+    def stop(self) -> None:
+        """No further ticks."""
+        for handle in self._timers:
+            handle.cancel()
+        self._timers.clear()

@@ -1,0 +1,209 @@
+"""The way out: one replica's connections, what its failures are called, and which headers pass.
+
+Bytes pass as they are. aiohttp's many exceptions become one, `ReplicaFailed`, in the core's terms.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterable, Mapping
+from typing import NoReturn
+
+import aiohttp
+from msgspec import Struct
+from multidict import CIMultiDict
+from yarl import URL
+
+from hocket.gateway.openai import GarbageError, looks_like_sse, sizes_of
+from hocket.settings import Timeouts
+
+KEEP_ALIVE_S = 4.0
+"below the 5 s after which vLLM's uvicorn and llama.cpp's server close: a request must not meet a closing connection"
+BIG_BODY = 2**20
+"bytes above which a body is sent in pieces, so that the event loop stays responsive"
+
+MAX_RETRY_AFTER_S = 3600.0
+"no replica rests longer, whatever it asks for"
+
+_HOP_BY_HOP = frozenset({
+    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
+    "transfer-encoding", "upgrade",
+})  # fmt: skip
+# the server has unpacked the body already; what engines send back is to be readable, and nobody's cookies pass
+_NOT_UPSTREAM = _HOP_BY_HOP | {
+    "host", "content-length", "content-encoding", "accept-encoding", "expect", "authorization", "cookie",
+}  # fmt: skip
+_NOT_DOWNSTREAM = _HOP_BY_HOP | {"content-length", "set-cookie"}
+
+
+class Answer(Struct):
+    """A whole answer of a replica."""
+
+    status: int
+    headers: CIMultiDict[str]
+    body: bytes
+
+
+class ReplicaFailed(Exception):  # noqa: N818 - an event of the core, not a bug
+    """A replica did not deliver: `kind` as in `CallFailed`, and its own words where it sent any."""
+
+    def __init__(self, kind: str, why: str, answer: Answer | None = None) -> None:
+        super().__init__(f"{kind}: {why}")
+        self.kind, self.answer = kind, answer
+
+    @property
+    def status(self) -> int:
+        """The replica's HTTP status; 0 if it is not what failed."""
+        return self.answer.status if self.answer is not None else 0
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """What a 429 asked for, in seconds. A date is not understood: engines send numbers."""
+        text = self.answer.headers.get("Retry-After", "") if self.answer is not None else ""
+        return min(float(text), MAX_RETRY_AFTER_S) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) else None
+
+
+class Replica:
+    """A pool of connections to one replica. Create it inside the event loop; `close` it.
+
+    `reuse`: whether a connection may serve one call after another.
+    """
+
+    def __init__(self, url: str, timeouts: Timeouts, *, api_key: str | None = None, reuse: bool = True) -> None:
+        self.url = url
+        self._urls: dict[str, URL] = {}
+        self._timeouts = timeouts
+        self._authorization = f"Bearer {api_key}" if api_key else None
+        pool = {"keepalive_timeout": KEEP_ALIVE_S} if reuse else {"force_close": True}
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, **pool),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect, sock_read=timeouts.first_byte),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            skip_auto_headers=["User-Agent", "Accept-Encoding"],
+        )
+
+    async def close(self) -> None:
+        """Drop all connections."""
+        await self._session.close()
+
+    async def post(self, path: str, body: bytes, headers: CIMultiDict[str]) -> aiohttp.ClientResponse:
+        """Send a request; return once the answer's headers are there. Raises ReplicaFailed.
+
+        Whoever takes the answer must `close` it, unless it was read to its end.
+        """
+        url = self._urls.get(path)
+        if url is None:
+            url = self._urls[path] = URL(self.url + path)
+        if self._authorization is not None:
+            headers = headers.copy()
+            headers["Authorization"] = self._authorization
+        data = body if len(body) < BIG_BODY else io.BytesIO(body)
+        try:
+            return await self._session.post(url, data=data, headers=headers, allow_redirects=False)
+        except (aiohttp.ClientError, OSError) as error:
+            _fail(error)
+
+    async def whole(self, response: aiohttp.ClientResponse) -> Answer:
+        """Read an answer to its end. Raises ReplicaFailed."""
+        try:
+            body = await response.read()
+        except (aiohttp.ClientError, OSError) as error:
+            _fail(error)
+        return Answer(response.status, downstream_headers(response.headers), body)
+
+    async def success(self, response: aiohttp.ClientResponse) -> None:
+        """Pass over a 2xx; raise ReplicaFailed with the replica's own words for the rest."""
+        if not 200 <= response.status < 300:
+            raise ReplicaFailed("status", str(response.status), await self.whole(response))
+
+    async def answer(self, response: aiohttp.ClientResponse, prompt_tokens: int) -> tuple[Answer, int, int]:
+        """A whole successful answer with its prompt and output tokens. Raises ReplicaFailed."""
+        await self.success(response)
+        answer = await self.whole(response)
+        if "Content-Encoding" in answer.headers:
+            return answer, prompt_tokens, 0
+        try:
+            return answer, *sizes_of(answer.body, prompt_tokens)
+        except GarbageError as error:
+            raise ReplicaFailed("garbage", str(error)) from None
+
+    async def first_chunk(self, response: aiohttp.ClientResponse) -> bytes:
+        """The first bytes of a successful stream. Raises ReplicaFailed, also where it is none."""
+        await self.success(response)
+        kind = response.headers.get("Content-Type", "")
+        if not kind.startswith("text/event-stream"):
+            raise ReplicaFailed("garbage", f"content type '{kind[:80]}' where a stream was asked for")
+        chunk = await self.next_chunk(response)
+        if not chunk:
+            raise ReplicaFailed("reset", "the stream ended before it began")
+        if not looks_like_sse(chunk[:16]):
+            raise ReplicaFailed("garbage", "no server-sent events")
+        if response.connection is not None and response.connection.protocol is not None:
+            response.connection.protocol.read_timeout = self._timeouts.between_chunks
+        return chunk
+
+    @staticmethod
+    async def next_chunk(response: aiohttp.ClientResponse) -> bytes:
+        """The next bytes; empty at the end. Raises ReplicaFailed."""
+        try:
+            return await response.content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            _fail(error)
+
+
+def _fail(error: Exception) -> NoReturn:
+    """Raise ReplicaFailed in the core's terms."""
+    why = f"{type(error).__name__} {error}"
+    match error:
+        case aiohttp.ConnectionTimeoutError() | aiohttp.ClientConnectorError():
+            kind = "connect"
+        case TimeoutError():
+            kind = "timeout"
+        case aiohttp.ClientResponseError():
+            kind = "garbage"
+        case _:
+            kind = "reset"
+    raise ReplicaFailed(kind, why) from error
+
+
+def ends_by_close(response: aiohttp.ClientResponse) -> bool:
+    """Whether nothing but the closing of the connection marks the end, so that a cut cannot be told from it."""
+    return "Content-Length" not in response.headers and not _chunked(response.headers)
+
+
+def _chunked(headers: Mapping[str, str]) -> bool:
+    return "chunked" in headers.get("Transfer-Encoding", "").lower()
+
+
+def upstream_headers(headers: Mapping[str, str], keep_authorization: bool) -> CIMultiDict[str]:
+    """A client's headers as a replica shall see them. A tenant's key stays here."""
+    out = _passed(headers.items(), _NOT_UPSTREAM, headers.get("Connection"))
+    if keep_authorization and "Authorization" in headers:
+        out["Authorization"] = headers["Authorization"]
+    return out
+
+
+def downstream_headers(headers: Mapping[str, str]) -> CIMultiDict[str]:
+    """A replica's headers as the client shall see them."""
+    return _passed(headers.items(), _NOT_DOWNSTREAM, headers.get("Connection"))
+
+
+def _passed(items: Iterable[tuple[str, str]], dropped: frozenset[str], connection: str | None) -> CIMultiDict[str]:
+    if connection is not None:
+        named = {name.strip().lower() for name in connection.split(",")}
+        if not named <= dropped:
+            dropped |= named
+    # a header that is not UTF-8 cannot be written again, so it does not pass
+    return CIMultiDict(
+        (name, value) for name, value in items if name.lower() not in dropped and (value.isascii() or _utf8(value))
+    )
+
+
+def _utf8(value: str) -> bool:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,239 @@
+"""An OpenAI-like engine on a real socket that behaves, or misbehaves, as each request is scripted.
+
+A request says how it wants to be served in a body field of its own, `"scripted": {"do": "reset", ...}` (gateways must
+pass unknown fields on). Where it does not, the next entry of `engine.plan` counts, and then `engine.default`.
+
+    engine = ScriptedEngine()
+    await engine.start()                          # engine.url
+    engine.plan.append(Script(do="reset"))        # the next request is reset before the first byte
+    ...
+    await engine.stop()
+
+As a process of its own, for benchmarks: `python tests/scripted_engine.py --port 9001`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+MISBEHAVIOURS = ("reset", "cut", "hang", "stall", "status", "garbage", "not-json", "not-sse", "empty")
+
+
+class Script(msgspec.Struct, frozen=True):
+    """How one request is served."""
+
+    do: str = "answer"
+    """answer | reset (before the first byte) | cut (reset after `after` chunks) | hang (no answer) | stall (silence after
+    `after` chunks) | status | garbage (no HTTP) | not-json | not-sse | empty (a stream that ends at once) |
+    error-event (an error inside the stream) | close (the end is marked by closing alone) | cut-close (the same, cut)"""
+    chunks: int = 8
+    "content chunks of a stream: one token each"
+    first_s: float = 0.0
+    "before the first byte"
+    gap_s: float = 0.0
+    "between chunks"
+    after: int = 2
+    status: int = 500
+    retry_after: str | None = None
+    usage: bool = False
+    "whether a stream's last event holds the usage; a whole answer always has it"
+    pad: int = 0
+    "bytes added to each chunk"
+    hang_s: float = 60.0
+
+
+@dataclass(eq=False)
+class Seen:
+    """One request, as the engine saw it."""
+
+    path: str
+    headers: dict[str, str]
+    raw: bytes
+    script: Script
+    started: float
+    ended: float | None = None
+    aborted: float | None = None
+    "when the client was found gone"
+    sent: list[bytes] = field(default_factory=list)
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return msgspec.json.decode(self.raw)  # type: ignore[no-any-return]
+
+
+class _Asked(msgspec.Struct):
+    scripted: Script | None = None
+    stream: bool | None = None
+
+
+_asked = msgspec.json.Decoder(_Asked)
+
+
+class ScriptedEngine:
+    """One replica. Times are `time.monotonic()`."""
+
+    def __init__(self, default: Script | None = None, *, record: bool = True) -> None:
+        self.default = default or Script()
+        self.plan: deque[Script] = deque()
+        self.seen: list[Seen] = []
+        self.inflight = self.peak = 0
+        self.url = ""
+        self._record = record
+        self._runner: web.ServerRunner | None = None
+
+    async def start(self, port: int = 0) -> str:
+        """Listen on 127.0.0.1; returns the base URL."""
+        server = web.Server(self._serve, handler_cancellation=True, access_log=None)
+        self._runner = web.ServerRunner(server)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", port, backlog=4096).start()
+        self.url = "http://127.0.0.1:{1}".format(*self._runner.addresses[0])
+        return self.url
+
+    async def stop(self) -> None:
+        """Close the port and all connections."""
+        if self._runner is not None:
+            await self._runner.shutdown()
+            await self._runner.cleanup()
+
+    @property
+    def aborted(self) -> list[Seen]:
+        """Requests whose client went before their answer was complete."""
+        return [seen for seen in self.seen if seen.aborted is not None]
+
+    async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        raw = await request.read()
+        asked = _asked.decode(raw)
+        script = asked.scripted or (self.plan.popleft() if self.plan else self.default)
+        seen = Seen(request.path, dict(request.headers), raw, script, time.monotonic())
+        if self._record:
+            self.seen.append(seen)
+        self.inflight += 1
+        self.peak = max(self.peak, self.inflight)
+        try:
+            if script.first_s:
+                await asyncio.sleep(script.first_s)
+            return await self._behave(request, script, seen, bool(asked.stream))
+        except (asyncio.CancelledError, ConnectionError):
+            seen.aborted = time.monotonic()
+            raise
+        finally:
+            self.inflight -= 1
+            seen.ended = time.monotonic()
+
+    async def _behave(
+        self, request: web.BaseRequest, script: Script, seen: Seen, stream: bool
+    ) -> web.StreamResponse:
+        transport = request.transport
+        assert transport is not None
+        match script.do:
+            case "reset":
+                transport.abort()
+            case "hang":
+                await asyncio.sleep(script.hang_s)
+                transport.abort()
+            case "garbage":
+                transport.write(b"\x16\x03\x01 this is no HTTP \xff\xfe\r\n\r\n")  # type: ignore[attr-defined]
+                transport.close()
+            case "status":
+                headers = {"Content-Type": "application/json", "x-engine": "scripted"}
+                if script.retry_after is not None:
+                    headers["Retry-After"] = script.retry_after
+                body = b'{"error": {"message": "scripted", "type": "engine", "code": %d}}' % script.status
+                return self._sent(seen, web.Response(status=script.status, headers=headers, body=body))
+            case "not-json":
+                return web.Response(body=b"<html>proxy login</html>", headers={"Content-Type": "application/json"})
+            case "not-sse":
+                return web.Response(body=b"<html>proxy login</html>", headers={"Content-Type": "text/event-stream"})
+            case _ if stream:
+                return await self._stream(request, script, seen)
+            case "cut" | "stall":
+                transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{\"id\":")  # type: ignore[attr-defined]
+                await asyncio.sleep(script.hang_s if script.do == "stall" else 0.001)
+                transport.abort()
+            case _:
+                return self._sent(seen, whole(script))
+        return web.Response()
+
+    @staticmethod
+    def _sent(seen: Seen, response: web.Response) -> web.Response:
+        assert isinstance(response.body, bytes)
+        seen.sent.append(response.body)
+        return response
+
+    @staticmethod
+    async def _stream(request: web.BaseRequest, script: Script, seen: Seen) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "x-engine": "scripted"})
+        if script.do.endswith("close"):
+            response.force_close()
+            response._send_headers_immediately = True
+            request._version = request.version.__class__(1, 0)  # no chunked encoding: only the close ends it
+        await response.prepare(request)
+        assert request.transport is not None
+        for i, chunk in enumerate(chunks(script)):
+            if script.do == "empty":
+                break
+            if script.do in {"cut", "cut-close", "stall"} and i == script.after:
+                if script.do == "stall":
+                    await asyncio.sleep(script.hang_s)
+                if script.do == "cut-close":
+                    request.transport.close()
+                else:
+                    request.transport.abort()
+                break
+            if i and script.gap_s:
+                await asyncio.sleep(script.gap_s)
+            seen.sent.append(chunk)
+            await response.write(chunk)
+        return response
+
+
+def whole(script: Script) -> web.Response:
+    """A complete answer. Its spacing is odd on purpose: a gateway that parses and writes it again shows."""
+    text = "x" * (script.chunks + script.pad)
+    body = (
+        b'{"id":"cmpl-1",  "object":"chat.completion","model":"scripted","unknown":{"n":1.50},'
+        b'"choices":[{"index":0,"message":{"role":"assistant","content":"%b"},"finish_reason":"stop"}],'
+        b'"usage":{"prompt_tokens":7,"completion_tokens":%d,"total_tokens":%d}}'
+        % (text.encode(), script.chunks, 7 + script.chunks)
+    )
+    return web.Response(body=body, headers={"Content-Type": "application/json", "x-engine": "scripted"})
+
+
+def chunks(script: Script) -> list[bytes]:
+    """The events of a stream, as they are sent."""
+    head = b'data: {"id":"cmpl-1","object":"chat.completion.chunk","model":"scripted","choices":[{"index":0,"delta":'
+    pad = "y" * script.pad
+    out = [head + b'{"content":"t%d%b"},"finish_reason":null}]}\n\n' % (i, pad.encode()) for i in range(script.chunks)]
+    if script.do == "error-event":
+        return [*out, b'data: {"error":{"message":"scripted"}}\n\n']
+    out.append(head + b'{},"finish_reason":"stop"}]}\n\n')
+    if script.usage:
+        out.append(
+            b'data: {"id":"cmpl-1","object":"chat.completion.chunk","choices":[],"usage":{"prompt_tokens":7,'
+            b'"completion_tokens":%d,"total_tokens":%d}}\n\n' % (script.chunks, 7 + script.chunks)
+        )
+    return [*out, b"data: [DONE]\n\n"]
+
+
+async def _main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--chunks", type=int, default=20)
+    parser.add_argument("--gap-s", type=float, default=0.0)
+    args = parser.parse_args()
+    engine = ScriptedEngine(Script(chunks=args.chunks, gap_s=args.gap_s, usage=True), record=False)
+    print(await engine.start(args.port), flush=True)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main())
