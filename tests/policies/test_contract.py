@@ -1,0 +1,88 @@
+"""Every ordering of the catalog keeps the contract; orderings that break a clause are caught by it."""
+
+from __future__ import annotations
+
+from itertools import count
+from typing import Any, ClassVar
+
+import pytest
+
+from hocket.core.ordering import Fact, Ordering, Scope, View
+from hocket.core.state import Call
+from hocket.policies import ORDERINGS
+from tests.policies import contract
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("clause", contract.CLAUSES, ids=lambda clause: clause.__name__)
+@pytest.mark.parametrize("name", ORDERINGS)
+def test_the_catalog_keeps_the_contract(name: str, clause: Any, seed: int) -> None:
+    clause(ORDERINGS[name], seed)
+
+
+class Broken:
+    """The base of orderings that each break one clause."""
+
+    name: ClassVar[str] = "broken"
+    scope: ClassVar[Scope] = Scope.CALL
+    reads: ClassVar[frozenset[Fact]] = frozenset()
+
+    def key(self, call: Call, view: View) -> tuple[Any, ...]:
+        raise NotImplementedError
+
+
+class NotComparable(Broken):
+    def key(self, call: Call, view: View) -> tuple[Any, ...]:
+        return (float("nan"),)
+
+
+class WrongScope(Broken):
+    scope = Scope.JOB
+
+    def key(self, call: Call, view: View) -> tuple[Any, ...]:
+        return (call.number,)
+
+
+class Unread(Broken):
+    """Its key moves with a fact that it does not declare."""
+
+    scope = Scope.JOB
+
+    def key(self, call: Call, view: View) -> tuple[Any, ...]:
+        return (call.job.service_s,)
+
+
+class OfTheClock(Broken):
+    def key(self, call: Call, view: View) -> tuple[Any, ...]:
+        return (call.arrived_at % 4096.0 if call.arrived_at < 4096.0 else -call.arrived_at,)
+
+
+_counter = count()
+
+
+class Remembers(Broken):
+    def key(self, call: Call, view: View) -> tuple[Any, ...]:
+        return (next(_counter) * 7919 % 101,)
+
+
+class Meddles(Broken):
+    def key(self, call: Call, view: View) -> tuple[Any, ...]:
+        call.job.service_s += 1.0
+        return (call.number,)
+
+
+@pytest.mark.parametrize(
+    ("ordering", "clause"),
+    [
+        (NotComparable, contract.total_order),
+        (WrongScope, contract.one_key_a_scope),
+        (Remembers, contract.independent_of_candidate_order),
+        (Unread, contract.true_to_what_it_reads),
+        (OfTheClock, contract.time_shift_invariant),
+        (Remembers, contract.same_twice),
+        (Meddles, contract.view_unchanged),
+    ],
+)
+def test_the_contract_bites(ordering: type[Ordering], clause: Any) -> None:
+    with pytest.raises(AssertionError):
+        clause(ordering, 0)
