@@ -8,8 +8,8 @@ complete, the KV cache overflows, a report is due, or a call that was dispatched
     begin(at)    once the core is quiet at that `at`: evicts, admits and starts the next run; says what was admitted
     send(...)    whenever the core dispatches: says whether the run now ends earlier
 
-Time is counted in ticks, whole picoseconds, and so is the length of each iteration. Sums are exact: what is simultaneous
-on paper is simultaneous here, in whatever order it was added up.
+Time is counted in ticks, whole picoseconds, and so is the length of each iteration. So sums are exact: what is
+simultaneous on paper is simultaneous here, in whatever order it was added up.
 """
 
 from __future__ import annotations
