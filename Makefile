@@ -39,14 +39,13 @@ test: install lint ## everything: lint, types, layers, all tests (ARGS goes to p
 check: install lint ## lint, types, layers, fast tests
 	@$(BIN)/python -m pytest -q -m 'not slow' $(ARGS)
 
-lint: install
+lint: install # the layers are checked by tests/test_layers.py
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --diff .
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/lint-imports --verbose >/dev/null || $(BIN)/lint-imports
 
 bench: install ## the benchmarks; each prints what it measured
-	@set -e; for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
+	@set -e; for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
 
 build: install ## the wheel and the source archive, in dist/
 	@rm -rf dist
