@@ -12,26 +12,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hocket.core import events as ev
-from hocket.core.commands import Abort, CloseJob, Command, Dispatch, Reject, WakeAt
+from hocket.core.commands import Abort, CloseJob, Command, Reject
 from hocket.core.ordering import Fact, Ordering
-from hocket.core.queue import ReadyQueue
 from hocket.core.routing import Routing
+from hocket.core.slots import QUEUED, RUNNING, Slots
 from hocket.core.spec import SchedulerSpec
-from hocket.core.state import Application, Call, CallState, Engine, Job, Replica, Tenant
-from hocket.core.timers import IdleJobs, Timers
+from hocket.core.state import Application, Call, Engine, Job, Replica, Tenant
+from hocket.core.timers import IdleJobs
 
 MAX_ATTEMPTS = 2
 "dispatches of one call: a failure before the first byte is retried once"
 MAX_DELAYS = 5
 "429s of one call before the replica's own answer is passed on"
-DEFAULT_REST_S = 1.0
-"how long a replica rests after a 429 without Retry-After"
 RETRYABLE = frozenset({"connect", "reset", "timeout", "garbage"})
-# bound once: looking a member up in its enum costs more than most of what follows
-QUEUED, DISPATCHED, RUNNING = CallState.QUEUED, CallState.DISPATCHED, CallState.RUNNING
 
 
-class Scheduler:
+class Scheduler(Slots):
     """Events in, commands out. Build one with `hocket.assembly.build`.
 
     Drivers may read every public attribute and must write none.
@@ -44,26 +40,17 @@ class Scheduler:
         fallback: Sequence[Ordering],
         routing: Callable[[], Routing],
     ) -> None:
+        super().__init__(spec, orderings, fallback, routing)
         self.spec = spec
-        self.now = 0.0
         self.jobs: dict[str, Job] = {}
         self.calls: dict[str, Call] = {}
         self.tenants: dict[str, Tenant] = {}
         self.apps: dict[str, Application] = {}
-        self.engines: dict[str, Engine] = {}
-        #: set once an ordering raised and the fallback took over: what it said
-        self.policy_error: str | None = None
-        self._fallback = tuple(fallback)
-        self._jobs_seen = self._calls_seen = self._dispatches = 0
+        self._jobs_seen = self._calls_seen = 0
         self._idle = IdleJobs(spec.job_idle_s)
-        self._timers = Timers()
         for tenant in spec.tenants:
             self._tenant(tenant.name).weight = tenant.weight
-        for engine in spec.engines:
-            queue = ReadyQueue(orderings, self)
-            self.engines[engine.name] = Engine(engine.name, engine.models, queue, routing())
         self._by_model = {m: self.engines[e.name] for e in reversed(spec.engines) for m in e.models}
-        self._use(orderings)
         self._handlers: dict[type[ev.Event], Callable[[Any, list[Command]], None]] = {
             ev.JobOpened: self._job_opened,
             ev.JobClosed: self._job_closed,
@@ -295,100 +282,6 @@ class Scheduler:
         if job.closed and not job.calls:
             self._forget(job)
 
-    # ---------------------------------------------------------------- queues and slots
-
-    def _enqueue(self, call: Call) -> None:
-        call.state = QUEUED
-        call.replica = None
-        try:
-            call.engine.queue.push(call)
-        except Exception as error:
-            self._fall_back(error)
-            call.engine.queue.push(call)
-        call.job.waiting += 1
-
-    def _dequeue(self, call: Call) -> None:
-        call.engine.queue.remove(call)
-        call.job.waiting -= 1
-
-    def _fill(self, engine: Engine, out: list[Command]) -> None:
-        """Dispatch while a replica has room and a call waits."""
-        while engine.room:
-            call = engine.queue.pop()
-            if call is None:
-                return
-            call.job.waiting -= 1
-            self._dispatch(call, out)
-
-    def _dispatch(self, call: Call, out: list[Command]) -> None:
-        engine = call.engine
-        only = engine.only
-        replica = only or engine.routing.pick(call)
-        call.state = DISPATCHED
-        call.replica = replica
-        call.attempts += 1
-        call.charged_at = self.now
-        replica.inflight += 1
-        replica.free -= 1
-        engine.room -= 1
-        if only is None:
-            engine.routing.changed(replica)
-        tenant = call.job.tenant
-        tenant.running += 1
-        if self._reads_running:
-            self._dispatches += 1
-            tenant.last_served = self._dispatches
-            self._touch(Fact.RUNNING, tenant)
-        out.append(Dispatch(call.id, engine.name, replica.id))
-
-    def _leave_slot(self, call: Call) -> None:
-        engine, replica, tenant = call.engine, call.replica, call.job.tenant
-        assert replica is not None, "the call is in no slot"
-        self._charge(call)
-        inflight = replica.inflight = replica.inflight - 1
-        if inflight < replica.window and replica.present and replica.rests_until <= self.now:
-            replica.free += 1
-            engine.room += 1
-            if engine.only is None:
-                engine.routing.changed(replica)
-        tenant.running -= 1
-        if self._reads_running:
-            self._touch(Fact.RUNNING, tenant)
-
-    def _charge(self, call: Call) -> None:
-        """Add the slot time since the last charge to the job's attained service."""
-        job = call.job
-        job.service_s += self.now - call.charged_at
-        call.charged_at = self.now
-        if self._reads_service and job.waiting:
-            self._touch(Fact.SERVICE, job)
-
-    def _touch(self, fact: Fact, entity: Tenant | Application | Job) -> None:
-        try:
-            for engine in self.engines.values():
-                if fact in engine.queue.reads:
-                    engine.queue.touch(entity)
-        except Exception as error:
-            self._fall_back(error)
-
-    def _use(self, orderings: Sequence[Ordering]) -> None:
-        reads = frozenset[Fact]().union(*(o.reads for o in orderings))
-        self._reads_service = Fact.SERVICE in reads
-        self._reads_running = Fact.RUNNING in reads
-        self._reads_size = Fact.SIZE in reads
-        #: whether `CallStreamed` after the first token is of use to the policy
-        self.wants_progress = self._reads_service
-
-    def _fall_back(self, error: Exception) -> None:
-        """An ordering raised: order by the fallback from now on, and lose no call."""
-        self.policy_error = f"{type(error).__name__}: {error}"
-        self._use(self._fallback)
-        for engine in self.engines.values():
-            waiting = sorted(engine.queue, key=lambda call: call.number)
-            engine.queue = ReadyQueue(self._fallback, self)
-            for call in waiting:
-                engine.queue.push(call)
-
     # ---------------------------------------------------------------- replicas and time
 
     def _replica_added(self, event: ev.ReplicaAdded, out: list[Command]) -> None:
@@ -410,29 +303,6 @@ class Scheduler:
             self._refresh(engine, replica)
             self._relist(engine)
 
-    def _relist(self, engine: Engine) -> None:
-        """The list of replicas has changed. A lone one is not indexed, so tell the routing of all of them."""
-        replicas = list(engine.replicas.values())
-        engine.only = replicas[0] if len(replicas) == 1 else None
-        for replica in replicas:
-            engine.routing.changed(replica)
-
-    def _refresh(self, engine: Engine, replica: Replica) -> None:
-        """Count the free slots of a replica that came, went, rests or has rested."""
-        usable = replica.present and replica.rests_until <= self.now
-        free = max(0, replica.window - replica.inflight) if usable else 0
-        engine.room += free - replica.free
-        replica.free = free
-        engine.routing.changed(replica)
-
-    def _let_rest(self, replica: Replica, engine: Engine, seconds: float | None, out: list[Command]) -> None:
-        until = self.now + (DEFAULT_REST_S if seconds is None else seconds)
-        if until > replica.rests_until:
-            replica.rests_until = until
-            self._refresh(engine, replica)
-            self._timers.add(until, (engine, replica))
-            self._wake_at(until, out)
-
     def _tick(self, event: ev.Tick, out: list[Command]) -> None:
         self._timers.woken(self.now)
         for engine, replica in self._timers.due(self.now):
@@ -442,10 +312,6 @@ class Scheduler:
         for at in (self._idle.next_at(), self._timers.next_at()):
             if at is not None:
                 self._wake_at(at, out)
-
-    def _wake_at(self, at: float, out: list[Command]) -> None:
-        if self._timers.ask(at):
-            out.append(WakeAt(at))
 
     def _tenant(self, name: str) -> Tenant:
         tenant = self.tenants.get(name)

@@ -1,0 +1,165 @@
+"""Queues and slots: which calls wait, which hold a slot of a replica, and what moves them from one to the other.
+
+The lower half of the scheduler. It knows engines, replicas and the policy; what an event means is told in
+`hocket.core.scheduler`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from hocket.core.commands import Command, Dispatch, WakeAt
+from hocket.core.ordering import Fact, Ordering
+from hocket.core.queue import ReadyQueue
+from hocket.core.routing import Routing
+from hocket.core.spec import SchedulerSpec
+from hocket.core.state import Application, Call, CallState, Engine, Job, Replica, Tenant
+from hocket.core.timers import Timers
+
+DEFAULT_REST_S = 1.0
+"how long a replica rests after a 429 without Retry-After"
+# bound once: looking a member up in its enum costs more than most of what follows
+QUEUED, DISPATCHED, RUNNING = CallState.QUEUED, CallState.DISPATCHED, CallState.RUNNING
+
+
+class Slots:
+    """Dispatches the first waiting call of an engine whenever one of its replicas has room."""
+
+    def __init__(
+        self,
+        spec: SchedulerSpec,
+        orderings: Sequence[Ordering],
+        fallback: Sequence[Ordering],
+        routing: Callable[[], Routing],
+    ) -> None:
+        self.now = 0.0
+        self.engines = {e.name: Engine(e.name, e.models, ReadyQueue(orderings, self), routing()) for e in spec.engines}
+        #: set once an ordering raised and the fallback took over: what it said
+        self.policy_error: str | None = None
+        self._fallback = tuple(fallback)
+        self._dispatches = 0
+        self._timers = Timers()
+        self._use(orderings)
+
+    # ---------------------------------------------------------------- calls
+
+    def _enqueue(self, call: Call) -> None:
+        call.state = QUEUED
+        call.replica = None
+        try:
+            call.engine.queue.push(call)
+        except Exception as error:
+            self._fall_back(error)
+            call.engine.queue.push(call)
+        call.job.waiting += 1
+
+    def _dequeue(self, call: Call) -> None:
+        call.engine.queue.remove(call)
+        call.job.waiting -= 1
+
+    def _fill(self, engine: Engine, out: list[Command]) -> None:
+        """Dispatch while a replica has room and a call waits."""
+        while engine.room:
+            call = engine.queue.pop()
+            if call is None:
+                return
+            call.job.waiting -= 1
+            self._dispatch(call, out)
+
+    def _dispatch(self, call: Call, out: list[Command]) -> None:
+        engine = call.engine
+        only = engine.only
+        replica = only or engine.routing.pick(call)
+        call.state = DISPATCHED
+        call.replica = replica
+        call.attempts += 1
+        call.charged_at = self.now
+        replica.inflight += 1
+        replica.free -= 1
+        engine.room -= 1
+        if only is None:
+            engine.routing.changed(replica)
+        tenant = call.job.tenant
+        tenant.running += 1
+        if self._reads_running:
+            self._dispatches += 1
+            tenant.last_served = self._dispatches
+            self._touch(Fact.RUNNING, tenant)
+        out.append(Dispatch(call.id, engine.name, replica.id))
+
+    def _leave_slot(self, call: Call) -> None:
+        engine, replica, tenant = call.engine, call.replica, call.job.tenant
+        assert replica is not None, "the call is in no slot"
+        self._charge(call)
+        inflight = replica.inflight = replica.inflight - 1
+        if inflight < replica.window and replica.present and replica.rests_until <= self.now:
+            replica.free += 1
+            engine.room += 1
+            if engine.only is None:
+                engine.routing.changed(replica)
+        tenant.running -= 1
+        if self._reads_running:
+            self._touch(Fact.RUNNING, tenant)
+
+    def _charge(self, call: Call) -> None:
+        """Add the slot time since the last charge to the job's attained service."""
+        job = call.job
+        job.service_s += self.now - call.charged_at
+        call.charged_at = self.now
+        if self._reads_service and job.waiting:
+            self._touch(Fact.SERVICE, job)
+
+    def _touch(self, fact: Fact, entity: Tenant | Application | Job) -> None:
+        try:
+            for engine in self.engines.values():
+                if fact in engine.queue.reads:
+                    engine.queue.touch(entity)
+        except Exception as error:
+            self._fall_back(error)
+
+    def _use(self, orderings: Sequence[Ordering]) -> None:
+        reads = frozenset[Fact]().union(*(o.reads for o in orderings))
+        self._reads_service = Fact.SERVICE in reads
+        self._reads_running = Fact.RUNNING in reads
+        self._reads_size = Fact.SIZE in reads
+        #: whether `CallStreamed` after the first token is of use to the policy
+        self.wants_progress = self._reads_service
+
+    def _fall_back(self, error: Exception) -> None:
+        """An ordering raised: order by the fallback from now on, and lose no call."""
+        self.policy_error = f"{type(error).__name__}: {error}"
+        self._use(self._fallback)
+        for engine in self.engines.values():
+            waiting = sorted(engine.queue, key=lambda call: call.number)
+            engine.queue = ReadyQueue(self._fallback, self)
+            for call in waiting:
+                engine.queue.push(call)
+
+    # ---------------------------------------------------------------- replicas
+
+    def _relist(self, engine: Engine) -> None:
+        """The list of replicas has changed. A lone one is not indexed, so tell the routing of all of them."""
+        replicas = list(engine.replicas.values())
+        engine.only = replicas[0] if len(replicas) == 1 else None
+        for replica in replicas:
+            engine.routing.changed(replica)
+
+    def _refresh(self, engine: Engine, replica: Replica) -> None:
+        """Count the free slots of a replica that came, went, rests or has rested."""
+        usable = replica.present and replica.rests_until <= self.now
+        free = max(0, replica.window - replica.inflight) if usable else 0
+        engine.room += free - replica.free
+        replica.free = free
+        engine.routing.changed(replica)
+
+    def _let_rest(self, replica: Replica, engine: Engine, seconds: float | None, out: list[Command]) -> None:
+        until = self.now + (DEFAULT_REST_S if seconds is None else seconds)
+        if until > replica.rests_until:
+            replica.rests_until = until
+            self._refresh(engine, replica)
+            self._timers.add(until, (engine, replica))
+            self._wake_at(until, out)
+
+    def _wake_at(self, at: float, out: list[Command]) -> None:
+        if self._timers.ask(at):
+            out.append(WakeAt(at))
