@@ -8,7 +8,7 @@ keys never move need no level of their own: they become part of the leaves' key,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 from hocket.core.heap import Key, KeyedHeap
@@ -126,7 +126,8 @@ class ReadyQueue:
     def touch(self, entity: Entity) -> None:
         """Re-key the nodes of `entity`: a fact about it has changed."""
         for node in self._nodes.get(entity, ()):
-            assert node.parent is not None and node.call is not None
+            assert node.parent is not None
+            assert node.call is not None
             node.parent.heap.move(node, self._node_key(node.depth - 1, node.call, entity))
 
     def _prune(self, node: Node) -> None:
@@ -178,7 +179,7 @@ class ReadyQueue:
 
 def check_nesting(orderings: Sequence[Ordering]) -> None:
     """Raise ValueError unless scopes go from coarse to fine."""
-    for before, after in zip(orderings, orderings[1:], strict=False):
+    for before, after in pairwise(orderings):
         if after.scope < before.scope:
             raise ValueError(
                 f"'{after.name}' ({after.scope.name.lower()}) cannot follow '{before.name}' "

@@ -199,26 +199,30 @@ class Scheduler(Slots):
     def _call_started(self, event: ev.CallStarted, out: list[Command]) -> None:
         call = self.calls.get(event.call)
         if call is None or call.state is QUEUED:
-            return _stray(call)
+            _stray(call)
+            return
         call.state = RUNNING
 
     def _call_streamed(self, event: ev.CallStreamed, out: list[Command]) -> None:
         call = self.calls.get(event.call)
         if call is None or call.state is QUEUED:
-            return _stray(call)
+            _stray(call)
+            return
         self._charge(call)
 
     def _call_finished(self, event: ev.CallFinished, out: list[Command]) -> None:
         call = self.calls.get(event.call)
         if call is None or call.state is QUEUED:
-            return _stray(call)
+            _stray(call)
+            return
         self._end(call, out)
         self._fill(call.engine, out)
 
     def _call_failed(self, event: ev.CallFailed, out: list[Command]) -> None:
         call = self.calls.get(event.call)
         if call is None or call.state is QUEUED:
-            return _stray(call)
+            _stray(call)
+            return
         replica = call.replica
         assert replica is not None, "the call is in no slot"
         if event.status == 429:
@@ -250,7 +254,8 @@ class Scheduler(Slots):
     def _call_preempted(self, event: ev.CallPreempted, out: list[Command]) -> None:
         call = self.calls.get(event.call)
         if call is None or call.state is QUEUED:
-            return _stray(call)
+            _stray(call)
+            return
         call.attempts -= 1
         self._leave_slot(call)
         self._enqueue(call)

@@ -48,7 +48,7 @@ class Slots:
         call.replica = None
         try:
             call.engine.queue.push(call)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  a policy may raise anything
             self._fall_back(error)
             call.engine.queue.push(call)
         call.job.waiting += 1
@@ -114,7 +114,7 @@ class Slots:
             for engine in self.engines.values():
                 if fact in engine.queue.reads:
                     engine.queue.touch(entity)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  a policy may raise anything
             self._fall_back(error)
 
     def _use(self, orderings: Sequence[Ordering]) -> None:

@@ -47,8 +47,8 @@ class Timers:
 class IdleJobs:
     """Open jobs, each looked at again when it may have been idle for too long.
 
-    A job has one entry. Hearing of it costs nothing here: when the entry comes due, and the job has been heard of since,
-    the entry moves on to the time that follows from it.
+    A job has one entry. Hearing of it costs nothing here: if the job was heard of since, its entry moves on when it comes
+    due.
     """
 
     def __init__(self, idle_s: float) -> None:
