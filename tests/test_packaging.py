@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -87,3 +88,41 @@ def test_the_wheel_runs_away_from_the_source_tree(wheel: Path, tmp_path: Path) -
     script = f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); import hocket; print(hocket.__file__)"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert result.stdout.startswith(str(tmp_path))
+
+
+def system(python: Path, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHON": str(python), **more}
+    script = ROOT / "requirements" / "system.sh"
+    return subprocess.run(["sh", script], env=environment, capture_output=True, text=True, check=False)
+
+
+def executable(file: Path, text: str) -> Path:
+    file.write_text(f"#!/bin/sh\n{text}\n")
+    file.chmod(0o755)
+    return file
+
+
+@pytest.mark.parametrize("version", ["2.7", "3.9", "3.10", "none"])
+def test_an_old_or_missing_python_is_named_with_a_remedy(tmp_path: Path, version: str) -> None:
+    python = executable(tmp_path / "python", f"echo {version}") if version != "none" else tmp_path / "python"
+    result = system(python)
+    assert result.returncode == 1
+    assert str(python) in result.stderr
+    assert "3.11 or newer" in result.stderr
+    assert "PYTHON=/path/to/python3.11" in result.stderr
+    assert version == "none" or version in result.stderr
+
+
+def test_without_root_the_missing_packages_are_named(tmp_path: Path) -> None:
+    executable(tmp_path / "id", "echo 1000")
+    executable(tmp_path / "uname", "echo Linux")
+    executable(tmp_path / "ldconfig", "echo no library at all")
+    result = system(Path(sys.executable), PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert result.returncode == 1
+    assert "sudo apt-get install libgomp1" in result.stderr
+
+
+def test_with_everything_there_nothing_is_said(tmp_path: Path) -> None:
+    executable(tmp_path / "ldconfig", "echo libgomp.so.1")
+    result = system(Path(sys.executable), PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
