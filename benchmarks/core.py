@@ -143,9 +143,7 @@ def event_cost(policy: str, depth: int, rounds: int = 20_000) -> float:
     for index in range(rounds):
         at = 1.0 + index
         call = running.pop(rng.randrange(len(running)))
-        for command in handle(CallFinished(at, call, 1, 1)):
-            if type(command) is Dispatch:
-                running.append(command.call)
+        running.extend(c.call for c in handle(CallFinished(at, call, 1, 1)) if type(c) is Dispatch)
         if len(scheduler.calls) < depth + SLOTS:
             arrive(at)
     return (time.process_time() - start) / rounds

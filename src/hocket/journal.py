@@ -7,6 +7,7 @@ byte. One line is `{"event": {...}, "commands": [...]}`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import IO
 
@@ -17,6 +18,7 @@ from hocket.assembly import build
 from hocket.core.commands import AnyCommand, Command
 from hocket.core.events import AnyEvent, Event
 from hocket.core.ordering import Ordering
+from hocket.core.snapshot import Plain, restore
 from hocket.core.spec import SchedulerSpec
 from hocket.errors import InputError
 
@@ -29,6 +31,8 @@ class Header(msgspec.Struct):
     journal: int
     hocket: str
     spec: SchedulerSpec
+    state: Plain | None = None
+    "what `hocket.core.snapshot.save` returned, where the journal goes on from an older one"
 
 
 class Record(msgspec.Struct):
@@ -51,27 +55,52 @@ class Difference(msgspec.Struct):
 
 
 class JournalWriter:
-    """Appends records to a file. Buffered: `flush` now and then, `close` at the end."""
+    """Appends records to a file. Buffered: `flush` now and then, `close` at the end.
 
-    def __init__(self, path: str | Path, spec: SchedulerSpec) -> None:
+    A file that is there already is kept: it becomes `PATH.1`, `PATH.1` becomes `PATH.2`, and so on up to `keep`. So does
+    a file that is `full` on `rotate`, whose state makes the new file replay on its own.
+    """
+
+    def __init__(self, path: str | Path, spec: SchedulerSpec, *, max_bytes: int = 64 * 2**20, keep: int = 4) -> None:
+        self._path, self._spec, self._max_bytes, self._keep = Path(path), spec, max_bytes, keep
+        self._file: IO[bytes] | None = None
+        self._size = 0
         try:
-            self._file: IO[bytes] = open(path, "wb", buffering=1 << 16)
+            self.rotate(None)
         except OSError as error:
             raise InputError(f"journal {path}: cannot be written ({error.strerror}); check the folder") from None
-        self._file.write(_encoder.encode(Header(1, __version__, spec)) + b"\n")
-        self.flush()
 
     def write(self, event: Event, commands: Sequence[Command]) -> None:
-        """Append one event and its commands."""
-        self._file.write(encode(event, commands))
+        """Append one event and its commands. Raises OSError, as the disk does."""
+        assert self._file is not None, "the journal is closed"
+        self._size += self._file.write(encode(event, commands))
+
+    @property
+    def full(self) -> bool:
+        """Whether it is time to `rotate`."""
+        return self._size >= self._max_bytes
+
+    def rotate(self, state: Plain | None) -> None:
+        """Go on in a new file that begins with `state`: what `hocket.core.snapshot.save` says now."""
+        self.close()
+        names = [self._path, *(self._path.with_name(f"{self._path.name}.{n}") for n in range(1, self._keep + 1))]
+        for older, newer in reversed(list(pairwise(names))):
+            if older.exists():
+                older.replace(newer)
+        self._file = self._path.open("wb", buffering=1 << 16)
+        self._size = self._file.write(_encoder.encode(Header(1, __version__, self._spec, state)) + b"\n")
+        self._file.flush()
 
     def flush(self) -> None:
         """Hand what is buffered to the operating system."""
-        self._file.flush()
+        if self._file is not None:
+            self._file.flush()
 
     def close(self) -> None:
         """Flush and close."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def encode(event: Event, commands: Sequence[Command]) -> bytes:
@@ -85,7 +114,7 @@ def read_journal(path: str | Path) -> tuple[Header, Iterator[tuple[int, Record]]
     A last line without its newline was being written when the gateway died: it is left out.
     """
     try:
-        file = open(path, "rb")
+        file = Path(path).open("rb")  # noqa: SIM115  the records are read from it as they are asked for
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     try:
@@ -112,6 +141,8 @@ def replay_journal(path: str | Path, extra: Mapping[str, Ordering] | None = None
     """Feed a journal's events to a fresh core. None if every command is the same, else the first difference."""
     header, records = read_journal(path)
     scheduler = build(header.spec, extra)
+    if header.state is not None:
+        restore(scheduler, header.state)
     for number, record in records:
         commands = scheduler.handle(record.event)
         recorded, replayed = _encoder.encode(record.commands), _encoder.encode(commands)

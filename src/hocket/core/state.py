@@ -135,6 +135,10 @@ class Replica:
     present: bool = True
     "False once it was removed; calls that it held may still end"
 
+    def __lt__(self, other: Replica) -> bool:
+        """Equal keys meet in a heap only where one entry is stale: any order will do."""
+        return False
+
 
 @dataclass(slots=True, eq=False, repr=False)
 class Engine:

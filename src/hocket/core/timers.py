@@ -11,62 +11,61 @@ class Timers:
     """Replicas that may be used again later, and the wake-up calls that are under way."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, tuple[Engine, Replica]]] = []
-        self._count = 0
-        self._asked: list[float] = []
+        self.heap: list[tuple[float, int, tuple[Engine, Replica]]] = []
+        self.count = 0
+        self.asked: list[float] = []
 
     def add(self, at: float, what: tuple[Engine, Replica]) -> None:
         """`what` is due at `at`."""
-        self._count += 1
-        heappush(self._heap, (at, self._count, what))
+        self.count += 1
+        heappush(self.heap, (at, self.count, what))
 
     def due(self, now: float) -> list[tuple[Engine, Replica]]:
         """Take out what is due."""
         out = []
-        while self._heap and self._heap[0][0] <= now:
-            out.append(heappop(self._heap)[2])
+        while self.heap and self.heap[0][0] <= now:
+            out.append(heappop(self.heap)[2])
         return out
 
     def next_at(self) -> float | None:
         """When the next one is due."""
-        return self._heap[0][0] if self._heap else None
+        return self.heap[0][0] if self.heap else None
 
     def ask(self, at: float) -> bool:
         """Whether a wake-up at `at` must be asked for: none as early is under way."""
-        if self._asked and self._asked[0] <= at:
+        if self.asked and self.asked[0] <= at:
             return False
-        heappush(self._asked, at)
+        heappush(self.asked, at)
         return True
 
     def woken(self, now: float) -> None:
         """The driver has sent a `Tick`: wake-ups up to `now` are no longer under way."""
-        while self._asked and self._asked[0] <= now:
-            heappop(self._asked)
+        while self.asked and self.asked[0] <= now:
+            heappop(self.asked)
 
 
 class IdleJobs:
     """Open jobs, each looked at again when it may have been idle for too long.
 
-    A job has one entry. Hearing of it costs nothing here: if the job was heard of since, its entry moves on when it comes
-    due.
+    A job has one entry. Hearing of it costs nothing here: an entry that comes due moves on if the job was heard of.
     """
 
     def __init__(self, idle_s: float) -> None:
         self._idle_s = idle_s
-        self._due: list[tuple[float, int, Job]] = []
+        self.entries: list[tuple[float, int, Job]] = []
 
     def opened(self, job: Job, open_jobs: int) -> float | None:
         """`job` is new, one of `open_jobs`. Returns when to look again, if it is the first to be due."""
         at = job.heard_at + self._idle_s
-        heappush(self._due, (at, job.number, job))
-        if len(self._due) > 2 * open_jobs + 16:
-            self._due = [entry for entry in self._due if not entry[2].gone]
-            heapify(self._due)
-        return at if self._due[0][2] is job else None
+        heappush(self.entries, (at, job.number, job))
+        if len(self.entries) > 2 * open_jobs + 16:
+            self.entries = [entry for entry in self.entries if not entry[2].gone]
+            heapify(self.entries)
+        return at if self.entries[0][2] is job else None
 
     def due(self, now: float) -> list[Job]:
         """Jobs that have been idle for too long. They stay, and are named again an idle time later if still open."""
-        out, entries = [], self._due
+        out, entries = [], self.entries
         while entries and entries[0][0] <= now:
             _, number, job = heappop(entries)
             if job.gone:
@@ -80,4 +79,4 @@ class IdleJobs:
 
     def next_at(self) -> float | None:
         """When to look again."""
-        return self._due[0][0] if self._due else None
+        return self.entries[0][0] if self.entries else None

@@ -16,6 +16,7 @@ from typing import Protocol
 from hocket.core import events as ev
 from hocket.core.commands import Abort, CloseJob, Command, Dispatch, Preempt, Reject, WakeAt
 from hocket.core.scheduler import Scheduler
+from hocket.core.snapshot import Plain, save
 
 log = logging.getLogger("hocket.gateway")
 
@@ -30,6 +31,13 @@ class Journal(Protocol):
 
     def write(self, event: ev.Event, commands: list[Command]) -> None:
         """Append one record."""
+
+    @property
+    def full(self) -> bool:
+        """Whether to rotate now."""
+
+    def rotate(self, state: Plain | None) -> None:
+        """Go on in a new file, from `state`."""
 
 
 class Observer(Protocol):
@@ -161,6 +169,8 @@ class Driver:
     def _record(self, journal: Journal, event: ev.Event, commands: list[Command]) -> None:
         try:
             journal.write(event, commands)
+            if journal.full:
+                journal.rotate(save(self.scheduler))
         except OSError as error:
             # a full disk must not cost a call; a journal with a gap would replay to nonsense, so it ends here
             self._journal = None
