@@ -57,7 +57,7 @@ class Difference(msgspec.Struct):
 class JournalWriter:
     """Appends records to a file. Buffered: `flush` now and then, `close` at the end.
 
-    A file that is there already is kept: it becomes `PATH.1`, `PATH.1` becomes `PATH.2`, and so on up to `keep`. So does
+    A file that is there already is kept: it becomes `PATH.1`, and `PATH.1` becomes `PATH.2`, up to `keep`. So does
     a file that is `full` on `rotate`, whose state makes the new file replay on its own.
     """
 
@@ -88,8 +88,9 @@ class JournalWriter:
             if older.exists():
                 older.replace(newer)
         self._file = self._path.open("wb", buffering=1 << 16)
-        self._size = self._file.write(_encoder.encode(Header(1, __version__, self._spec, state)) + b"\n")
+        self._file.write(_encoder.encode(Header(1, __version__, self._spec, state)) + b"\n")
         self._file.flush()
+        self._size = 0  # of the records: a large state must not fill a file by itself
 
     def flush(self) -> None:
         """Hand what is buffered to the operating system."""
@@ -114,20 +115,19 @@ def read_journal(path: str | Path) -> tuple[Header, Iterator[tuple[int, Record]]
     A last line without its newline was being written when the gateway died: it is left out.
     """
     try:
-        file = Path(path).open("rb")  # noqa: SIM115  the records are read from it as they are asked for
+        with Path(path).open("rb") as file:
+            header = msgspec.json.decode(file.readline(), type=Header)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    try:
-        header = msgspec.json.decode(file.readline(), type=Header)
     except msgspec.MsgspecError as error:
-        file.close()
         raise InputError(f"{path}:1: not a journal of hocket ({error}); give a file that `journal:` wrote") from None
-    return header, _records(file, path)
+    return header, _records(Path(path))
 
 
-def _records(file: IO[bytes], path: str | Path) -> Iterator[tuple[int, Record]]:
+def _records(path: Path) -> Iterator[tuple[int, Record]]:
     decoder = msgspec.json.Decoder(Record)
-    with file:
+    with path.open("rb") as file:
+        file.readline()
         for number, line in enumerate(file, start=2):
             if not line.endswith(b"\n"):
                 return
