@@ -37,18 +37,21 @@ CHAT_TEMPLATES = {
 "name -> Jinja template for base models, whose files have none"
 
 
+BAD_INPUT = 2
+"the exit code where starting again would not help"
+
 CHUNK = 256
 "tokens of the largest batch: a longer prompt is prefilled in chunks, between which others decode and may be aborted"
 
 
-class EmbeddedSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EmbeddedSpec(msgspec.Struct, frozen=True, kw_only=True):
     """What one embedded engine runs: the same for each of its replicas."""
 
     weights: str = "small"
     "a catalog name, hf:OWNER/REPO/FILE.gguf or a path"
     replicas: int = 1
-    threads: int = 1
-    "CPU threads of each replica"
+    threads: int | None = None
+    "CPU threads of each replica; None = half of the CPUs that this process may use, shared by the replicas"
     parallel: int = 8
     "slots: the largest batch of each replica"
     context: int = 2048
@@ -60,12 +63,12 @@ class EmbeddedSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     cpus: list[int] | None = None
     "replica i is pinned to the `threads` CPUs that follow cpus[i*threads], round the list; None = not pinned"
     port: int = 0
-    "0 = any free one"
+    "of the first replica, the others follow; 0 = any free one"
 
     def check(self) -> None:
         """Raises InputError where a value makes no sense."""
         for name in ("replicas", "threads", "parallel"):
-            if getattr(self, name) < 1:
+            if (getattr(self, name) or 1) < 1:
                 raise InputError(f"embedded engine: {name} is {getattr(self, name)}; it must be at least 1")
         if self.context < 64:
             raise InputError(f"embedded engine: context is {self.context} tokens a slot; it must be at least 64")
@@ -75,23 +78,28 @@ class EmbeddedSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.cpus is not None:
             _check_cpus(self.cpus)
 
+    @property
+    def replica_threads(self) -> int:
+        """CPU threads of each replica."""
+        return self.threads if self.threads is not None else max(1, len(_usable_cpus()) // 2 // self.replicas)
+
 
 def command(spec: EmbeddedSpec, path: Path, replica: int = 0) -> list[str]:
     """The command line that serves the weights at `path` as the given replica of `spec`."""
     template = spec.chat_template or weights.chat_template(spec.weights)
     arguments = {
         "--weights": str(path),
-        "--threads": str(spec.threads),
+        "--threads": str(spec.replica_threads),
         "--parallel": str(spec.parallel),
         "--context": str(spec.context),
-        "--port": str(spec.port),
+        "--port": str(spec.port + replica if spec.port else 0),
         "--alias": spec.alias or (spec.weights if spec.weights in weights.CATALOG else path.stem),
     }
     if template is not None:
         arguments["--chat-template"] = template
     if spec.cpus:
-        first = replica * spec.threads
-        mine = {spec.cpus[(first + k) % len(spec.cpus)] for k in range(spec.threads)}
+        first = replica * spec.replica_threads
+        mine = {spec.cpus[(first + k) % len(spec.cpus)] for k in range(spec.replica_threads)}
         arguments["--cpus"] = ",".join(map(str, sorted(mine)))
     return [sys.executable, "-m", "hocket.engines.embedded", *(word for pair in arguments.items() for word in pair)]
 
@@ -109,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         server = _serve(args)
     except InputError as error:
         print(f"embedded engine: {error}", file=sys.stderr)
-        return 2
+        return BAD_INPUT
     # llama.cpp's handler of SIGTERM stops its loop but not the process. Nothing here wants saving: die at once.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -158,11 +166,17 @@ def _serve(args: argparse.Namespace) -> xllamacpp.Server:
 
 
 def _check_cpus(cpus: list[int]) -> None:
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(cpus)
+    allowed = _usable_cpus()
     if not cpus or not set(cpus) <= allowed:
         raise InputError(
             f"embedded engine: cpus {cpus} are not all among {sorted(allowed)}, which this process may use"
         )
+
+
+def _usable_cpus() -> set[int]:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return os.sched_getaffinity(0)
+    return set(range(os.cpu_count() or 1))
 
 
 def _parser() -> argparse.ArgumentParser:
