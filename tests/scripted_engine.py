@@ -31,9 +31,9 @@ class Script(msgspec.Struct, frozen=True):
     """How one request is served."""
 
     do: str = "answer"
-    """answer | reset (before the first byte) | cut (reset after `after` chunks) | hang (no answer) | stall (silence after
-    `after` chunks) | status | garbage (no HTTP) | not-json | not-sse | empty (a stream that ends at once) |
-    error-event (an error inside the stream) | close (the end is marked by closing alone) | cut-close (the same, cut)"""
+    """answer | reset (before the first byte) | cut (reset after `after` chunks) | hang (no answer) | stall (silent
+    after `after` chunks) | status | garbage (no HTTP) | not-json | not-sse | empty (a stream that ends at once) |
+    error-event (an error inside the stream) | close (only the closing marks the end) | cut-close (the same, cut)"""
     chunks: int = 8
     "content chunks of a stream: one token each"
     first_s: float = 0.0
@@ -56,6 +56,7 @@ class Seen:
 
     path: str
     headers: dict[str, str]
+    "names in lower case"
     raw: bytes
     script: Script
     started: float
@@ -87,21 +88,24 @@ class ScriptedEngine:
         self.inflight = self.peak = 0
         self.url = ""
         self._record = record
+        self._server: web.Server | None = None
         self._runner: web.ServerRunner | None = None
 
     async def start(self, port: int = 0) -> str:
         """Listen on 127.0.0.1; returns the base URL."""
-        server = web.Server(self._serve, handler_cancellation=True, access_log=None)
-        self._runner = web.ServerRunner(server)
+        self._server = web.Server(self._serve, handler_cancellation=True, access_log=None)
+        self._runner = web.ServerRunner(self._server, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", port, backlog=4096).start()
         self.url = "http://127.0.0.1:{1}".format(*self._runner.addresses[0])
         return self.url
 
     async def stop(self) -> None:
-        """Close the port and all connections."""
+        """Die: close the port and cut all connections."""
+        for connection in self._server.connections if self._server else []:
+            if connection.transport is not None:
+                connection.transport.abort()
         if self._runner is not None:
-            await self._runner.shutdown()
             await self._runner.cleanup()
 
     @property
@@ -113,7 +117,7 @@ class ScriptedEngine:
         raw = await request.read()
         asked = _asked.decode(raw)
         script = asked.scripted or (self.plan.popleft() if self.plan else self.default)
-        seen = Seen(request.path, dict(request.headers), raw, script, time.monotonic())
+        seen = Seen(request.path, {k.lower(): v for k, v in request.headers.items()}, raw, script, time.monotonic())
         if self._record:
             self.seen.append(seen)
         self.inflight += 1
@@ -129,9 +133,7 @@ class ScriptedEngine:
             self.inflight -= 1
             seen.ended = time.monotonic()
 
-    async def _behave(
-        self, request: web.BaseRequest, script: Script, seen: Seen, stream: bool
-    ) -> web.StreamResponse:
+    async def _behave(self, request: web.BaseRequest, script: Script, seen: Seen, stream: bool) -> web.StreamResponse:
         transport = request.transport
         assert transport is not None
         match script.do:
@@ -156,7 +158,7 @@ class ScriptedEngine:
             case _ if stream:
                 return await self._stream(request, script, seen)
             case "cut" | "stall":
-                transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{\"id\":")  # type: ignore[attr-defined]
+                transport.write(b'HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{"id":')  # type: ignore[attr-defined]
                 await asyncio.sleep(script.hang_s if script.do == "stall" else 0.001)
                 transport.abort()
             case _:
@@ -173,27 +175,35 @@ class ScriptedEngine:
     async def _stream(request: web.BaseRequest, script: Script, seen: Seen) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "x-engine": "scripted"})
         if script.do.endswith("close"):
-            response.force_close()
-            response._send_headers_immediately = True
-            request._version = request.version.__class__(1, 0)  # no chunked encoding: only the close ends it
+            return await _until_close(request, script, seen)
         await response.prepare(request)
         assert request.transport is not None
         for i, chunk in enumerate(chunks(script)):
             if script.do == "empty":
                 break
-            if script.do in {"cut", "cut-close", "stall"} and i == script.after:
-                if script.do == "stall":
-                    await asyncio.sleep(script.hang_s)
-                if script.do == "cut-close":
-                    request.transport.close()
-                else:
-                    request.transport.abort()
+            if script.do in {"cut", "stall"} and i == script.after:
+                await asyncio.sleep(script.hang_s if script.do == "stall" else 0.001)
+                request.transport.abort()
                 break
             if i and script.gap_s:
                 await asyncio.sleep(script.gap_s)
             seen.sent.append(chunk)
             await response.write(chunk)
         return response
+
+
+async def _until_close(request: web.BaseRequest, script: Script, seen: Seen) -> web.StreamResponse:
+    """A stream without a length and without chunked encoding: its end and a cut look alike, but for [DONE]."""
+    transport: Any = request.transport
+    transport.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+    for i, chunk in enumerate(chunks(script)):
+        if script.do == "cut-close" and i == script.after:
+            break
+        seen.sent.append(chunk)
+        transport.write(chunk)
+        await asyncio.sleep(script.gap_s)
+    transport.close()
+    return web.Response()
 
 
 def whole(script: Script) -> web.Response:

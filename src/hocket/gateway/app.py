@@ -126,11 +126,11 @@ class Gateway:
         self.driver.tell(ev.ReplicaAdded(self.driver.clock(), engine, replica, settings.max_concurrency))
 
     def remove_replica(self, engine: str, replica: str, died: bool = True) -> None:
-        """A replica takes no more calls; those that it holds fail or end by themselves."""
+        """A replica takes no more calls; those that it holds end, or fail, by themselves."""
         gone = self.replicas.pop((engine, replica), None)
         self.driver.tell(ev.ReplicaRemoved(self.driver.clock(), engine, replica, died))
-        if gone is not None and died:
-            asyncio.get_running_loop().create_task(gone.close())
+        if gone is not None:
+            gone.retire()
 
     # ---------------------------------------------------------------- requests
 

@@ -156,7 +156,12 @@ class _Timings(msgspec.Struct):
 class _Answer(msgspec.Struct):
     usage: _Usage | None = None
     timings: _Timings | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = msgspec.Raw()
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is an error."""
+        return bytes(self.error) not in {b"", b"null"}
 
     def sizes(self, prompt_tokens: int, output_tokens: int) -> tuple[int, int]:
         """What the engine counted, else what is given."""
@@ -228,7 +233,7 @@ class StreamMeter:
                     # the first of the last chunks may begin inside an event
                     continue
                 prompt, output = answer.sizes(prompt, output)
-                failed = failed or answer.error is not None
+                failed = failed or answer.failed
         return StreamEnd(prompt, max(output - done, 0) if output == self.events else output, done, failed)
 
 

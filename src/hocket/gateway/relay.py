@@ -108,7 +108,7 @@ class Relay:
         try:
             answer, prompt_tokens, output_tokens = await replica.answer(upstream, self._asked.prompt_tokens)
         finally:
-            upstream.close()
+            replica.release(upstream)
         self._call.finished(prompt_tokens, output_tokens)
         return self._relayed(answer)
 
@@ -143,7 +143,7 @@ class Relay:
                 raise
             order = await self._aborted()
         finally:
-            upstream.close()
+            replica.release(upstream)
         assert isinstance(order, Reject | Abort)
         return await _break_off(response, refusal(order))
 
@@ -173,7 +173,6 @@ class Relay:
 
 
 async def _break_off(response: web.StreamResponse, error: ApiError) -> web.StreamResponse:
-    """End a stream that has begun with an error event, and close: it must not look complete."""
-    response.force_close()
+    """End a stream that has begun with an error event: it must not look complete."""
     await response.write(b"\n\n" + error.sse)
     return response

@@ -5,6 +5,7 @@ Bytes pass as they are. aiohttp's many exceptions become one, `ReplicaFailed`, i
 
 from __future__ import annotations
 
+import asyncio
 import io
 import re
 from collections.abc import Iterable, Mapping
@@ -65,7 +66,7 @@ class ReplicaFailed(Exception):  # noqa: N818 - an event of the core, not a bug
 
 
 class Replica:
-    """A pool of connections to one replica. Create it inside the event loop; `close` it.
+    """A pool of connections to one replica. Create it inside the event loop; `retire` or `close` it.
 
     `reuse`: whether a connection may serve one call after another.
     """
@@ -74,6 +75,8 @@ class Replica:
         self.url = url
         self._urls: dict[str, URL] = {}
         self._timeouts = timeouts
+        self._active = 0
+        self._retired = False
         self._authorization = f"Bearer {api_key}" if api_key else None
         pool = {"keepalive_timeout": KEEP_ALIVE_S} if reuse else {"force_close": True}
         self._session = aiohttp.ClientSession(
@@ -85,13 +88,26 @@ class Replica:
         )
 
     async def close(self) -> None:
-        """Drop all connections."""
+        """Drop the connections. No call may be open: aiohttp would leave it waiting for ever."""
         await self._session.close()
+
+    def retire(self) -> None:
+        """Close once the last open call has ended."""
+        self._retired = True
+        if self._active == 0:
+            self._closing = asyncio.get_running_loop().create_task(self.close())
+
+    def release(self, response: aiohttp.ClientResponse) -> None:
+        """An answer that `post` gave is done with: what has not come yet is cut off."""
+        response.close()
+        self._active -= 1
+        if self._retired and self._active == 0:
+            self.retire()
 
     async def post(self, path: str, body: bytes, headers: CIMultiDict[str]) -> aiohttp.ClientResponse:
         """Send a request; return once the answer's headers are there. Raises ReplicaFailed.
 
-        Whoever takes the answer must `close` it, unless it was read to its end.
+        Give the answer back with `release`.
         """
         url = self._urls.get(path)
         if url is None:
@@ -101,9 +117,11 @@ class Replica:
             headers["Authorization"] = self._authorization
         data = body if len(body) < BIG_BODY else io.BytesIO(body)
         try:
-            return await self._session.post(url, data=data, headers=headers, allow_redirects=False)
+            response = await self._session.post(url, data=data, headers=headers, allow_redirects=False)
         except (aiohttp.ClientError, OSError) as error:
             _fail(error)
+        self._active += 1
+        return response
 
     async def whole(self, response: aiohttp.ClientResponse) -> Answer:
         """Read an answer to its end. Raises ReplicaFailed."""

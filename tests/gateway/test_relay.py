@@ -1,0 +1,217 @@
+"""What comes out is what the engine said, byte for byte, and when a client goes the engine is told at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import aiohttp
+import pytest
+
+from hocket.settings import EngineSettings
+from tests.gateway.conftest import Start
+from tests.scripted_engine import Script, ScriptedEngine, chunks, whole
+
+
+async def soon(condition: Any, within_s: float = 2.0) -> float:
+    """Wait until `condition()` holds; returns the seconds that took."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < within_s, "did not happen in time"
+        await asyncio.sleep(0.002)
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+async def test_a_whole_answer_is_the_engines_own_bytes(engine: ScriptedEngine, start: Start, path: str) -> None:
+    world = await start(engine)
+    body = b'{"model" : "small", "prompt":"a", "messages":[ {"content":"\xc3\xa9"} ],"top_k":1e1, "x":[1.50]}'
+    async with world.post(body, path, headers={"Content-Type": "application/json", "x-custom": "kept"}) as response:
+        assert response.status == 200
+        assert await response.read() == whole(engine.default).body
+        assert response.headers["x-engine"] == "scripted"
+        assert response.headers["x-hocket-job"] and response.headers["x-hocket-call"]
+    (seen,) = engine.seen
+    assert (seen.path, seen.raw, seen.headers["x-custom"]) == (path, body, "kept")
+
+
+@pytest.mark.parametrize("script", [Script(), Script(usage=True, gap_s=0.002), Script(pad=50_000), Script(do="close")])
+async def test_a_stream_is_the_engines_own_bytes(engine: ScriptedEngine, start: Start, script: Script) -> None:
+    world = await start(engine)
+    engine.default = script
+    async with world.post({"stream": True}) as response:
+        assert response.headers["Content-Type"] == "text/event-stream"
+        assert await response.read() == b"".join(chunks(script))
+
+
+async def test_chunks_are_passed_on_as_they_come(engine: ScriptedEngine, start: Start) -> None:
+    world = await start(engine)
+    engine.default = Script(chunks=5, gap_s=0.1)
+    async with world.post({"stream": True}) as response:
+        times = [time.monotonic() async for _ in response.content.iter_any()]
+    assert len(times) >= 5
+    assert times[-1] - times[0] > 0.3
+
+
+async def test_hop_by_hop_headers_and_cookies_stay_behind(engine: ScriptedEngine, start: Start) -> None:
+    world = await start(engine)
+    headers = {"Connection": "keep-alive, x-private", "x-private": "1", "Cookie": "a=b", "TE": "trailers"}
+    async with world.post({}, headers=headers) as response:
+        assert response.status == 200
+    assert not engine.seen[0].headers.keys() & {"x-private", "cookie", "te"}
+
+
+async def test_the_clients_request_id_comes_back(engine: ScriptedEngine, start: Start) -> None:
+    world = await start(engine)
+    for stream in (False, True):
+        async with world.post({"stream": stream}, headers={"x-request-id": "r-17"}) as response:
+            assert response.headers["x-request-id"] == "r-17"
+    async with world.post({"model": "none"}, headers={"x-request-id": "r-18"}) as response:
+        assert response.status == 404 and response.headers["x-request-id"] == "r-18"
+    assert engine.seen[0].headers["x-request-id"] == "r-17"
+
+
+async def test_a_compressed_request_reaches_the_engine_readable(engine: ScriptedEngine, start: Start) -> None:
+    world = await start(engine)
+    async with world.post({"top_k": 3}, compress="gzip") as response:
+        assert response.status == 200
+    assert engine.seen[0].body["top_k"] == 3
+    assert "content-encoding" not in engine.seen[0].headers
+
+
+async def test_a_renamed_model_changes_nothing_else(engine: ScriptedEngine, start: Start) -> None:
+    served = EngineSettings(name="e", models=["small"], upstream_model="org/Big", replicas=[engine.url])
+    world = await start(engines=[served])
+    body = b'{"messages":[ {"content":"a"} ],"model":"small","temperature":1.50,"seed":12345678901234567890}'
+    async with world.post(body) as response:
+        assert response.status == 200
+    raw = engine.seen[0].raw
+    assert b'"model":"org/Big"' in raw and b'"temperature":1.50' in raw and b'"seed":12345678901234567890' in raw
+    assert b'[ {"content":"a"} ]' in raw
+
+
+async def test_a_body_of_many_megabytes_passes(engine: ScriptedEngine, start: Start) -> None:
+    world = await start(engine, body_limit_mib=4)
+    engine_limit = {"messages": [{"role": "user", "content": "x" * 900_000}]}
+    async with world.post(engine_limit) as response:
+        assert response.status == 200
+    assert len(engine.seen[0].raw) > 900_000
+
+
+async def test_sizes_come_from_the_engine_or_are_counted(engine: ScriptedEngine, start: Start) -> None:
+    world = await start(engine)
+
+    def tokens() -> tuple[float, float]:
+        value = world.gateway.metrics.registry.get_sample_value
+        return tuple(  # type: ignore[return-value]
+            value("hocket_tokens_total", {"engine": "small", "direction": name}) or 0 for name in ("prompt", "output")
+        )
+
+    engine.default = Script(chunks=5)
+    async with world.post({}) as response:
+        await response.read()
+    assert tokens() == (7, 5)
+    engine.default = Script(chunks=6, usage=True)
+    async with world.post({"stream": True}) as response:
+        await response.read()
+    assert tokens() == (14, 11)
+    engine.default = Script(chunks=6)
+    async with world.post({"stream": True}) as response:
+        await response.read()
+    # counted: six tokens and the event that carries the finish reason; the prompt is estimated
+    assert tokens()[1] == 18 and tokens()[0] > 14
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_client_that_goes_while_it_is_served_stops_the_engine(
+    engine: ScriptedEngine, start: Start, stream: bool
+) -> None:
+    world = await start(engine, window=1)
+    engine.default = Script(chunks=500, gap_s=0.02) if stream else Script(do="hang")
+    request = await_post = world.post({"stream": stream})
+    if stream:
+        response = await await_post
+        await response.content.readany()
+        gone = time.monotonic()
+        response.close()
+    else:
+        task = asyncio.create_task(request.__aenter__())
+        await soon(lambda: engine.inflight == 1)
+        gone = time.monotonic()
+        task.cancel()
+    await soon(lambda: engine.inflight == 0 and world.inflight == 0, 0.5)
+    (seen,) = engine.seen
+    assert seen.aborted is not None and seen.aborted - gone < 0.1
+    assert time.monotonic() - gone < 0.1
+
+
+async def test_a_client_that_goes_before_the_first_chunk_of_a_stream(engine: ScriptedEngine, start: Start) -> None:
+    world = await start(engine, window=1)
+    engine.default = Script(first_s=30)
+    task = asyncio.create_task(world.post({"stream": True}).__aenter__())
+    await soon(lambda: engine.inflight == 1)
+    gone = time.monotonic()
+    task.cancel()
+    await soon(lambda: engine.inflight == 0 and world.inflight == 0, 0.5)
+    assert time.monotonic() - gone < 0.1
+
+
+async def test_a_client_that_goes_while_it_waits_leaves_the_queue(engine: ScriptedEngine, start: Start) -> None:
+    world = await start(engine, window=1)
+    engine.default = Script(first_s=0.3)
+    first = asyncio.create_task(world.post({}).__aenter__())
+    await soon(lambda: engine.inflight == 1)
+    second = asyncio.create_task(world.post({}).__aenter__())
+    third = asyncio.create_task(world.post({}).__aenter__())
+    queue = world.gateway.scheduler.engines["small"]
+    await soon(lambda: queue.queued == 2)
+    second.cancel()
+    assert await soon(lambda: queue.queued == 1) < 0.1
+    assert (await first).status == (await third).status == 200
+    assert len(engine.seen) == 2
+
+
+async def test_the_window_is_never_exceeded_and_is_used(
+    engine: ScriptedEngine, engine2: ScriptedEngine, start: Start
+) -> None:
+    world = await start(engine, engine2, window=3)
+    for each in (engine, engine2):
+        each.default = Script(chunks=3, gap_s=0.005)
+
+    async def one(i: int) -> int:
+        async with world.post({"stream": i % 2 == 0}) as response:
+            await response.read()
+            return int(response.status)
+
+    assert await asyncio.gather(*(one(i) for i in range(60))) == [200] * 60
+    assert (engine.peak, engine2.peak) == (3, 3)
+    assert len(engine.seen) + len(engine2.seen) == 60
+
+
+async def test_a_tenants_key_does_not_reach_the_engine_and_the_engines_own_does(
+    engine: ScriptedEngine, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENGINE_KEY", "engine-secret")
+    served = EngineSettings(name="small", replicas=[engine.url], api_key_env="ENGINE_KEY")
+    world = await start(engines=[served])
+    async with world.post({}, headers={"Authorization": "Bearer client-secret"}) as response:
+        assert response.status == 200
+    assert engine.seen[0].headers["authorization"] == "Bearer engine-secret"
+
+
+async def test_expect_100_continue(engine: ScriptedEngine, start: Start) -> None:
+    world = await start(engine)
+    async with asyncio.timeout(2), world.post({}, expect100=True) as response:
+        assert response.status == 200
+
+
+async def test_two_requests_on_one_connection(engine: ScriptedEngine, start: Start) -> None:
+    world = await start(engine)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as http:
+        for stream in (True, False, True):
+            body = {"model": "small", "messages": [], "stream": stream}
+            async with http.post(f"{world.url}/v1/chat/completions", json=body) as response:
+                assert response.status == 200
+                await response.read()
+    assert len(engine.seen) == 3
