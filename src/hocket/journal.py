@@ -22,6 +22,8 @@ from hocket.core.snapshot import Plain, restore
 from hocket.core.spec import SchedulerSpec
 from hocket.errors import InputError
 
+VERSION = 1
+"of the journal's form"
 _encoder = msgspec.json.Encoder()
 
 
@@ -88,7 +90,7 @@ class JournalWriter:
             if older.exists():
                 older.replace(newer)
         self._file = self._path.open("wb", buffering=1 << 16)
-        self._file.write(_encoder.encode(Header(1, __version__, self._spec, state)) + b"\n")
+        self._file.write(_encoder.encode(Header(VERSION, __version__, self._spec, state)) + b"\n")
         self._file.flush()
         self._size = 0  # of the records: a large state must not fill a file by itself
 
@@ -121,6 +123,8 @@ def read_journal(path: str | Path) -> tuple[Header, Iterator[tuple[int, Record]]
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
     except msgspec.MsgspecError as error:
         raise InputError(f"{path}:1: not a journal of hocket ({error}); give a file that `journal:` wrote") from None
+    if header.journal != VERSION:
+        raise InputError(f"{path}:1: a journal of version {header.journal}; this hocket reads version {VERSION}")
     return header, _records(Path(path))
 
 
@@ -144,7 +148,10 @@ def replay_journal(path: str | Path, extra: Mapping[str, Ordering] | None = None
     if header.state is not None:
         restore(scheduler, header.state)
     for number, record in records:
-        commands = scheduler.handle(record.event)
+        try:
+            commands = scheduler.handle(record.event)
+        except ValueError as error:
+            raise InputError(f"{path}:{number}: cannot follow the lines before it ({error}); is one missing?") from None
         recorded, replayed = _encoder.encode(record.commands), _encoder.encode(commands)
         if recorded != replayed:
             return Difference(number, repr(record.event), recorded.decode(), replayed.decode())
