@@ -1,6 +1,6 @@
 """Events: what has happened, told to the core by a driver.
 
-Each is a fact in the past tense and carries `at`, seconds on the driver's clock (monotonic, any origin). They are
+Each is a fact in the past tense and carries `at`, seconds on the driver's clock (monotonic, not negative). They are
 immutable and encode to JSON as they are, which is what the journal holds. Nothing here says what will happen: output
 sizes and durations are known when a call ends, not before. (`gc=False`: they hold no cycles, and there are many.)
 """

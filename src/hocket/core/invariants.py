@@ -32,8 +32,12 @@ def check(scheduler: Scheduler) -> None:
         assert len(engine.queue) == sum(1 for call in queued if call.engine is engine), f"{engine.name}: queue length"
         assert not (engine.queue and engine.room), f"{engine.name}: a call waits beside a free slot"
         assert engine.room == sum(replica.free for replica in engine.replicas.values()), f"{engine.name}: room"
-        for replica in engine.replicas.values():
+        present = {name: replica for name, replica in engine.listed.items() if replica.present}
+        assert engine.replicas == present, f"{engine.name}: replicas"
+        for replica in engine.listed.values():
             assert replica.inflight == inflight[id(replica)], f"{replica.id}: inflight {replica.inflight}"
+            assert 0 <= replica.free <= max(0, replica.window - replica.inflight), f"{replica.id}: free {replica.free}"
+            assert replica.present or not replica.free, f"{replica.id}: removed, but with free slots"
     for job in scheduler.jobs.values():
         states = Counter(call.state for call in job.calls.values())
         assert job.waiting == states[CallState.QUEUED], f"job {job.id}: waiting {job.waiting}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from hocket.core.heap import KeyedHeap
+from hocket.core.heap import Key, KeyedHeap
 from hocket.core.state import Call, Replica
 
 
@@ -23,7 +23,7 @@ class Routing(Protocol):
 
 
 class LeastLoaded:
-    """The smallest inflight / window; the first listed wins ties."""
+    """The smallest inflight / window; the first listed wins ties. A retry goes to another replica if one has room."""
 
     def __init__(self) -> None:
         self._open: KeyedHeap[Replica] = KeyedHeap()
@@ -31,7 +31,7 @@ class LeastLoaded:
     def changed(self, replica: Replica) -> None:
         """See `Routing`."""
         if replica.free:
-            self._open.move(replica, (replica.inflight / replica.window, replica.index))
+            self._open.move(replica, _load(replica))
         else:
             self._open.discard(replica)
 
@@ -39,4 +39,13 @@ class LeastLoaded:
         """See `Routing`."""
         replica = self._open.first()
         assert replica is not None, "asked for a replica while none has room"
-        return replica
+        if replica is not call.failed_on:
+            return replica
+        self._open.discard(replica)
+        other = self._open.first()
+        self._open.add(replica, _load(replica))
+        return other or replica
+
+
+def _load(replica: Replica) -> Key:
+    return (replica.inflight / replica.window, replica.index)

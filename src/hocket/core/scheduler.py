@@ -25,6 +25,8 @@ MAX_ATTEMPTS = 2
 MAX_DELAYS = 5
 "429s of one call before the replica's own answer is passed on"
 RETRYABLE = frozenset({"connect", "reset", "timeout", "garbage"})
+MAX_IDLE_APPS = 10_000
+"applications without an open job that are remembered: their names come from clients, who may send any number"
 
 
 class Scheduler(Slots):
@@ -43,10 +45,9 @@ class Scheduler(Slots):
         super().__init__(spec, orderings, fallback, routing)
         self.spec = spec
         self.jobs: dict[str, Job] = {}
-        self.calls: dict[str, Call] = {}
         self.tenants: dict[str, Tenant] = {}
         self.apps: dict[str, Application] = {}
-        self._jobs_seen = self._calls_seen = 0
+        self._jobs_seen = self._calls_seen = self._apps_seen = 0
         self._idle = IdleJobs(spec.job_idle_s)
         for tenant in spec.tenants:
             self._tenant(tenant.name).weight = tenant.weight
@@ -83,7 +84,7 @@ class Scheduler(Slots):
     @property
     def models(self) -> list[str]:
         """The names that clients may ask for."""
-        return [model for engine in self.spec.engines for model in engine.models]
+        return list(dict.fromkeys(model for engine in self.spec.engines for model in engine.models))
 
     def engine_for(self, app: str, stage: str, model: str) -> str | None:
         """The engine that serves this: the first route that matches, else the first engine of the model; or None."""
@@ -225,9 +226,11 @@ class Scheduler(Slots):
             return
         replica = call.replica
         assert replica is not None, "the call is in no slot"
-        if event.status == 429:
+        if event.status == 429 or event.kind == "connect":
+            # a dead replica fails fast, so it would be the least loaded and draw one call after the other
             self._let_rest(replica, call.engine, event.retry_after_s, out)
         if not event.first_byte and self._deserves_another(call, event):
+            call.failed_on = replica
             self._leave_slot(call)
             self._enqueue(call)
         else:
@@ -270,7 +273,7 @@ class Scheduler(Slots):
             self._dequeue(call)
         if event.urgency is not None:
             call.urgency = event.urgency
-        call.job.features.update(event.features)
+        call.job.features = {**call.job.features, **event.features}  # the old ones belong to an event
         if waits:
             self._enqueue(call)
 
@@ -291,11 +294,12 @@ class Scheduler(Slots):
 
     def _replica_added(self, event: ev.ReplicaAdded, out: list[Command]) -> None:
         engine = self._engine(event.engine)
-        replica = engine.replicas.get(event.replica)
+        replica = engine.listed.get(event.replica)
         if replica is None:
-            index = engine.listed.setdefault(event.replica, len(engine.listed))
-            replica = engine.replicas[event.replica] = Replica(event.replica, index, event.window)
+            replica = engine.listed[event.replica] = Replica(event.replica, len(engine.listed), event.window)
         replica.window = event.window
+        replica.present = True
+        engine.replicas[replica.id] = replica
         self._refresh(engine, replica)
         self._relist(engine)
         self._fill(engine, out)
@@ -327,8 +331,19 @@ class Scheduler(Slots):
     def _application(self, name: str) -> Application:
         app = self.apps.get(name)
         if app is None:
-            app = self.apps[name] = Application(name, len(self.apps))
+            if len(self.apps) > 2 * len(self.jobs) + MAX_IDLE_APPS:
+                self._drop_applications()
+            self._apps_seen += 1
+            app = self.apps[name] = Application(name, self._apps_seen)
         return app
+
+    def _drop_applications(self) -> None:
+        """Forget half of those without an open job: the ones of which the fewest jobs have closed, the oldest first."""
+        busy = {job.app.name for job in self.jobs.values()}
+        idle = [app for app in self.apps.values() if app.name not in busy]
+        idle.sort(key=lambda app: (app.jobs_closed, app.number))
+        for app in idle[: len(idle) // 2]:
+            del self.apps[app.name]
 
     def _engine(self, name: str) -> Engine:
         if name not in self.engines:

@@ -17,7 +17,7 @@ from hocket.core.state import Application, Call, CallState, Engine, Job, Replica
 from hocket.core.timers import Timers
 
 DEFAULT_REST_S = 1.0
-"how long a replica rests after a 429 without Retry-After"
+"how long a replica rests after a 429 without Retry-After, or when it could not be connected to"
 # bound once: looking a member up in its enum costs more than most of what follows
 QUEUED, DISPATCHED, RUNNING = CallState.QUEUED, CallState.DISPATCHED, CallState.RUNNING
 
@@ -36,6 +36,7 @@ class Slots:
         self.engines = {e.name: Engine(e.name, e.models, ReadyQueue(orderings, self), routing()) for e in spec.engines}
         #: set once an ordering raised and the fallback took over: what it said
         self.policy_error: str | None = None
+        self.calls: dict[str, Call] = {}
         self._fallback = tuple(fallback)
         self._dispatches = 0
         self._timers = Timers()
@@ -46,21 +47,28 @@ class Slots:
     def _enqueue(self, call: Call) -> None:
         call.state = QUEUED
         call.replica = None
+        call.job.waiting += 1
         try:
             call.engine.queue.push(call)
         except Exception as error:  # noqa: BLE001  a policy may raise anything
             self._fall_back(error)
-            call.engine.queue.push(call)
-        call.job.waiting += 1
 
     def _dequeue(self, call: Call) -> None:
-        call.engine.queue.remove(call)
+        try:
+            call.engine.queue.remove(call)
+        except Exception as error:  # noqa: BLE001  keys that do not compare may show late
+            self._fall_back(error)
+            call.engine.queue.remove(call)
         call.job.waiting -= 1
 
     def _fill(self, engine: Engine, out: list[Command]) -> None:
         """Dispatch while a replica has room and a call waits."""
         while engine.room:
-            call = engine.queue.pop()
+            try:
+                call = engine.queue.pop()
+            except Exception as error:  # noqa: BLE001  keys that do not compare may show late
+                self._fall_back(error)
+                continue
             if call is None:
                 return
             call.job.waiting -= 1
@@ -126,14 +134,17 @@ class Slots:
         self.wants_progress = self._reads_service
 
     def _fall_back(self, error: Exception) -> None:
-        """An ordering raised: order by the fallback from now on, and lose no call."""
+        """An ordering raised, or its keys do not compare: order by the fallback from now on, and lose no call.
+
+        The queues may have been left in any state, so they are made anew from the calls that are to wait.
+        """
         self.policy_error = f"{type(error).__name__}: {error}"
         self._use(self._fallback)
         for engine in self.engines.values():
-            waiting = sorted(engine.queue, key=lambda call: call.number)
             engine.queue = ReadyQueue(self._fallback, self)
-            for call in waiting:
-                engine.queue.push(call)
+        for call in self.calls.values():
+            if call.state is QUEUED:
+                call.engine.queue.push(call)
 
     # ---------------------------------------------------------------- replicas
 

@@ -1,6 +1,6 @@
 """The nouns of the core: tenants, applications, jobs, calls, engines and their replicas.
 
-Records without methods that change them: only `hocket.core.scheduler` writes. Drivers and policies read. They compare
+Records without methods that change them: only the scheduler writes. Drivers and policies read. They compare
 by identity. Slotted classes, because most are written more often than made; a `Call` is a msgspec struct, which is made
 six times faster and written half as fast.
 """
@@ -113,6 +113,8 @@ class Call(msgspec.Struct, eq=False, gc=False):
     "dispatches so far"
     delays: int = 0
     "times that a replica answered 429"
+    failed_on: Replica | None = None
+    "the replica that failed it last: a retry goes elsewhere if it can"
     charged_at: float = 0.0
     "until when its slot time has been added to the job's service"
 
@@ -153,8 +155,8 @@ class Engine:
     "free slots over its replicas; while there is one, no call waits"
     only: Replica | None = None
     "its replica, if it has one alone: then there is nothing to choose"
-    listed: dict[str, int] = field(default_factory=dict)
-    "index of every replica ever added, so that one that returns keeps its place"
+    listed: dict[str, Replica] = field(default_factory=dict)
+    "every replica ever added: one that returns keeps its place, and the calls that it may still hold"
 
     @property
     def queued(self) -> int:

@@ -65,7 +65,7 @@ class IdleJobs:
 
     def due(self, now: float) -> list[Job]:
         """Jobs that have been idle for too long. They stay, and are named again an idle time later if still open."""
-        out, entries = [], self.entries
+        out, again, entries = [], [], self.entries
         while entries and entries[0][0] <= now:
             _, number, job = heappop(entries)
             if job.gone:
@@ -74,7 +74,9 @@ class IdleJobs:
             if at <= now:
                 out.append(job)
                 at = now + self._idle_s
-            heappush(entries, (at, number, job))
+            again.append((at, number, job))
+        for entry in again:
+            heappush(entries, entry)
         return out
 
     def next_at(self) -> float | None:
