@@ -19,6 +19,7 @@ COMMANDS = {
     "serve": "run the gateway",
     "simulate": "run jobs through policies in virtual time",
     "workload": "generate jobs of a named application",
+    "demo": "three applications on two embedded engines, under two policies",
     "replay": "drive recorded jobs against a live gateway",
     "engine": "pull weights, run or profile an engine",
     "config": "check a settings file",

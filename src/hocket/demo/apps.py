@@ -26,8 +26,7 @@ async def research(run: Run, request: str) -> str:
     plan = await run.ask(
         "plan",
         SMALL,
-        f"{request} To answer this, we search the manual of a scheduler for language model applications. "
-        f"List, one a line and in a few words each, what to search for.",
+        f"{request} List what to look up in the manual.",
         tokens=mix.plan_tokens(task),
     )
 
@@ -40,8 +39,7 @@ async def research(run: Run, request: str) -> str:
         query = await run.ask(
             "research",
             SMALL,
-            f"Item {n + 1} of this list: {cut(plan.value, 24)}. The question behind it: {request} "
-            "Write the words to search for, and nothing else.",
+            f"{request} Write a query for item {n + 1} of: {cut(plan.value, 8)}",
             tokens=mix.QUERY_TOKENS,
             after=[plan],
             because=plan,
@@ -49,7 +47,7 @@ async def research(run: Run, request: str) -> str:
         return await run.use(search, f"{query.value} {request}", task.tool_s[n], after=[query], because=plan)
 
     found = await asyncio.gather(*(look_into(n) for n in range(task.width)))
-    notes = " ".join(f"({n}) {cut(one.value, max(8, 72 // len(found)))}." for n, one in enumerate(found, 1))
+    notes = " ".join(f"({n}) {cut(one.value, max(4, 48 // len(found)))}." for n, one in enumerate(found, 1))
     answer = await run.ask("answer", LARGE, f"Notes: {notes} Question: {request} Answer:", task.tokens, after=found)
     return answer.value
 
@@ -67,12 +65,11 @@ async def code(run: Run, request: str) -> str:
     report = await run.use(test, program.head + source_of(draft.value), after=[draft])
     run.tests.append(report.value)
     for _ in range(task.width):
-        complaint = f"{report.value.passed} of {report.value.total} tests pass. {cut(report.value.complaint, 16)}"
+        complaint = f"{report.value.passed} of {report.value.total} tests pass. {cut(report.value.complaint, 8)}"
         critique = await run.ask(
             "critique",
             SMALL,
-            f"{complaint}\nThat is how this function fares:\n{program.head}{cut(draft.value, 24)}\n"
-            "What is wrong with it? One sentence.",
+            f"{complaint}\n{program.head}{cut(draft.value, 12)}\nWhat is wrong?",
             tokens=mix.CRITIQUE_TOKENS,
             after=[draft, report],
             because=report,
@@ -80,7 +77,7 @@ async def code(run: Run, request: str) -> str:
         draft = await run.ask(
             "repair",
             LARGE,
-            f"# {cut(critique.value, 16)}\n# {complaint}\n# {request}\n\n{program.head}",
+            f"# {cut(critique.value, 8)}\n# {complaint}\n# {request}\n\n{program.head}",
             tokens=task.tokens,
             after=[critique],
             because=report,
@@ -97,10 +94,10 @@ async def summary(run: Run, request: str) -> str:
 
     async def read(n: int) -> Done[str]:
         text = tools.section(task.subject * 7 + n)
-        return await run.ask("map", SMALL, f"{text}\nSay in one sentence what this is about.", mix.MAP_TOKENS)
+        return await run.ask("map", SMALL, f"{text}\nWhat is this about?", mix.MAP_TOKENS)
 
     read_all = await asyncio.gather(*(read(n) for n in range(task.width)))
-    points = " ".join(f"({n}) {cut(one.value, max(6, 90 // len(read_all)))}." for n, one in enumerate(read_all, 1))
+    points = " ".join(f"({n}) {cut(one.value, max(3, 56 // len(read_all)))}." for n, one in enumerate(read_all, 1))
     whole = await run.ask("reduce", LARGE, f"{points} {request} In short:", task.tokens, after=read_all)
     return whole.value
 

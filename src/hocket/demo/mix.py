@@ -2,16 +2,16 @@
 
 What makes it a fair and telling test of an ordering:
 
-- **Saturated.** All jobs arrive in the first 24 s and keep both engines busy for about three times as long, so that
-  queues form at both and the order matters.
+- **Saturated.** All jobs arrive within 6 s and keep both engines busy for more than ten times as long, so that queues
+  form at both and the order matters.
 - **Heavy-tailed.** In each application most jobs are small and few are long (a discrete Pareto), as recorded traces of
-  agents are. Sizes are the distribution's quantiles, dealt out in random order: any seed gives the same load.
+  agents are. Sizes are the distribution's quantiles, dealt out in random order: any seed gives about the same load.
 - **Partly foreseeable.** A job's request says something of its size (the number of documents it names), its
-  first answer more (the plan's breadth), and some is luck (how often the tests fail). Applications overlap in size, so
-  that knowing the application alone is not enough.
+  first answer more (the plan's breadth), and some is luck (how often the tests fail). Applications overlap in size:
+  knowing the application alone is not enough.
 - **Across engines.** Each application uses both. A job that is short on one engine may be long on the other.
-- **Small.** Two cores decode some 60 tokens/s and prefill some 170 tokens/s an engine: prompts hold 60 to 200 tokens,
-  answers 16 to 96, and a pass takes well under two minutes.
+- **Small.** With a core each, the engines decode some 60 tokens/s and prefill some 170: prompts hold 35 to 150 tokens,
+  answers 9 to 96, and a pass takes little more than a minute.
 
 Fan-outs, rounds and token counts are drawn here, before anything runs, and the engines are told to ignore their end
 of text: two passes do the same work, whatever the small models happen to say. `draw(seed)` with another seed gives
@@ -24,7 +24,7 @@ import random
 from dataclasses import dataclass
 
 SEED = 7
-ARRIVALS_S = 24.0
+ARRIVALS_S = 6.0
 "the jobs arrive within this time, uniformly: a Poisson process that is told its count"
 
 
@@ -57,21 +57,21 @@ class Shape:
 
 
 SHAPES = {
-    "research": Shape(count=12, least=1, most=9, tail=1.0),
-    "code": Shape(count=10, least=0, most=6, tail=0.9),
-    "summary": Shape(count=10, least=1, most=12, tail=0.9),
+    "research": Shape(count=10, least=1, most=18, tail=0.9),
+    "code": Shape(count=9, least=1, most=11, tail=1.1),
+    "summary": Shape(count=9, least=1, most=22, tail=0.9),
 }
 
-QUERY_TOKENS = 20
-CRITIQUE_TOKENS = 16
-MAP_TOKENS = 28
-LAST_TOKENS = {"research": (32, 96), "code": (40, 64), "summary": (32, 96)}
+QUERY_TOKENS = 12
+CRITIQUE_TOKENS = 10
+MAP_TOKENS = 14
+LAST_TOKENS = {"research": (14, 96), "code": (16, 36), "summary": (14, 96)}
 "of the last answer: longer where the job is wider"
 
 
 def plan_tokens(task: Task) -> int:
     """A plan names all that is to be searched for: its length gives the job's width away."""
-    return 12 + 6 * task.width
+    return 6 + 3 * task.width
 
 
 def draw(seed: int = SEED) -> list[Task]:

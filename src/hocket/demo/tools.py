@@ -18,7 +18,7 @@ MOST_OUTPUT = 64 * 1024
 
 @functools.cache
 def documents() -> tuple[str, ...]:
-    """The project's documents as paragraphs of 40 words or more: README and docs/ of a checkout, else the README that
+    """The project's documents in sections of 32 words: README and docs/ of a checkout, else the README that
     an installed package carries.
     """
     root = Path(__file__).parents[3]
@@ -31,7 +31,7 @@ def documents() -> tuple[str, ...]:
         prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)  # code makes poor reading for a small model
         words = [re.sub(r"[^\w\s.,;:'()-]", "", word) for word in prose.split()]
         words = [word for word in words if word]
-        paragraphs += [" ".join(words[i : i + 60]) for i in range(0, len(words) - 39, 60)]
+        paragraphs += [" ".join(words[i : i + 32]) for i in range(0, len(words) - 31, 32)]
     return tuple(paragraphs)
 
 
