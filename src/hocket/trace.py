@@ -84,14 +84,14 @@ def graph_of(job: Job) -> Graph:
     dependents: dict[str, list[Stage]] = {stage.id: [] for stage in job.stages}
     waits_for: dict[str, int] = {}
     for stage in job.stages:
-        needs = dict.fromkeys(stage.needs)
+        needs = dict.fromkeys(stage.needs) if stage.needs else ()
         waits_for[stage.id] = len(needs)
         for need in needs:
             if need not in dependents:
                 raise InputError(f"stage {stage.id!r} needs {need!r}, which the job does not have; name a stage's id")
             dependents[need].append(stage)
-    left = dict(waits_for)
-    order = [stage for stage in job.stages if not left[stage.id]]
+    order = [stage for stage in job.stages if not waits_for[stage.id]]
+    left = dict(waits_for) if len(order) < len(job.stages) else waits_for
     for stage in order:  # grows as it is walked
         for dependent in dependents[stage.id]:
             left[dependent.id] -= 1
@@ -150,8 +150,10 @@ def write_jobs(path: str | Path, jobs: Iterable[Job]) -> None:
         if not special:
             draft.replace(target)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         raise InputError(f"{path}: cannot be written ({error.strerror}); check the directory") from None
+    finally:
+        if draft.exists():
+            draft.unlink()
 
 
 JOB_FIELDS = frozenset(Job.__struct_fields__) - {"extra"}

@@ -151,6 +151,7 @@ class Replica:
     def start_iteration(self, now):
         limit = self.engine.get("kv_tokens") or float("inf")
         while self.kv() > limit and len(self.running) > 1:
+            self.cache = []
             last = max(self.running, key=lambda c: c["order"])
             self.running.remove(last)
             self.waiting.insert(0, last)

@@ -123,8 +123,8 @@ class Simulation:
         ]
         self._places = {replica.name: index for index, replica in enumerate(self._replicas)}
         self._calls: dict[str, _Call] = {}
-        self._runs: dict[str, _Run] = {}
-        self._count = 0
+        self._count = 0  # calls and tool runs so far
+        self._left = len(self._jobs)  # jobs that have not ended
         self._now = 0  # ticks
         self._at = 0.0  # the same in seconds, for events
         self._heap: list[tuple[int, int, int, object]] = []
@@ -135,15 +135,15 @@ class Simulation:
         """Run all jobs to their end."""
         for replica in self._replicas:
             self._tell(ev.ReplicaAdded(0.0, replica.model.name, replica.name, replica.model.max_concurrency))
-        heap, steps = self._heap, (self._arrive, self._tool_ended, self._credit, self._tick, self._begin)
+        heap, later, pop = self._heap, self._later, heapq.heappop
+        steps = self._arrive, self._tool_ended, self._credit, self._tick, self._begin
         self._push_arrival(0)
-        left = len(self._jobs)
-        while heap and len(self._outcome.jct_s) + len(self._outcome.rejected) < left:
-            self._now, phase, key, what = heapq.heappop(heap)
+        while heap and self._left:
+            self._now, phase, key, what = pop(heap)
             self._at = self._now / TICKS_A_SECOND
             steps[phase](key, what)
-            while self._later:
-                self._tell(self._later.popleft())
+            while later:
+                self._tell(later.popleft())
         return self._outcome._replace(makespan_s=self._at)
 
     # ---------------------------------------------------------------- the core
@@ -208,7 +208,7 @@ class Simulation:
     def _arrive(self, index: int, _: object) -> None:
         self._push_arrival(index + 1)
         job = self._jobs[index]
-        run = self._runs[job.job] = _Run(job, self._now, job.job in self._record)
+        run = _Run(job, self._now, job.job in self._record)
         if self._oracle is not None:
             run.remaining = sum(self._unloaded(run, stage) for stage in job.stages)
             self._oracle.report(job.job, run.remaining)
@@ -260,11 +260,11 @@ class Simulation:
             self._done(run)
 
     def _done(self, run: _Run) -> None:
-        del self._runs[run.job.job]
+        self._left -= 1
         if self._oracle is not None:
             self._oracle.forget(run.job.job)
         if self._progress is not None:
-            self._progress(len(self._outcome.jct_s) + len(self._outcome.rejected))
+            self._progress(len(self._jobs) - self._left)
 
     # ---------------------------------------------------------------- replicas
 
@@ -285,7 +285,7 @@ class Simulation:
                 self._completed(call.run, call.stage)
         while self._later:
             self._tell(self._later.popleft())
-        if replica.ready() and self._heap and self._heap[0][0] == self._now:
+        if self._heap and self._heap[0][0] == self._now and replica.ready():
             self._push(self._now, BEGIN, place)
         else:
             self._begin(place, None)

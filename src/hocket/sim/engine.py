@@ -119,7 +119,9 @@ class Replica(Generic[R]):
         request.order = self._sent
         self._sent += 1
         self.waiting.append(request)
-        return len(self.waiting) == 1 and self._interrupt(at, request)
+        if len(self.waiting) > 1 or len(self.running) >= self.model.max_concurrency:
+            return False
+        return self._interrupt(at, request)
 
     def remove(self, request: R, at: int) -> bool:
         """Take a call off: at once if it waits, else at the next boundary. Whether `ends` moved."""
@@ -194,23 +196,18 @@ class Replica(Generic[R]):
             self._rebuild()
         while self.kv > self._limit and len(self.running) > 1:
             self._evict()
-        decoding, kv = len(self.running), self._kv_read()
-        admitted, prefill_s = self._admit()
         self._start = at
-        if admitted:
-            self._fresh, self._n, self._slope = admitted, 1, 0
-            self._first = ticks(self._pace.iteration(prefill_s, len(admitted), decoding, kv))
-        elif self.running:
-            self._decode()
-        else:
-            self._n, self.ends = 0, None
-            return admitted
-        self.ends = self._boundary(self._n)
-        return admitted
+        if self.waiting:
+            admitted = self._mixed()
+            if admitted:
+                return admitted
+        self._decode()
+        return []
 
-    def _admit(self) -> tuple[list[R], float]:
-        """What joins now, and the seconds of its prefill."""
+    def _mixed(self) -> list[R]:
+        """Admit what fits; if anything does, start the iteration that prefills it."""
         admitted: list[R] = []
+        decoding, kv = len(self.running), self._kv_read()
         prefill_s = 0.0
         while self.waiting and self._fits(self.waiting[0], self.kv):
             request = self.waiting.popleft()
@@ -222,7 +219,11 @@ class Replica(Generic[R]):
             self.running[request.order] = request
             heapq.heappush(self._finishing, (self._step + request.output - request.generated, request.order, request))
             admitted.append(request)
-        return admitted, prefill_s
+        if admitted:
+            self._fresh, self._n, self._slope = admitted, 1, 0
+            self._first = ticks(self._pace.iteration(prefill_s, len(admitted), decoding, kv))
+            self.ends = self._start + self._first
+        return admitted
 
     def _cached(self, request: R) -> int:
         """Tokens of the prompt that another call of the job has left here, or is holding, prefilled."""
@@ -237,16 +238,22 @@ class Replica(Generic[R]):
         return min(tokens, held)
 
     def _decode(self) -> None:
-        """Plan a run that only decodes: as long as nothing happens."""
+        """Start a run that only decodes, as long as nothing happens. Without calls: rest."""
         calls = len(self.running)
+        if not calls:
+            self._n, self.ends = 0, None
+            return
         n = self._finishing[0][0] - self._step
         if calls > 1 and self.kv + n * calls > self._limit:
             n = min(n, int(self._limit - self.kv) // calls + 1)
         self._n = n
         self._first = ticks(self._pace.iteration(0.0, 0, calls, self._kv_read()))
         self._slope = ticks(self._pace.d2 * (1 if self._slowest else calls))
+        while self._due and self._due[0][2].admitted < 0:
+            heapq.heappop(self._due)  # it has finished since
         if self._due:
             self._n = max(self._steps_until(self._due[0][0]), 1)
+        self.ends = self._boundary(self._n)
 
     def _kv_read(self) -> int:
         """KV tokens that price an iteration: of all running calls, or of the longest alone."""
@@ -285,6 +292,8 @@ class Replica(Generic[R]):
 
     def _evict(self) -> None:
         """The latest dispatched goes back to the head of the queue; its prompt and answer are prefilled again."""
+        if self._cache is not None:
+            self._cache.trim(0)  # it yields before any running call does
         request = next(reversed(self.running.values()))
         self._leave(request)
         self.waiting.appendleft(request)
