@@ -50,11 +50,11 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     api_key_env: str | None = None
     "the environment variable that holds the key which the engine wants"
     weights: str | None = None
-    "kind embedded: a name of the catalog or a path to a .gguf file; None = the engine's name"
+    "kind embedded: a name of the catalog, a .gguf file or hf:OWNER/REPO/FILE.gguf; None = the engine's name"
     context: Count = 2048
     "kind embedded: tokens of each slot, prompt and answer together"
     threads: Count | None = None
-    "kind embedded: threads of one replica; None = chosen by the engine"
+    "kind embedded: CPU threads of one replica; None = 1"
     cpus: list[int] | None = None
     "kind embedded: pin the processes to these CPUs"
 

@@ -3,6 +3,8 @@ core's invariants hold, and the journal replays through a fresh core to the same
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ import aiohttp
 import pytest
 
 from hocket.gateway.app import Gateway
-from hocket.journal import JournalWriter, replay_journal
+from hocket.journal import JournalWriter, Record, read_journal, replay_journal
 from hocket.settings import EngineSettings, Settings
 from tests.scripted_engine import ScriptedEngine
 
@@ -24,6 +26,13 @@ class Running:
     gateway: Gateway
     url: str
     http: aiohttp.ClientSession
+    journal: JournalWriter
+    path: Path
+
+    def records(self) -> list[Record]:
+        """The journal so far."""
+        self.journal.flush()
+        return [record for _, record in read_journal(self.path)[1]]
 
     def post(self, body: Any, path: str = "/v1/chat/completions", **more: Any) -> Any:
         """A request; a dict is filled up to a good chat request, anything else is sent as it is."""
@@ -44,6 +53,15 @@ class Running:
         """Slots that are held, by the core's count."""
         engines = self.gateway.scheduler.engines.values()
         return sum(replica.inflight for engine in engines for replica in engine.replicas.values())
+
+
+async def soon(condition: Callable[[], bool], within_s: float = 2.0) -> float:
+    """Wait until `condition()` holds; returns the seconds that took."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < within_s, "did not happen in time"
+        await asyncio.sleep(0.002)
+    return time.monotonic() - began
 
 
 Start = Callable[..., Awaitable[Running]]
@@ -68,7 +86,7 @@ async def engine2() -> AsyncIterator[ScriptedEngine]:
 @pytest.fixture
 async def start(tmp_path: Path) -> AsyncIterator[Start]:
     """Start a gateway: `await start(engine, ..., window=2, policy="las")`; engines are replicas of one model, small."""
-    running: list[tuple[Running, JournalWriter, Path]] = []
+    running: list[Running] = []
 
     async def start(*engines: ScriptedEngine | str, window: int = 8, **more: Any) -> Running:
         if engines:
@@ -80,16 +98,16 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
         gateway = Gateway(settings, journal)
         url = await gateway.start()
         http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-        running.append((Running(gateway, url, http), journal, path))
-        return running[-1][0]
+        running.append(Running(gateway, url, http, journal, path))
+        return running[-1]
 
     yield start
-    for world, journal, _ in running:
+    for world in running:
         await world.http.close()
         await world.gateway.stop()
-        journal.close()
-    for world, _, path in running:
+        world.journal.close()
+    for world in running:
         world.gateway.scheduler.check()
         assert world.inflight == 0, "a slot is still held"
         assert not world.gateway.scheduler.calls and not world.gateway.driver.live
-        assert replay_journal(path) is None
+        assert replay_journal(world.path) is None

@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 import aiohttp
 import pytest
 
 from hocket.settings import EngineSettings
-from tests.gateway.conftest import Start
+from tests.gateway.conftest import Start, soon
 from tests.scripted_engine import Script, ScriptedEngine, chunks, whole
-
-
-async def soon(condition: Any, within_s: float = 2.0) -> float:
-    """Wait until `condition()` holds; returns the seconds that took."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < within_s, "did not happen in time"
-        await asyncio.sleep(0.002)
-    return time.monotonic() - began
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])

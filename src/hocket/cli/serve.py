@@ -11,7 +11,7 @@ import asyncio
 import signal
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hocket.settings import Settings
@@ -40,8 +40,18 @@ def run(args: argparse.Namespace) -> int:
         journal=args.journal,
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    _pull(settings)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(settings))
+
+
+def _pull(settings: Settings) -> None:
+    """Have the weights of embedded engines on disk before anything runs; the first time this takes a while."""
+    from hocket.engines import weights
+
+    for engine in settings.engines:
+        if engine.kind == "embedded":
+            weights.pull(engine.weights or engine.name)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
@@ -62,10 +72,14 @@ async def _serve(settings: Settings) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     try:
-        url = await gateway.start()
-        _greet(settings, url)
-        while not stop.is_set():
-            await _wait(stop, FLUSH_S)
+        _greet(settings, await gateway.start())
+        stopped, ready = asyncio.create_task(stop.wait()), asyncio.create_task(gateway.engines_ready())
+        waiting: set[asyncio.Task[Any]] = {stopped, ready}
+        while stopped in waiting:
+            done, waiting = await asyncio.wait(waiting, timeout=FLUSH_S, return_when=asyncio.FIRST_COMPLETED)
+            if ready in done:
+                ready.result()  # raises where an engine can never run
+                print("ready", flush=True)
             if journal is not None:
                 journal.flush()
         if live := len(gateway.driver.live):
@@ -75,13 +89,6 @@ async def _serve(settings: Settings) -> int:
         if journal is not None:
             journal.close()
     return 0
-
-
-async def _wait(stop: asyncio.Event, seconds: float) -> None:
-    try:
-        await asyncio.wait_for(stop.wait(), seconds)
-    except TimeoutError:
-        pass
 
 
 def _greet(settings: Settings, url: str) -> None:

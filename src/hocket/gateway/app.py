@@ -22,6 +22,8 @@ from multidict import CIMultiDict
 from hocket.assembly import build
 from hocket.core import events as ev
 from hocket.core.commands import Abort
+from hocket.engines.embedded import EmbeddedSpec
+from hocket.engines.supervisor import EmbeddedEngine
 from hocket.errors import InputError
 from hocket.gateway.driver import Driver, Journal
 from hocket.gateway.identity import Tenants
@@ -52,6 +54,7 @@ class Gateway:
         self.tenants = Tenants(settings.tenants)
         self.jobs = Jobs(self.driver, self.tenants)
         self.replicas: dict[tuple[str, str], Replica] = {}
+        self._embedded: list[EmbeddedEngine] = []
         self._engines = {engine.name: engine for engine in settings.engines}
         self._keys = {engine.name: _api_key(engine) for engine in settings.engines}
         self._created = int(time.time())
@@ -80,11 +83,10 @@ class Gateway:
     # ---------------------------------------------------------------- life
 
     async def start(self) -> str:
-        """Listen, and make the remote replicas known. Returns the base URL. Raises InputError if the port is taken."""
-        for engine in self.settings.engines:
-            if isinstance(engine.replicas, list):
-                for url in engine.replicas:
-                    self.add_replica(engine.name, base_url(url), base_url(url))
+        """Listen, make remote replicas known, begin to start embedded engines. Returns the base URL.
+
+        Calls to an engine without a replica wait. Raises InputError if the address is taken.
+        """
         host, port = self.settings.address
         await self._runner.setup()
         self._site = web.TCPSite(self._runner, host, port, backlog=1024)
@@ -96,8 +98,28 @@ class Gateway:
             raise InputError(
                 f"listen {self.settings.listen}: {why}; stop what uses the address, or choose another with --port"
             ) from None
+        for engine in self.settings.engines:
+            for url in engine.replicas if isinstance(engine.replicas, list) else ():
+                self.add_replica(engine.name, base_url(url), base_url(url))
+            if engine.kind == "embedded":
+                self._embedded.append(self._embed(engine))
+        for embedded in self._embedded:
+            await embedded.start()
         host, port = self._runner.addresses[0][:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    async def engines_ready(self) -> None:
+        """Wait until every replica of the embedded engines has answered once. Raises InputError if one never can."""
+        for embedded in self._embedded:
+            await embedded.ready()
+
+    def _embed(self, engine: EngineSettings) -> EmbeddedEngine:
+        return EmbeddedEngine(
+            engine.name,
+            embedded_spec(engine),
+            on_up=lambda replica, url: self.add_replica(engine.name, replica, url),
+            on_down=lambda replica: self.remove_replica(engine.name, replica, died=True),
+        )
 
     async def stop(self, patience_s: float | None = None) -> None:
         """Take no new calls; let those that are here end, for so many seconds at most; close."""
@@ -112,6 +134,9 @@ class Gateway:
         await self.driver.quiet(1.0)
         await self._runner.cleanup()
         self.driver.stop()
+        for embedded in self._embedded:
+            await embedded.stop()
+        self._embedded.clear()
         for replica in self.replicas.values():
             await replica.close()
         self.replicas.clear()
@@ -264,6 +289,21 @@ class Gateway:
 
     def _metrics(self) -> web.StreamResponse:
         return web.Response(body=self.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+
+def embedded_spec(engine: EngineSettings) -> EmbeddedSpec:
+    """What the processes of an embedded engine run."""
+    assert isinstance(engine.replicas, int)
+    assert isinstance(engine.max_concurrency, int)
+    return EmbeddedSpec(
+        weights=engine.weights or engine.name,
+        replicas=engine.replicas,
+        threads=engine.threads or 1,
+        parallel=engine.max_concurrency,
+        context=engine.context,
+        alias=engine.served[0],
+        cpus=engine.cpus,
+    )
 
 
 def _json(value: object, status: int = 200) -> web.Response:

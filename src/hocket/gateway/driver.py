@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Protocol
@@ -115,20 +116,21 @@ class LiveCall:
 class Driver:
     """Turns the world into events, and commands into deeds.
 
-    `clock` gives seconds, monotonic, on the event loop's own scale (tests hand in virtual time).
+    `clock` gives seconds, monotonic, of any origin; tests hand in virtual time. Not the loop's own clock: uvloop's
+    moves in milliseconds, and only between callbacks.
     """
 
     def __init__(
         self,
         scheduler: Scheduler,
         *,
-        clock: Callable[[], float] | None = None,
+        clock: Callable[[], float] = time.monotonic,
         journal: Journal | None = None,
         observer: Observer | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.scheduler = scheduler
-        self.clock = clock or self._loop.time
+        self.clock = clock
         self.live: dict[str, LiveCall] = {}
         self._journal, self._observer = journal, observer
         self._events: deque[ev.Event] = deque()

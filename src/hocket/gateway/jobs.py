@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
@@ -18,10 +18,8 @@ from hocket.gateway.identity import (
     check_name,
     check_urgency,
 )
-from hocket.gateway.openai import ApiError
+from hocket.gateway.openai import ApiError, decode
 from hocket.settings import TenantSettings
-
-T = TypeVar("T")
 
 DEFAULT_URGENCY = 2
 
@@ -57,6 +55,10 @@ class ToolRun(msgspec.Struct, forbid_unknown_fields=True):
 
     run: str | None = None
     parent: str | None = None
+
+
+_new_job = msgspec.json.Decoder(NewJob)
+_tool_run = msgspec.json.Decoder(ToolRun)
 
 
 class Jobs:
@@ -101,7 +103,7 @@ class Jobs:
 
     def open(self, tenant: TenantSettings, body: bytes) -> dict[str, Any]:
         """`POST /v1/jobs`. Opening a job that is open already, of the same application, changes nothing."""
-        asked = _decode(body, NewJob)
+        asked = decode(body, _new_job)
         check_name("app", asked.app)
         job_id = self._driver.new_id("job") if asked.job is None else check_name("job", asked.job)
         urgency = None if asked.urgency is None else check_urgency(asked.urgency)
@@ -143,7 +145,7 @@ class Jobs:
 
     def start_tool(self, tenant: TenantSettings, job_id: str, name: str, body: bytes) -> dict[str, Any]:
         """`POST /v1/jobs/{id}/tools/{name}:start`."""
-        asked = _decode(body or b"{}", ToolRun)
+        asked = decode(body or b"{}", _tool_run)
         key, job = self._known(tenant, job_id)
         check_name("tool", name)
         run = self._driver.new_id("run") if asked.run is None else check_name("run", asked.run)
@@ -156,7 +158,7 @@ class Jobs:
 
     def end_tool(self, tenant: TenantSettings, job_id: str, name: str, body: bytes) -> dict[str, Any]:
         """`POST /v1/jobs/{id}/tools/{name}:end`: the run that the body names, else the latest of this name."""
-        asked = _decode(body or b"{}", ToolRun)
+        asked = decode(body or b"{}", _tool_run)
         key, job = self._known(tenant, job_id)
         runs = [run for run, tool in job.tools.items() if tool == name]
         run = asked.run if asked.run is not None else (runs[-1] if runs else None)
@@ -182,12 +184,3 @@ def _urgency(tenant: TenantSettings, asked: int | None) -> int:
 
 def _unknown(job_id: str) -> ApiError:
     return ApiError(404, f"there is no open job '{job_id}'; open it with POST /v1/jobs", code="unknown_job")
-
-
-def _decode(body: bytes, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError as error:
-        raise ApiError(400, str(error), code="invalid_type") from None
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise ApiError(400, f"the body cannot be parsed as JSON: {error}", code="invalid_json") from None

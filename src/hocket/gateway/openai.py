@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from hocket.core.commands import Abort, Reject
+
+T = TypeVar("T")
 
 BYTES_PER_TOKEN = 4
 "a rough mean over English text and code: only estimates before the engine's own count arrives"
@@ -93,10 +95,17 @@ _requests = msgspec.json.Decoder(Request)
 
 def parse_request(body: bytes, chat: bool) -> Request:
     """Read a completion request. Raises ApiError 400 that says what is wrong with it."""
+    request = decode(body, _requests)
+    _check_input(request, chat)
+    return request
+
+
+def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """JSON as the decoder's type. Raises ApiError 400."""
     try:
-        request = _requests.decode(body)
+        value = decoder.decode(body)
         if not body.isascii():
-            body.decode("utf-8")
+            body.decode("utf-8")  # what the decoder skips it does not look at
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$")
         param = where.strip(".`") or _quoted(what)
@@ -106,8 +115,7 @@ def parse_request(body: bytes, chat: bool) -> Request:
     except (msgspec.DecodeError, RecursionError) as error:
         why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ApiError(400, f"the body cannot be parsed as JSON: {why}", code="invalid_json") from None
-    _check_input(request, chat)
-    return request
+    return value
 
 
 def _check_input(request: Request, chat: bool) -> None:

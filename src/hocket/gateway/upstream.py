@@ -35,7 +35,10 @@ _HOP_BY_HOP = frozenset({
 _NOT_UPSTREAM = _HOP_BY_HOP | {
     "host", "content-length", "content-encoding", "accept-encoding", "expect", "authorization", "cookie",
 }  # fmt: skip
-_NOT_DOWNSTREAM = _HOP_BY_HOP | {"content-length", "set-cookie"}
+# an engine that lets every web page in must not do so for the gateway
+_NOT_DOWNSTREAM = _HOP_BY_HOP | {
+    "content-length", "set-cookie", "access-control-allow-origin", "access-control-allow-credentials",
+}  # fmt: skip
 
 
 class Answer(Struct):
