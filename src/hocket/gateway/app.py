@@ -56,7 +56,7 @@ class Gateway:
         self.replicas: dict[tuple[str, str], Replica] = {}
         self._embedded: list[EmbeddedEngine] = []
         self._engines = {engine.name: engine for engine in settings.engines}
-        self._keys = {engine.name: _api_key(engine) for engine in settings.engines}
+        self._keys = {engine.name: engine_key(engine) for engine in settings.engines}
         self._created = int(time.time())
         self._stopping = False
         self._routes: dict[tuple[str, str], Handler] = {
@@ -310,7 +310,7 @@ def _json(value: object, status: int = 200) -> web.Response:
     return web.Response(status=status, body=msgspec.json.encode(value), headers={"Content-Type": "application/json"})
 
 
-def _api_key(engine: EngineSettings) -> str | None:
+def engine_key(engine: EngineSettings) -> str | None:
     """The key that the engine wants. Raises InputError if its environment variable is not set."""
     if engine.api_key_env is None:
         return None
