@@ -58,9 +58,9 @@ def run(args: argparse.Namespace) -> int:
     runs = _run_with_bar(args, draws, setup, policies, frozenset(shown))
     result = _result(args, draws, policies, runs, rate)
     if args.json:
-        _write_json(result, args.json)
+        write_json(result, args.json)
     if args.json != "-":
-        _print_table(result)
+        print_table(result)
     if shown:
         _draw(args, {run.policy: run.outcome.spans for run in runs if run.seed == 0})
     return 0
@@ -148,7 +148,8 @@ def _result(
     return result
 
 
-def _write_json(result: dict[str, Any], path: str) -> None:
+def write_json(result: dict[str, Any], path: str) -> None:
+    """Write figures for programs; - is standard output. Raises InputError."""
     import msgspec
 
     text = msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n"
@@ -161,7 +162,8 @@ def _write_json(result: dict[str, Any], path: str) -> None:
         raise InputError(f"{path}: cannot be written ({error.strerror}); check the directory") from None
 
 
-def _print_table(result: dict[str, Any]) -> None:
+def print_table(result: dict[str, Any]) -> None:
+    """Show the blocks of `result`, one policy a line."""
     from rich.console import Console
     from rich.table import Table
 
@@ -192,4 +194,4 @@ def _draw(args: argparse.Namespace, charts: dict[str, list[Span]]) -> None:
     if args.gantt_png:
         gantt.write_png(charts, args.gantt_png)
     if args.chrome_trace:
-        _write_json(gantt.chrome_trace(charts), args.chrome_trace)
+        write_json(gantt.chrome_trace(charts), args.chrome_trace)

@@ -61,7 +61,7 @@ async def complete(gateway: Gateway, tenant: TenantSettings, http: web.BaseReque
 class Relay:
     """A call and what must be known to serve it."""
 
-    __slots__ = ("_asked", "_body", "_call", "_gateway", "_headers", "_http", "_own", "_path")
+    __slots__ = ("_arrived", "_asked", "_body", "_call", "_gateway", "_headers", "_http", "_own", "_path")
 
     def __init__(
         self, gateway: Gateway, http: web.BaseRequest, call: LiveCall, asked: Request, path: str, body: bytes, job: str
@@ -70,6 +70,7 @@ class Relay:
         self._path, self._body = path, body
         self._headers = upstream_headers(http.headers, keep_authorization=gateway.tenants.open)
         self._own = {"x-hocket-job": job, "x-hocket-call": call.id}
+        self._arrived = gateway.driver.clock()
 
     async def run(self) -> web.StreamResponse:
         """Do what the core orders until the client has one answer or one error."""
@@ -97,6 +98,7 @@ class Relay:
                 if replica is None:
                     raise ReplicaFailed("connect", "the replica is gone")
                 call.started()
+                self._own["x-hocket-queue-ms"] = f"{1000 * (self._gateway.driver.clock() - self._arrived):.1f}"
                 serve = self._stream if self._asked.stream else self._whole
                 return await serve(replica)
             except ReplicaFailed as error:
