@@ -41,9 +41,9 @@ def headers() -> dict[str, str]:
     if here.job is not None:
         found = dict(here.job.headers)
     if here.stage:
-        found["x-hocket-stage"] = _ascii(here.stage)
+        found["x-hocket-stage"] = header_value(here.stage)
     if here.parent:
-        found["x-hocket-parent"] = _ascii(here.parent)
+        found["x-hocket-parent"] = header_value(here.parent)
     return found
 
 
@@ -168,7 +168,7 @@ class job(_Scope):  # noqa: N801 - read as a statement: with hocket.job("app")
         return f"job({self.app!r}, id={self.id!r})"
 
     def _identity(self) -> dict[str, str]:
-        found = {"x-hocket-app": _ascii(self.app), "x-hocket-job": _ascii(self.id)}
+        found = {"x-hocket-app": header_value(self.app), "x-hocket-job": header_value(self.id)}
         if self.urgency is not None:
             found["x-hocket-urgency"] = str(self.urgency)
         if self.deadline_s is not None:
@@ -178,13 +178,13 @@ class job(_Scope):  # noqa: N801 - read as a statement: with hocket.job("app")
     @property
     def path(self) -> str:
         """Of this job, below the gateway's `/v1`."""
-        return f"/jobs/{quote(_ascii(self.id), safe='')}"
+        return f"/jobs/{quote(header_value(self.id), safe='')}"
 
     def _place(self) -> _Where:
         return _Where(self)
 
     def _opening(self) -> tuple[Any, ...]:
-        body: dict[str, Any] = {"job": _ascii(self.id), "app": _ascii(self.app)}
+        body: dict[str, Any] = {"job": header_value(self.id), "app": header_value(self.app)}
         if self.urgency is not None:
             body["urgency"] = self.urgency
         if self.deadline_s is not None:
@@ -249,14 +249,14 @@ class _Tool(_Scope):
         self._run = secrets.token_hex(6)
         body = {"run": self._run}
         if parent := self._parent or here.stage or here.parent:
-            body["parent"] = _ascii(parent)
+            body["parent"] = header_value(parent)
         return "POST", self._path(self._job, "start"), body
 
     def _closing(self, failed: bool) -> tuple[Any, ...] | None:
         return None if self._job is None else ("POST", self._path(self._job, "end"), {"run": self._run})
 
     def _path(self, job: job, verb: str) -> str:
-        return f"{job.path}/tools/{quote(_ascii(self.name), safe='')}:{verb}"
+        return f"{job.path}/tools/{quote(header_value(self.name), safe='')}:{verb}"
 
 
 @overload
@@ -271,6 +271,6 @@ def tool(name: Any, *, parent: str | None = None) -> Any:
     return _Tool(name.__name__)(name) if callable(name) else _Tool(name, parent=parent)
 
 
-def _ascii(name: str) -> str:
+def header_value(name: str) -> str:
     """A name as a header can carry it: what is not printable ASCII is percent-encoded, and it may not be too long."""
     return quote(name, safe=_PRINTABLE, errors="replace")[:200].strip()
