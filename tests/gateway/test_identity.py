@@ -69,7 +69,7 @@ async def test_calls_of_one_job_share_it_and_a_call_may_differ_in_urgency(engine
     await call(world, identity(job="j1"))
     await call(world, identity(job="j1", urgency=0))
     assert len(events(world, JobOpened)) == 1
-    assert [event.urgency for event in events(world, CallArrived)] == [None, 3, 0]
+    assert [event.urgency for event in events(world, CallArrived)] == [None, None, 0]
 
 
 async def test_a_call_without_identity_is_a_job_of_its_own(engine: ScriptedEngine, start: Start) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from itertools import pairwise
 
 import aiohttp
 import pytest
 
+from hocket.core.events import CallStreamed
 from hocket.settings import EngineSettings
 from tests.gateway.conftest import Start, soon
 from tests.scripted_engine import Script, ScriptedEngine, chunks, whole
@@ -205,3 +207,29 @@ async def test_two_requests_on_one_connection(engine: ScriptedEngine, start: Sta
                 assert response.status == 200
                 await response.read()
     assert len(engine.seen) == 3
+
+
+@pytest.mark.parametrize(("policy", "several"), [("las", True), ("call-fcfs", False)])
+async def test_progress_is_told_as_often_as_the_policy_wants(
+    engine: ScriptedEngine, start: Start, policy: str, several: bool
+) -> None:
+    world = await start(engine, policy=policy)
+    engine.default = Script(chunks=40, gap_s=0.02)
+    async with world.post({"stream": True}) as response:
+        await response.read()
+    told = [record.event for record in world.records() if isinstance(record.event, CallStreamed)]
+    assert told[0].tokens <= 2
+    assert (3 <= len(told) <= 5) if several else (len(told) == 1)
+    assert all(after.at - before.at >= 0.25 for before, after in pairwise(told))
+
+
+async def test_answers_say_how_long_the_call_waited(engine: ScriptedEngine, start: Start) -> None:
+    world = await start(engine, window=1)
+    engine.default = Script(first_s=0.2)
+
+    async def waited() -> float:
+        async with world.post({}) as response:
+            return float(response.headers["x-hocket-queue-ms"])
+
+    first, second = sorted(await asyncio.gather(waited(), waited()))
+    assert first < 50 and second > 150

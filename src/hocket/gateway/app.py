@@ -1,7 +1,7 @@
 """The gateway: routes, replicas, and an orderly end. What becomes of one call is in `hocket.gateway.relay`.
 
 aiohttp's low-level server: a handful of fixed paths need no router, and the relay benchmark pays for one
-(docs/decisions/0007-http-stack.md).
+(docs/decisions/http-stack.md).
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ class Place(msgspec.Struct, frozen=True):
     "the job is not open yet"
     alone: bool
     "a job of this one call"
-    urgency: int
-    "of the job if it is fresh, else of the call"
+    urgency: int | None
+    "of the job if it is fresh, else of the call; None = the job's"
 
 
 class NewJob(msgspec.Struct, forbid_unknown_fields=True):
@@ -81,13 +81,14 @@ class Jobs:
         job = self._open_job(key, who.job, who.app)
         if job is None:
             return Place(key, who.job, who.app or DEFAULT_APP, stage, True, False, _urgency(tenant, who.urgency))
-        urgency = job.urgency if who.urgency is None else _urgency(tenant, who.urgency)
+        urgency = None if who.urgency is None else _urgency(tenant, who.urgency)
         return Place(key, who.job, job.app.name, stage, False, False, urgency)
 
     def open_for(self, place: Place, tenant: TenantSettings, deadline_s: float | None) -> None:
         """Open the job of a call that is the first to name it."""
         if place.fresh:
-            self._driver.open_job(place.key, place.app, tenant.name, place.urgency, deadline_s)
+            urgency = DEFAULT_URGENCY if place.urgency is None else place.urgency
+            self._driver.open_job(place.key, place.app, tenant.name, urgency, deadline_s)
 
     def _open_job(self, key: str, job_id: str, app: str | None) -> Job | None:
         """The job if it is open; None if nobody has opened it. Raises ApiError 409."""

@@ -259,7 +259,7 @@ class StreamEnd(msgspec.Struct, frozen=True):
 
 # ---------------------------------------------------------------- what the core's refusals look like
 
-_REASONS = {
+REASONS = {
     "unknown_model": "no engine serves this model",
     "upstream_connect": "no connection to the engine's replica",
     "upstream_reset": "the engine's replica closed the connection before its answer was complete",
@@ -275,5 +275,5 @@ def refusal(order: Reject | Abort) -> ApiError:
         if order.reason == "shutdown":
             return ApiError(503, "the gateway is shutting down; try again", code="shutdown")
         return ApiError(409, "the job of this call was aborted", code="job_aborted")
-    message = _REASONS.get(order.reason, order.reason)
+    message = REASONS.get(order.reason, order.reason)
     return ApiError(order.status, message, code=order.reason, retry_after_s=order.retry_after_s)
