@@ -56,4 +56,8 @@ class Ordering(Protocol):
         """The facts that can move a key while its calls wait; empty = a key never moves."""
 
     def key(self, call: Call, view: View) -> tuple[Any, ...]:
-        """The sort key; smaller goes first. Ties end in the job's arrival number, then the call's."""
+        """The sort key; smaller goes first.
+
+        Ties end in the number of what shares the key, if keys of its scope can move (a tenant's or an application's:
+        first seen, first served); then in the job's arrival number; then in the call's.
+        """
