@@ -41,7 +41,7 @@ class Reports:
 
 async def until(condition: Callable[[], object]) -> None:
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - what is waited for happens in another process
+        while not condition():
             await SLEEP(0.01)
 
 

@@ -68,8 +68,9 @@ class EmbeddedSpec(msgspec.Struct, frozen=True, kw_only=True):
     def check(self) -> None:
         """Raises InputError where a value makes no sense."""
         for name in ("replicas", "threads", "parallel"):
-            if (getattr(self, name) or 1) < 1:
-                raise InputError(f"embedded engine: {name} is {getattr(self, name)}; it must be at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"embedded engine: {name} is {value}; it must be at least 1")
         if self.context < 64:
             raise InputError(f"embedded engine: context is {self.context} tokens a slot; it must be at least 64")
         if self.chat_template is not None and self.chat_template not in CHAT_TEMPLATES:

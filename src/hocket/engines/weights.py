@@ -32,7 +32,7 @@ Report = Callable[[int], None]
 "called with the bytes done so far"
 
 _BLOCK = 1 << 20
-_HF = re.compile(r"hf:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^/]+))?/(?P<file>[^?#]+\.gguf)")
+_HF = re.compile(r"hf:(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>\w[\w.-]*))?/(?P<file>[^?#]+\.gguf)")
 
 
 class Part(NamedTuple):
