@@ -15,7 +15,7 @@ from typing import Any
 from hocket.assembly import build
 from hocket.core import events as ev
 from hocket.core.commands import Command, Dispatch
-from hocket.core.ordering import Ordering, Scope
+from hocket.core.ordering import Fact, Ordering, Scope
 from hocket.core.queue import ReadyQueue
 from hocket.core.scheduler import Scheduler
 from hocket.core.spec import EngineSpec, SchedulerSpec, TenantSpec
@@ -156,6 +156,34 @@ def true_to_what_it_reads(make: Make, seed: int) -> None:
         scheduler.check()
 
 
+def moves_only_with_what_it_reads(make: Make, seed: int) -> None:
+    """While a call waits, its key stays the same for as long as the facts that the ordering reads do."""
+    ordering = make()
+    seen: dict[str, tuple[object, ...]] = {}
+    for scheduler, _ in story(make, seed):
+        now = {}
+        for _, calls in waiting(scheduler):
+            for call in calls:
+                key = ordering.key(call, scheduler)
+                now[call.id] = (*(fact_of(call, fact) for fact in sorted(ordering.reads, key=str)), key)
+                before = seen.get(call.id, now[call.id])
+                assert before[-1] == key or before[:-1] != now[call.id][:-1], f"{before} became {now[call.id]}"
+        seen = now
+
+
+def fact_of(call: Call, fact: Fact) -> object:
+    """What a fact says about a call, as a value that differs when it has changed."""
+    match fact:
+        case Fact.SERVICE:
+            return call.job.service_s
+        case Fact.RUNNING:
+            return call.job.tenant.running, call.job.tenant.last_served
+        case Fact.SIZE:
+            return call.job.app.jobs_closed, call.job.app.mean_service_s
+        case Fact.OUTSIDE:
+            return object()  # nobody here can tell
+
+
 def time_shift_invariant(make: Make, seed: int) -> None:
     """The same events, all 4096 s later, give the same commands (`WakeAt` aside, which names a time)."""
     for (_, commands), (_, later) in zip(story(make, seed), story(make, seed, 4096.0), strict=True):
@@ -195,7 +223,15 @@ CLAUSES = [
     one_key_a_scope,
     independent_of_candidate_order,
     true_to_what_it_reads,
+    moves_only_with_what_it_reads,
     time_shift_invariant,
     same_twice,
     view_unchanged,
 ]
+
+
+def check_contract(make: Make, seeds: int = 1) -> None:
+    """Raise AssertionError if the orderings that `make` constructs break a clause."""
+    for clause in CLAUSES:
+        for seed in range(seeds):
+            clause(make, seed)

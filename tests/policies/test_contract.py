@@ -52,6 +52,16 @@ class Unread(Broken):
         return (call.job.service_s,)
 
 
+class WrongEntity(Broken):
+    """Reads a fact about the tenant under a key of the job, which the core does not touch then."""
+
+    scope = Scope.JOB
+    reads = frozenset({Fact.RUNNING})
+
+    def key(self, call: Call, view: View) -> tuple[Any, ...]:
+        return (call.job.tenant.last_served,)
+
+
 class OfTheClock(Broken):
     def key(self, call: Call, view: View) -> tuple[Any, ...]:
         return (call.arrived_at % 4096.0 if call.arrived_at < 4096.0 else -call.arrived_at,)
@@ -78,6 +88,8 @@ class Meddles(Broken):
         (WrongScope, contract.one_key_a_scope),
         (Remembers, contract.independent_of_candidate_order),
         (Unread, contract.true_to_what_it_reads),
+        (Unread, contract.moves_only_with_what_it_reads),
+        (WrongEntity, contract.true_to_what_it_reads),
         (OfTheClock, contract.time_shift_invariant),
         (Remembers, contract.same_twice),
         (Meddles, contract.view_unchanged),
@@ -86,3 +98,9 @@ class Meddles(Broken):
 def test_the_contract_bites(ordering: type[Ordering], clause: Any) -> None:
     with pytest.raises(AssertionError):
         clause(ordering, 0)
+
+
+def test_the_whole_contract_is_one_function() -> None:
+    contract.check_contract(ORDERINGS["fcfs"])
+    with pytest.raises(AssertionError):
+        contract.check_contract(Unread)

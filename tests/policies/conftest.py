@@ -1,0 +1,3 @@
+"""The bare scheduler of the core's tests, here too."""
+
+from tests.core.conftest import core as core
