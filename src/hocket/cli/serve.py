@@ -63,6 +63,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 async def _serve(settings: Settings) -> int:
+    from hocket.errors import InputError
     from hocket.gateway.app import Gateway
     from hocket.journal import JournalWriter
 
@@ -84,6 +85,9 @@ async def _serve(settings: Settings) -> int:
                 journal.flush()
         if live := len(gateway.driver.live):
             print(f"stopping: {live} call(s) may take {settings.shutdown_s:g} s to end", file=sys.stderr)
+    except InputError:
+        await gateway.stop(0)  # calls that wait for an engine which never comes need not be waited for
+        raise
     finally:
         await gateway.stop()
         if journal is not None:
