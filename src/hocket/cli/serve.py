@@ -81,8 +81,7 @@ async def _serve(settings: Settings) -> int:
             if ready in done:
                 ready.result()  # raises where an engine can never run
                 print("ready", flush=True)
-            if journal is not None:
-                journal.flush()
+            _kept(journal.flush if journal else None)
         if live := len(gateway.driver.live):
             print(f"stopping: {live} call(s) may take {settings.shutdown_s:g} s to end", file=sys.stderr)
     except InputError:
@@ -90,9 +89,17 @@ async def _serve(settings: Settings) -> int:
         raise
     finally:
         await gateway.stop()
-        if journal is not None:
-            journal.close()
+        _kept(journal.close if journal else None)
     return 0
+
+
+def _kept(write: Callable[[], None] | None) -> None:
+    """Write what is left of the journal. A full disk ends the journal, which the driver tells, and nothing else."""
+    try:
+        if write is not None:
+            write()
+    except OSError:
+        pass
 
 
 def _greet(settings: Settings, url: str) -> None:
