@@ -77,7 +77,8 @@ async def _replay(jobs: list[Job], target: Target) -> Replay:
     from hocket.replay import replay
 
     columns = TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TextColumn("jobs"), TimeElapsedColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=len(jobs))
         return await replay(jobs, target, lambda job: bar.advance(task))
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from hocket.client.context import header_value
 from hocket.replay import prompts
-from hocket.replay.line import Answer, ReplayError, Line
+from hocket.replay.line import Answer, Line, ReplayError
 from hocket.sim.driver import Span
 from hocket.trace import Job, Stage, graph_of
 
@@ -110,10 +110,14 @@ class Drive:
         shared = stage.shares_prefix
         if shared is None or shared.stage not in self._prompts:
             return prompts.filler(seed, self._line.words(model, stage.prompt_tokens))
-        text, answer = self._prompts[shared.stage]
-        head = prompts.continued(text, answer.prompt_tokens, answer.text, shared.tokens, answer.output_tokens)
-        rest = self._line.words(model, stage.prompt_tokens) - self._line.words(model, shared.tokens)
-        return f"{head} {prompts.filler(seed, rest)}" if rest > 0 else head or prompts.filler(seed, 1)
+        before, answer = self._prompts[shared.stage]
+        words = self._line.words(model, shared.tokens)
+        head = prompts.first_words(before, words)
+        if shared.tokens > answer.prompt_tokens:  # the words of real text are not filler: take the same share
+            share = (shared.tokens - answer.prompt_tokens) / max(1, answer.output_tokens)
+            head += prompts.first_words(answer.text, round(share * len(answer.text.split())))
+        rest = prompts.filler(seed, self._line.words(model, stage.prompt_tokens) - words)
+        return f"{head} {rest}".rstrip()
 
     def _span(
         self,

@@ -76,7 +76,7 @@ class Line:
         try:
             async with self._http.get(f"{self._url}/models") as answer:
                 status, body = answer.status, await answer.read()
-        except aiohttp.InvalidURL:
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
             raise InputError(f"{self.target.base_url}: not a URL; write it like http://127.0.0.1:8080") from None
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise InputError(f"{self._url}: nobody answers ({error}); is the gateway up? `hocket serve`") from None
@@ -116,7 +116,7 @@ class Line:
             raise ReplayError(f"{type(error).__name__}: {error}") from None
 
     async def report(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> None:
-        """Tell of a job or a tool run; `path` is that below `/v1/jobs`. Raises ReplayError if a job may not be opened."""
+        """Tell of a job or a tool run; `path`: below `/v1/jobs`. Raises ReplayError where a job may not be opened."""
         if not self._listens:
             return
         timeout = aiohttp.ClientTimeout(total=REPORT_TIMEOUT_S)

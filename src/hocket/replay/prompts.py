@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 
 WORDS = """
 time people year way day man thing woman life child world school state family student group country problem hand part
@@ -20,16 +21,6 @@ def filler(seed: str, words: int) -> str:
     return " ".join(rng.choices(WORDS, k=words))
 
 
-def continued(prompt: str, prompt_tokens: int, answer: str, tokens: int, output_tokens: int) -> str:
-    """The first `tokens` tokens of an earlier call's prompt and answer, as nearly as words can tell."""
-    if tokens <= prompt_tokens:
-        return _first(prompt, tokens / max(prompt_tokens, 1))
-    return prompt + _first(answer, (tokens - prompt_tokens) / max(output_tokens, 1))
-
-
-def _first(text: str, share: float) -> str:
-    """That share of the words of `text`, cut where a word ends, white space kept."""
-    if share >= 1:
-        return text
-    words = text.split(" ")
-    return " ".join(words[: round(share * len(words))])
+def first_words(text: str, count: int) -> str:
+    """So many words of `text`, or all of it; white space is kept."""
+    return "".join(re.findall(r"\s*\S+", text)[:count])
