@@ -1,13 +1,21 @@
-"""Spec -> Scheduler. The gateway and the simulator both build theirs here, so both run the same object."""
+"""Spec -> Scheduler. The gateway and the simulator both build theirs here, so both run the same object.
+
+And journal -> the same scheduler once more: fed the same events, it must give the same commands.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
 
 from hocket.core.ordering import Ordering
 from hocket.core.scheduler import Scheduler
+from hocket.core.snapshot import restore
 from hocket.core.spec import SchedulerSpec
 from hocket.errors import InputError
+from hocket.journal import read_journal
 from hocket.policies import compose, routing
 
 
@@ -21,3 +29,32 @@ def build(spec: SchedulerSpec, extra: Mapping[str, Ordering] | None = None) -> S
         if route.engine not in names:
             raise InputError(f"routes: unknown engine '{route.engine}'; known: {', '.join(sorted(names))}")
     return Scheduler(spec, compose(spec.policy, extra), compose(["call-fcfs"]), routing(spec.routing))
+
+
+class Difference(msgspec.Struct):
+    """Where a replay parts from its journal."""
+
+    line: int
+    event: str
+    recorded: str
+    replayed: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: after {self.event}\n  recorded: {self.recorded}\n  replayed: {self.replayed}"
+
+
+def replay_journal(path: str | Path, extra: Mapping[str, Ordering] | None = None) -> Difference | None:
+    """Feed a journal's events to a fresh core. None if every command is the same, else the first difference."""
+    header, records = read_journal(path)
+    scheduler = build(header.spec, extra)
+    if header.state is not None:
+        restore(scheduler, header.state)
+    for number, record in records:
+        try:
+            commands = scheduler.handle(record.event)
+        except ValueError as error:
+            raise InputError(f"{path}:{number}: cannot follow the lines before it ({error}); is one missing?") from None
+        recorded, replayed = msgspec.json.encode(record.commands), msgspec.json.encode(commands)
+        if recorded != replayed:
+            return Difference(number, repr(record.event), recorded.decode(), replayed.decode())
+    return None

@@ -6,7 +6,7 @@ byte. One line is `{"event": {...}, "commands": [...]}`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import IO
@@ -14,11 +14,9 @@ from typing import IO
 import msgspec
 
 from hocket import __version__
-from hocket.assembly import build
 from hocket.core.commands import AnyCommand, Command
 from hocket.core.events import AnyEvent, Event
-from hocket.core.ordering import Ordering
-from hocket.core.snapshot import Plain, restore
+from hocket.core.snapshot import Plain
 from hocket.core.spec import SchedulerSpec
 from hocket.errors import InputError
 
@@ -42,18 +40,6 @@ class Record(msgspec.Struct):
 
     event: AnyEvent
     commands: list[AnyCommand]
-
-
-class Difference(msgspec.Struct):
-    """Where a replay parts from its journal."""
-
-    line: int
-    event: str
-    recorded: str
-    replayed: str
-
-    def __str__(self) -> str:
-        return f"line {self.line}: after {self.event}\n  recorded: {self.recorded}\n  replayed: {self.replayed}"
 
 
 class JournalWriter:
@@ -139,20 +125,3 @@ def _records(path: Path) -> Iterator[tuple[int, Record]]:
                 yield number, decoder.decode(line)
             except msgspec.MsgspecError as error:
                 raise InputError(f"{path}:{number}: not a record ({error}); the file was changed or damaged") from None
-
-
-def replay_journal(path: str | Path, extra: Mapping[str, Ordering] | None = None) -> Difference | None:
-    """Feed a journal's events to a fresh core. None if every command is the same, else the first difference."""
-    header, records = read_journal(path)
-    scheduler = build(header.spec, extra)
-    if header.state is not None:
-        restore(scheduler, header.state)
-    for number, record in records:
-        try:
-            commands = scheduler.handle(record.event)
-        except ValueError as error:
-            raise InputError(f"{path}:{number}: cannot follow the lines before it ({error}); is one missing?") from None
-        recorded, replayed = _encoder.encode(record.commands), _encoder.encode(commands)
-        if recorded != replayed:
-            return Difference(number, repr(record.event), recorded.decode(), replayed.decode())
-    return None

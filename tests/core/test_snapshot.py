@@ -8,13 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from hocket.assembly import build
+from hocket.assembly import build, replay_journal
 from hocket.core import events as ev
 from hocket.core.scheduler import Scheduler
 from hocket.core.snapshot import restore, save
 from hocket.core.spec import EngineSpec, SchedulerSpec, TenantSpec
 from hocket.core.state import CallState
-from hocket.journal import JournalWriter, encode, read_journal, replay_journal
+from hocket.journal import JournalWriter, encode, read_journal
 
 
 def random_event(rng: random.Random, s: Scheduler, at: float, number: int) -> ev.Event:

@@ -13,8 +13,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from hocket.assembly import replay_journal
 from hocket.gateway.app import Gateway
-from hocket.journal import JournalWriter, Record, read_journal, replay_journal
+from hocket.journal import JournalWriter, Record, read_journal
 from hocket.settings import EngineSettings, Settings
 from tests.scripted_engine import ScriptedEngine
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from hocket.journal import replay_journal
+from hocket.assembly import replay_journal
 from tests.scripted_engine import Script, ScriptedEngine
 
 HOCKET = str(Path(sys.executable).with_name("hocket"))

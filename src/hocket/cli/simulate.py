@@ -80,7 +80,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _replay(args: argparse.Namespace) -> int:
-    from hocket.journal import replay_journal
+    from hocket.assembly import replay_journal
 
     difference = replay_journal(args.journal)
     print(f"{args.journal}: {'the same commands' if difference is None else difference}")

@@ -59,6 +59,8 @@ class ReadyQueue:
         depth = moving[-1] + 1 if moving else 0
         self._levels = groups[:depth]
         self._leaf = tuple(o for _, group in groups[depth:] for o in group)
+        #: the usual case, made fast: one ordering keys the leaves
+        self._lone_key = self._leaf[0].key if len(self._leaf) == 1 else None
         #: the facts that move keys here
         self.reads: frozenset[Fact] = frozenset().union(*(o.reads for o in orderings))
         self._root = Node(None, 0, None, None)
@@ -79,7 +81,10 @@ class ReadyQueue:
 
     def push(self, call: Call) -> None:
         """Let `call` wait. If an ordering raises, the queue is as before."""
-        key = self._leaf_key(call)
+        if self._lone_key is None:
+            key = self._leaf_key(call)
+        else:
+            key = (*self._lone_key(call, self._view), call.job.number, call.number)
         node = self._root
         if self._levels:
             fresh = self._path(call)
@@ -171,8 +176,6 @@ class ReadyQueue:
         return (*(part for o in orderings for part in o.key(call, self._view)), number)
 
     def _leaf_key(self, call: Call) -> Key:
-        if len(self._leaf) == 1:
-            return (*self._leaf[0].key(call, self._view), call.job.number, call.number)
         parts = (part for o in self._leaf for part in o.key(call, self._view))
         return (*parts, call.job.number, call.number)
 
