@@ -1,3 +1,5 @@
 """The bare scheduler of the core's tests, here too."""
 
-from tests.core.conftest import core as core
+from tests.core.conftest import core
+
+__all__ = ["core"]
