@@ -19,10 +19,10 @@ COMMANDS = {
     "serve": "run the gateway",
     "simulate": "run jobs through policies in virtual time",
     "workload": "generate jobs of a named application",
-    "demo": "three applications on two embedded engines, under two policies",
     "replay": "drive recorded jobs against a live gateway",
     "engine": "pull weights, run or profile an engine",
     "config": "check a settings file",
+    "demo": "three applications on two embedded engines, under two policies",
 }
 "name -> one line of help; the module is hocket.cli.<name>"
 
