@@ -94,6 +94,7 @@ async def measured(engine: LawfulEngine, seconds: float = 10.0, concurrency: int
         return await profile(probe, seconds, concurrency, lambda gone, what: None)
 
 
+@pytest.mark.slow
 async def test_a_known_law_is_found() -> None:
     found = await measured(LawfulEngine(slots=8))
     assert (found.model, found.max_concurrency, found.prefix_cache) == ("lawful", 8, False)
@@ -109,6 +110,7 @@ async def test_a_known_law_is_found() -> None:
         assert check.measured_s == pytest.approx(check.predicted_s, rel=0.5), check.what
 
 
+@pytest.mark.slow
 async def test_fewer_slots_than_asked_for_are_noticed() -> None:
     found = await measured(LawfulEngine(slots=3), seconds=5, concurrency=8)
     assert found.max_concurrency == 3
