@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from hocket.assembly import build
 from hocket.core.commands import Command, Dispatch
 from hocket.core.events import CallArrived, CallFailed, CallFinished, Event, JobOpened, ReplicaAdded
-from hocket.core.ordering import Ordering
+from hocket.core.ordering import Ordering, Scope, View
 from hocket.core.spec import EngineSpec, SchedulerSpec
+from hocket.core.state import Call
 
 NEVER = 1e9
 "an idle time that no test reaches"
@@ -69,3 +71,21 @@ def fail(at: float, call: str, how: str | int, **more: Any) -> CallFailed:
 def sent(*calls: str, to: str = "r", engine: str = "e") -> list[Command]:
     """The commands that dispatch these calls to one replica."""
     return [Dispatch(call, engine, to) for call in calls]
+
+
+def place(orderings: Sequence[Ordering], call: Call, view: View) -> tuple[Any, ...]:
+    """Where a call stands: its keys, after each scope whose keys can move what it is about, and the arrival numbers."""
+    about = {
+        Scope.CLASS: call.urgency,
+        Scope.TENANT: call.job.tenant.number,
+        Scope.APPLICATION: call.job.app.number,
+        Scope.JOB: call.job.number,
+        Scope.CALL: call.number,
+    }
+    out: list[Any] = []
+    moving = max((ordering.scope for ordering in orderings if ordering.reads), default=-1)
+    for scope, group in groupby(orderings, key=lambda ordering: ordering.scope):
+        out += (part for ordering in group for part in ordering.key(call, view))
+        if scope <= moving:
+            out.append(about[scope])
+    return (*out, call.job.number, call.number)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import random
-from itertools import groupby
 from typing import Any
 
 import pytest
 
-from hocket.core.ordering import Fact, Ordering, Scope, View
+from hocket.core.ordering import Fact, Scope, View
 from hocket.core.queue import ReadyQueue, check_nesting
 from hocket.core.state import Application, Call, Engine, Job, Tenant
 from hocket.errors import InputError
 from hocket.policies import compose
+from tests.core.bare import place
 
 
 class Now:
@@ -65,24 +65,6 @@ class World:
         return job
 
 
-def place(orderings: list[Ordering], call: Call) -> tuple[Any, ...]:
-    """Where a call stands: its keys, after each scope whose keys can move what it is about, and the arrival numbers."""
-    about = {
-        Scope.CLASS: call.urgency,
-        Scope.TENANT: call.job.tenant.number,
-        Scope.APPLICATION: call.job.app.number,
-        Scope.JOB: call.job.number,
-        Scope.CALL: call.number,
-    }
-    out: list[Any] = []
-    moving = max((ordering.scope for ordering in orderings if ordering.reads), default=-1)
-    for scope, group in groupby(orderings, key=lambda ordering: ordering.scope):
-        out += (part for ordering in group for part in ordering.key(call, Now))
-        if scope <= moving:
-            out.append(about[scope])
-    return (*out, call.job.number, call.number)
-
-
 COMPOSITIONS = [
     "fcfs",
     "call-fcfs",
@@ -120,7 +102,7 @@ def test_it_does_what_a_sorted_list_does(names: str, seed: int) -> None:
             queue.push(call)
             waiting.append(call)
         elif kind < 0.7 and waiting:
-            first = min(waiting, key=lambda call: place(orderings, call))
+            first = min(waiting, key=lambda call: place(orderings, call, Now))
             assert queue.first() is first
             assert queue.pop() is first
             waiting.remove(first)

@@ -175,6 +175,7 @@ class Scheduler(Slots):
         if self.spec.routes:
             engine = self.engines.get(self.engine_for(job.app.name, event.stage, event.model) or "")
         if engine is None:
+            job.heard_at = self.now
             out.append(Reject(event.call, 404, "unknown_model"))
             return
         self._calls_seen += 1

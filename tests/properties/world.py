@@ -1,0 +1,191 @@
+"""The world as a driver would see it: which call is where, by commands and events alone.
+
+It knows nothing of the scheduler's inside but at one place: at each dispatch it asks whether a call with a smaller key
+waited, with all keys computed anew.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from hocket.assembly import build
+from hocket.core import events as ev
+from hocket.core.commands import Abort, CloseJob, Command, Dispatch, Reject, WakeAt
+from hocket.core.ordering import View
+from hocket.core.scheduler import MAX_ATTEMPTS, MAX_DELAYS, Scheduler
+from hocket.core.snapshot import restore, save
+from hocket.core.spec import EngineSpec, Route, SchedulerSpec, TenantSpec
+from hocket.core.state import Call, CallState
+from hocket.journal import encode
+from hocket.policies import compose
+from hocket.policies.orderings import Las
+from tests.core.bare import place
+
+Place = tuple[str, str]
+"engine, replica"
+WAITS = ("", "")
+RETRYABLE = {"connect", "reset", "timeout", "garbage"}
+REST_S = 1.0
+
+
+class Flaky(Las):
+    """`las`, until it is told to raise."""
+
+    broken = False
+
+    def key(self, call: Call, view: View) -> tuple[Any, ...]:
+        if self.broken:
+            raise RuntimeError("flaky")
+        return super().key(call, view)
+
+
+class World:
+    """A scheduler, its twin that is fed the same, and what must be true of both."""
+
+    def __init__(self, policy: Sequence[str], idle_s: float, routed: bool) -> None:
+        self.spec = SchedulerSpec(
+            [EngineSpec("e1", ["m1", "both"]), EngineSpec("e2", ["m2", "both"])],
+            policy=tuple(policy),
+            routes=[Route("e2", stage="long")] if routed else [],
+            tenants=[TenantSpec("x", 2.0), TenantSpec("y", 0.5)],
+            job_idle_s=idle_s,
+        )
+        self.flaky = [Flaky(), Flaky()]
+        self.scheduler, self.twin = (build(self.spec, {"flaky": flaky}) for flaky in self.flaky)
+        self.orderings = compose(policy, {"flaky": Las()})
+        self.now = 0.0
+        self.open: dict[str, Place] = {}  # calls that have not ended -> where they are
+        self.job_of: dict[str, str] = {}
+        self.engine_of: dict[str, str] = {}
+        self.ended: dict[str, str] = {}  # calls that have -> how
+        self.attempts: dict[str, int] = defaultdict(int)
+        self.delays: dict[str, int] = defaultdict(int)
+        self.charged: dict[str, float] = {}
+        self.service: dict[str, float] = defaultdict(float)
+        self.heard: dict[str, float] = {}
+        self.windows: dict[Place, int] = {}  # replicas that are there
+        self.rests: dict[Place, float] = {}  # until when, for those that no tick has woken
+        self.wakes: list[float] = []
+        self.closing: list[str] = []  # jobs that the core wants closed
+        self._watch(self.scheduler)
+
+    # ---------------------------------------------------------------- events and their answers
+
+    def tell(self, event: ev.Event) -> list[Command]:
+        """Feed both schedulers, and take note of what they order."""
+        self.now = max(self.now, event.at)
+        commands = self.scheduler.handle(event)
+        assert encode(event, commands) == encode(event, self.twin.handle(event)), "the same events, other commands"
+        for command in commands:
+            self._obey(command)
+        self.check()
+        return commands
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Dispatch(call, engine, replica):
+                where = (engine, replica)
+                assert self.open[call] == WAITS, "dispatched twice"
+                assert engine == self.engine_of[call]
+                assert self.held(where) < self.windows[where], f"{where} is overfilled, or not there"
+                assert self.rests.get(where, 0.0) <= self.now, f"{where} rests"
+                self.open[call] = where
+                self.attempts[call] += 1
+                self.charged[call] = self.now
+            case Reject(call, status):
+                self.end(call, f"rejected {status}")
+            case Abort(call):
+                self.end(call, "aborted")
+            case CloseJob(job):
+                assert job not in self.job_of.values(), "idle, with a call that is open"
+                assert self.now - self.heard[job] >= self.spec.job_idle_s, "closed too early"
+                self.closing.append(job)
+            case WakeAt(at):
+                self.wakes.append(at)
+
+    def charge(self, call: str) -> None:
+        """The slot time of a call that is in one is its job's service."""
+        if self.open[call] != WAITS:
+            self.service[self.job_of[call]] += self.now - self.charged[call]
+            self.charged[call] = self.now
+
+    def requeue(self, call: str) -> None:
+        """A call leaves its slot, and waits again."""
+        self.charge(call)
+        self.open[call] = WAITS
+
+    def end(self, call: str, how: str) -> None:
+        """A call is over: once."""
+        assert call in self.open, f"{call} ended twice: {self.ended.get(call)}, then {how}"
+        self.charge(call)
+        del self.open[call]
+        self.ended[call] = how
+        self.heard[self.job_of.pop(call)] = self.now
+
+    def fail(self, call: str, kind: str, status: int, first_byte: bool, retry_after_s: float | None) -> None:
+        """A failure: the rules of retries, said once more in other words."""
+        where = self.open[call]
+        if status == 429 or kind == "connect":
+            until = self.now + (REST_S if retry_after_s is None else retry_after_s)
+            self.rests[where] = max(self.rests.get(where, 0.0), until)
+        if status == 429:
+            self.delays[call] += 1
+            self.attempts[call] -= 1
+            again = self.delays[call] <= MAX_DELAYS
+        else:
+            again = self.attempts[call] < MAX_ATTEMPTS and (kind in RETRYABLE or status >= 500)
+        self.requeue(call)
+        commands = self.tell(ev.CallFailed(self.now, call, kind, status, first_byte, retry_after_s))
+        rejected = any(isinstance(c, Reject) and c.call == call for c in commands)
+        assert rejected == (first_byte or not again)
+
+    def tick(self, at: float) -> None:
+        """Time has come, for whom it may concern."""
+        self.wakes = [wake for wake in self.wakes if wake > at]
+        self.rests = {where: until for where, until in self.rests.items() if until > at}
+        self.tell(ev.Tick(at))
+
+    def rotate(self) -> None:
+        """The twin becomes one that was restored from the scheduler's snapshot."""
+        self.twin = build(self.spec, {"flaky": self.flaky[1]})
+        restore(self.twin, msgspec.json.decode(msgspec.json.encode(save(self.scheduler))))
+
+    # ---------------------------------------------------------------- what must be true
+
+    def held(self, where: Place) -> int:
+        """Calls in the slots of a replica."""
+        return sum(1 for at in self.open.values() if at == where)
+
+    def check(self) -> None:
+        """After every event."""
+        s = self.scheduler
+        s.check()
+        assert s.calls.keys() == self.open.keys()
+        for call, where in self.open.items():
+            known = s.calls[call]
+            assert (known.engine.name, known.replica.id if known.replica else "") == (self.engine_of[call], where[1])
+            assert known.attempts == self.attempts[call] <= MAX_ATTEMPTS
+        for job in s.jobs.values():
+            assert job.service_s == self.service[job.id]
+        hungry = {self.engine_of[call] for call, where in self.open.items() if where == WAITS}
+        for where, window in self.windows.items():
+            idle = where not in self.rests and self.held(where) < window
+            assert not (idle and where[0] in hungry), f"work waits while {where} has room"
+        for where, until in self.rests.items():
+            assert where not in self.windows or any(wake <= until for wake in self.wakes), f"nobody wakes {where}"
+        assert self.wakes or not s.jobs, "nobody looks after idle jobs"
+
+    def _watch(self, scheduler: Scheduler) -> None:
+        dispatch = scheduler._dispatch
+
+        def checked(call: Call, out: list[Command]) -> None:
+            orderings = compose(["call-fcfs"]) if scheduler.policy_error else self.orderings
+            rivals = [c for c in scheduler.calls.values() if c.state is CallState.QUEUED and c.engine is call.engine]
+            assert call is min(rivals, key=lambda rival: place(orderings, rival, scheduler)), "another was first"
+            dispatch(call, out)
+
+        scheduler._dispatch = checked  # type: ignore[method-assign]
