@@ -14,8 +14,11 @@ from hocket.errors import InputError
 T = TypeVar("T")
 
 
-def load_yaml(path: str | Path, kind: type[T]) -> T:
-    """Read `path` as a `kind` (a msgspec struct). Raises InputError: what, where, what to do."""
+SETTINGS_PAGE = "docs/reference/settings.md"
+
+
+def load_yaml(path: str | Path, kind: type[T], page: str = SETTINGS_PAGE) -> T:
+    """Read `path` as a `kind` (a msgspec struct), described on `page`. Raises InputError: what, where, what to do."""
     file = Path(path)
     try:
         text = file.read_text(encoding="utf-8")
@@ -23,10 +26,10 @@ def load_yaml(path: str | Path, kind: type[T]) -> T:
         raise InputError(f"{file}: cannot be read ({error.strerror}); check the path") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    return parse_yaml(text, kind, str(file))
+    return parse_yaml(text, kind, str(file), page)
 
 
-def parse_yaml(text: str, kind: type[T], source: str) -> T:
+def parse_yaml(text: str, kind: type[T], source: str, page: str = SETTINGS_PAGE) -> T:
     """As `load_yaml`, of a text; `source` names it in errors."""
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -43,7 +46,7 @@ def parse_yaml(text: str, kind: type[T], source: str) -> T:
         path = where.rstrip("`").removeprefix("$").lstrip(".")
         line = _line(root, path, what)
         place = f"{path}: " if path else "" if what.startswith("`") else "top level: "
-        raise InputError(f"{source}:{line}: {place}{what}; see docs/reference/settings.md") from None
+        raise InputError(f"{source}:{line}: {place}{what}; see {page}") from None
 
 
 def _line(root: yaml.Node | None, path: str, what: str) -> int:

@@ -143,12 +143,18 @@ BAD = {
     "seeds": (["--seeds", "0"], ENGINES, "--seeds 0"),
     "declared": (["--visibility", "declared"], ENGINES, "not yet"),
     "unknown job": (["--gantt", "j999"], ENGINES, "no job 'j999'"),
-    "no engines": ([], "engines: []\n", "engines is empty"),
+    "no engines": ([], "engines: []\n", "engines.yaml:1: `engines`: empty"),
     "unknown key": ([], ENGINES.replace("replicas: 2", "replica: 2"), "engines.yaml:4: engines[0]"),
-    "negative constant": ([], ENGINES.replace("d0: 0.02", "d0: -1"), "engines[1].latency.d0"),
+    "negative constant": ([], ENGINES.replace("d0: 0.02", "d0: -1"), "engines.yaml:12: engines[1]: `latency.d0`: -1.0"),
     "constants all 0": ([], re.sub(r"latency: .*", "latency: {}", ENGINES), "an engine that takes no time"),
-    "no replica": ([], ENGINES.replace("replicas: 2", "replicas: 0"), "engines[0].replicas: 0"),
-    "twice": ([], ENGINES.replace("name: large", "name: small"), "'small' is there twice"),
+    "no replica": ([], ENGINES.replace("replicas: 2", "replicas: 0"), "engines.yaml:4: engines[0]: `replicas`: 0"),
+    "twice": (
+        [],
+        ENGINES.replace("name: large", "name: small"),
+        "engines.yaml:8: `engines[1].name`: 'small' is there twice",
+    ),
+    "unknown route": ([], ENGINES + "routes: [{engine: x}]\n", "`routes[0].engine`: no engine 'x'"),
+    "no weight": ([], ENGINES + "tenants: [{name: a, weight: 0}]\n", "`tenants[0].weight`: 0.0"),
     "nowhere to write": (["--json", "/nonexistent/o.json"], ENGINES, "cannot be written"),
 }
 

@@ -46,6 +46,21 @@ class EngineModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     decode: Literal["step", "slowest"] = "step"
     prefix_cache: bool = False
 
+    def __post_init__(self) -> None:
+        """Check what types cannot say. An error begins with its key, which the loader turns into a line."""
+        if not self.models:
+            raise ValueError("`models`: empty; name the models that it serves")
+        for key in ("replicas", "max_concurrency", "kv_tokens"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"`{key}`: {value}; use 1 or more")
+        constants = msgspec.structs.asdict(self.latency)
+        for key, seconds in constants.items():
+            if not 0 <= seconds < math.inf:
+                raise ValueError(f"`latency.{key}`: {seconds}; use seconds, 0 or more")
+        if not any(constants.values()):
+            raise ValueError("`latency`: all 0, an engine that takes no time; give its constants in seconds")
+
     def unloaded(self, prompt_tokens: int, output_tokens: int) -> float:
         """Seconds of a call that has a replica to itself, nothing cached."""
         return self.pace.unloaded(prompt_tokens, output_tokens)

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from itertools import pairwise
 from multiprocessing import get_context
 from typing import Any
@@ -34,34 +35,25 @@ class Setup(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     routes: list[Route] = []
     tenants: list[TenantSpec] = []
 
+    def __post_init__(self) -> None:
+        """Check what types cannot say. An error begins with its key, which the loader turns into a line."""
+        if not self.engines:
+            raise ValueError("`engines`: empty; list at least one")
+        names = [engine.name for engine in self.engines]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise ValueError(f"`engines[{index}].name`: {name!r} is there twice; give each engine its own")
+        for index, route in enumerate(self.routes):
+            if route.engine not in names:
+                raise ValueError(f"`routes[{index}].engine`: no engine {route.engine!r}; there is {', '.join(names)}")
+        for index, tenant in enumerate(self.tenants):
+            if not 0 < tenant.weight < float("inf"):
+                raise ValueError(f"`tenants[{index}].weight`: {tenant.weight}; use a number above 0")
+
 
 def load_setup(path: str) -> Setup:
-    """Read `engines.yaml`. Raises InputError: file, key, remedy."""
-    setup = load_yaml(path, Setup)
-    if not setup.engines:
-        raise InputError(f"{path}: engines is empty; list at least one")
-    names: set[str] = set()
-    for index, engine in enumerate(setup.engines):
-        where = f"{path}: engines[{index}]"
-        if engine.name in names:
-            raise InputError(f"{where}.name: {engine.name!r} is there twice; give each its own name")
-        names.add(engine.name)
-        if not engine.models:
-            raise InputError(f"{where}.models: empty; name the models that it serves")
-        for field in ("replicas", "max_concurrency", "kv_tokens"):
-            value = getattr(engine, field)
-            if value is not None and value < 1:
-                raise InputError(f"{where}.{field}: {value}; use 1 or more")
-        _check_latency(where, msgspec.structs.asdict(engine.latency))
-    return setup
-
-
-def _check_latency(where: str, constants: dict[str, float]) -> None:
-    for name, value in constants.items():
-        if not 0 <= value < float("inf"):
-            raise InputError(f"{where}.latency.{name}: {value}; use seconds, 0 or more")
-    if not any(constants.values()):
-        raise InputError(f"{where}.latency: all 0, an engine that takes no time; give its constants in seconds")
+    """Read `engines.yaml`. Raises InputError: file, line, key, remedy."""
+    return load_yaml(path, Setup, "docs/reference/engines-yaml.md")
 
 
 def simulate(
@@ -182,7 +174,10 @@ def run_all(
         while left:
             left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED).not_done
             progress(sum(counts))
-        return [future.result() for future in futures]
+        try:
+            return [future.result() for future in futures]
+        except BrokenProcessPool:
+            raise InputError("a worker process was killed, perhaps for want of memory; use --processes 1") from None
 
 
 def _prepare(*inputs: Any) -> None:
