@@ -129,3 +129,13 @@ def test_metrics_are_listed() -> None:
     exposed = {name for name in exposed if not name.endswith("_created")}
     assert exposed, "no metric is exposed"
     assert sorted(names("metrics.md")) == sorted(exposed)
+
+
+# ---------------------------------------------------------------- the map
+
+
+def test_the_map_has_every_part() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text().partition("## Map")[2]
+    source = ROOT / "src" / "hocket"
+    parts = [*(f"{p.parent.name}/" for p in source.glob("*/__init__.py")), *(p.name for p in source.glob("[!_]*.py"))]
+    assert [part for part in parts if f"`src/hocket/{part}`" not in text] == []
