@@ -96,13 +96,14 @@ def work_line(found: dict[str, Any]) -> str:
     """What both passes did: so that a reader sees that it was the same."""
     blocks = found["policies"].values()
 
-    def each(show: Callable[[dict[str, Any]], str]) -> str:
-        shown = [show(block) for block in blocks]
-        return shown[0] if len(set(shown)) == 1 else " and ".join(shown)
+    def each(count: Callable[[dict[str, Any]], int]) -> str:
+        counts = [str(count(block)) for block in blocks]
+        return counts[0] if len(set(counts)) == 1 else " and ".join(counts)
 
+    jobs, calls = each(lambda block: len(block["jobs"])), each(lambda block: block["calls"])
+    output, prompt = each(lambda block: block["output_tokens"]), each(lambda block: block["prompt_tokens"])
+    passed, tests = each(lambda block: block["tests_passed"]), each(lambda block: block["tests_run"])
     return (
-        f"{each(lambda b: str(len(b['jobs'])))} jobs, {each(lambda b: str(b['calls']))} calls, "
-        f"{each(lambda b: str(b['output_tokens']))} tokens of answers to {each(lambda b: str(b['prompt_tokens']))} of "
-        f"prompts; {each(lambda b: str(b['tests_passed']))} of {each(lambda b: str(b['tests_run']))} tests of generated "
-        "code passed"
+        f"{jobs} jobs, {calls} calls, {output} tokens of answers to {prompt} of prompts; "
+        f"{passed} of {tests} tests of generated code passed"
     )

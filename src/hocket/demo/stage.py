@@ -31,6 +31,15 @@ WINDOW = 4
 "calls in an engine at once: more would gain it little, and what is in the engine cannot be reordered any more"
 
 
+def _two_cpus() -> tuple[list[int] | None, list[int] | None]:
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return ([allowed[0]], [allowed[1]]) if len(allowed) > 1 else (None, None)
+
+
+CPUS = _two_cpus()
+"each engine's own, so that neither's speed hangs on the other's load; None where there are not two"
+
+
 class Gateway:
     """`hocket serve` in a process of its own, its settings and its log in `directory`."""
 
@@ -91,13 +100,11 @@ class Gateway:
 
 
 def settings(port: int, policy: str) -> str:
-    """The gateway's `hocket.yaml`. With two CPUs or more each engine has one to itself, so that neither's speed hangs
-    on the other's load.
-    """
-    cpus = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    pinned = [f", cpus: [{cpu}]" for cpu in cpus[:2]] if len(cpus) > 1 else ["", ""]
-    engine = "  - {{name: {0}, kind: embedded, max_concurrency: {1}, context: 1024, threads: 1{2}}}\n"
-    engines = "".join(engine.format(name, WINDOW, pin) for name, pin in zip(("small", "large"), pinned, strict=True))
+    """The gateway's `hocket.yaml`."""
+    engines = ""
+    for name, cpus in zip(("small", "large"), CPUS, strict=True):
+        engines += f"  - {{name: {name}, kind: embedded, max_concurrency: {WINDOW}, context: 1024, threads: 1"
+        engines += f", cpus: {cpus}}}\n" if cpus else "}\n"
     return f"listen: 127.0.0.1:{port}\npolicy: [{', '.join(parse_policy(policy))}]\nengines:\n{engines}"
 
 
