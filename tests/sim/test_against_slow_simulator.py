@@ -10,7 +10,7 @@ from tests.sim.worlds import as_jobs, as_setup, random_engines, random_jobs
 
 
 @pytest.mark.parametrize("policy", ["fcfs", "oracle"])
-@pytest.mark.parametrize("seed", range(25))
+@pytest.mark.parametrize("seed", range(50))
 def test_agrees_on_each_job(seed: int, policy: str) -> None:
     rng = random.Random(seed)
     engines = random_engines(rng)

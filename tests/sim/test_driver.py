@@ -9,7 +9,7 @@ import pytest
 
 from hocket.assembly import build
 from hocket.core import events as ev
-from hocket.core.commands import Command, Dispatch
+from hocket.core.commands import Abort, Command, Dispatch, Reject
 from hocket.core.scheduler import Scheduler
 from hocket.sim.driver import Outcome, Simulation
 from hocket.sim.experiment import Setup, scheduler_spec, simulate
@@ -54,6 +54,8 @@ class Watch:
             case ev.CallFinished():
                 del self.inside[event.call]
                 self.ended.append(event.call)
+            case ev.CallFailed():
+                del self.inside[event.call]
             case ev.JobClosed():
                 self.open.remove(event.job)
         for command in commands:
@@ -61,6 +63,9 @@ class Watch:
                 assert command.call not in self.inside
                 self.inside[command.call] = command.replica
                 assert list(self.inside.values()).count(command.replica) <= self.windows[command.engine]
+            elif isinstance(command, Abort | Reject):
+                self.inside.pop(command.call, None)
+                self.ended.append(command.call)
         self.scheduler.check()
 
 
@@ -76,6 +81,26 @@ def test_nothing_is_lost_and_windows_hold(seed: int, policy: str) -> None:
     assert not watch.inside and not watch.open
     assert outcome.jct_s.keys() == {job.job for job in jobs}
     assert sum(map(len, outcome.waits_s.values())) == calls
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("seed", range(200, 208))
+def test_refusals_lose_nothing(seed: int, policy: str) -> None:
+    """Calls of unknown models and prompts too long, anywhere: every job completes or is rejected, every call ends."""
+    jobs, setup = world(seed)
+    rng = random.Random(seed)
+    for job in jobs:
+        stage = rng.choice(job.stages)
+        if stage.kind == "llm" and rng.random() < 0.5:
+            stage.model, stage.prompt_tokens = rng.choice([("x", 1), (stage.model, 10**6)])
+            stage.shares_prefix = None
+    scheduler = build(scheduler_spec(setup, policy))
+    watch = Watch(jobs, setup, scheduler)
+    outcome = Simulation(jobs, setup.engines, scheduler, observe=watch).run()
+    assert sorted([*outcome.jct_s, *outcome.rejected]) == sorted(job.job for job in jobs)
+    assert outcome.jct_s and outcome.rejected
+    assert sorted(watch.ended) == sorted(watch.arrived)
+    assert not watch.inside and not watch.open and not scheduler.jobs and not scheduler.calls
 
 
 @pytest.mark.parametrize("policy", [*POLICIES, "oracle"])

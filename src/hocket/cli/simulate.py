@@ -27,7 +27,7 @@ MOST_DRAWN = 20
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("jobs", nargs="?", metavar="JOBS.jsonl", help="a trace: one job a line")
     parser.add_argument("--engines", metavar="FILE", help="engines.yaml: the engine model of each engine")
-    parser.add_argument("--policy", default="call-fcfs,default", help="policies, as 'fcfs,urgency>las' (%(default)s)")
+    parser.add_argument("--policy", default="call-fcfs,default", help="as 'fcfs,urgency>las,oracle' (%(default)s)")
     parser.add_argument("--load", type=float, metavar="X", help="scale arrivals to X times what the engines can serve")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="N draws: jobs and arrivals resampled")
     parser.add_argument("--json", metavar="FILE", help="write all figures; - is standard output, without the table")

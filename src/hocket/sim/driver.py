@@ -275,6 +275,8 @@ class Simulation:
             return  # the boundary moved since this was pushed
         streamed, finished = replica.credit(self._now)
         for call, tokens in streamed:
+            if call.run.failed:
+                continue  # aborted, and still in its last iteration
             if call.first_token is None:
                 call.first_token = at
             self._tell(ev.CallStreamed(at, call.call, tokens))

@@ -157,7 +157,7 @@ def run_all(
     `progress` is told how many jobs are done in all, now and then.
     """
     tasks = [(policy, seed) for seed in range(len(draws)) for policy in policies]
-    workers = min(processes or len(os.sched_getaffinity(0)), len(tasks))
+    workers = min(processes or _cores(), len(tasks))
     context = get_context("fork" if hasattr(os, "fork") else "spawn")
     counts = context.Array("q", len(tasks), lock=False)
     inputs = (draws, setup, record, counts)
@@ -178,6 +178,10 @@ def run_all(
             return [future.result() for future in futures]
         except BrokenProcessPool:
             raise InputError("a worker process was killed, perhaps for want of memory; use --processes 1") from None
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _prepare(*inputs: Any) -> None:

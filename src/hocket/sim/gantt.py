@@ -13,6 +13,8 @@ from hocket.sim.driver import Span
 MARKS = {"queued": "·", "sent": "-", "prefill": "▒", "decode": "█", "tool": "░"}
 "phase -> its mark in a text chart"
 COLOURS = {"queued": "#d9d9d9", "sent": "#b0b0b0", "prefill": "#f2a65a", "decode": "#3d7ea6", "tool": "#8fb996"}
+MOST_INCHES = 400
+"height of a PNG: more than matplotlib can draw is of no use to anyone"
 LEGEND = "queued in hocket · | sent, waiting in its replica - | prefill ▒ | decode █ | tool ░"
 
 
@@ -65,7 +67,8 @@ def write_png(charts: Mapping[str, Sequence[Span]], path: str | Path) -> None:
     except ImportError:
         raise InputError("--gantt-png needs matplotlib; install it: pip install 'hocket[plot]'") from None
     most = max((len(spans) for spans in charts.values()), default=1)
-    figure = Figure(figsize=(10, len(charts) * (1.2 + 0.22 * most)), layout="constrained")
+    height = min(len(charts) * (1.2 + 0.22 * most), MOST_INCHES)
+    figure = Figure(figsize=(10, height), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(len(charts), 1, sharex=True, squeeze=False)
     for (policy, spans), panel in zip(charts.items(), panels[:, 0], strict=True):
