@@ -254,7 +254,7 @@ class Machine(RuleBasedStateMachine):
 
 
 FAST = settings(
-    max_examples=60,
+    max_examples=150,
     stateful_step_count=50,
     deadline=None,
     derandomize=True,
