@@ -78,3 +78,9 @@ def test_one_point_does_not_break_it() -> None:
     found = fit([Prefill(10, 0.1)], [Step(1, 10, 0.02)])
     assert found.iteration(found.prefill(10), 1, 0, 0) == pytest.approx(0.1)
     assert found.iteration(0.0, 0, 1, 10) == pytest.approx(0.02)
+
+
+def test_three_noisy_prompts_do_not_make_a_parabola() -> None:
+    found = fit([Prefill(16, 0.29), Prefill(64, 1.25), Prefill(256, 5.5)], [Step(1, 10, 0.02)])
+    assert found.q1 == 0.0
+    assert found.iteration(found.prefill(1024), 1, 0, 0) == pytest.approx(22, rel=0.1)

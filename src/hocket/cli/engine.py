@@ -220,4 +220,4 @@ def _show(result: Profile) -> None:
         table.add_row(what, f"{measured:.4f}", f"{predicted:.4f}", f"{predicted / measured - 1:+.0%}")
     console = Console(stderr=True)
     console.print(table)
-    console.print(f"fit error, mean (most): {result.errors()}; rounds differ by {result.noise:.1%}")
+    console.print(f"fit error, mean (most): {result.errors()}")

@@ -42,8 +42,14 @@ class Misfit(NamedTuple):
 
 
 def fit(prefills: Sequence[Prefill], steps: Sequence[Step]) -> Latency:
-    """The constants that describe these points best."""
-    q0, q2, q1 = nnls([(1.0, p, p * p) for p, _ in prefills], [seconds for _, seconds in prefills])
+    """The constants that describe these points best.
+
+    With fewer than four prefills q1 is left at 0: three points determine three constants and leave none to tell noise
+    from curvature, and a q1 made of noise grows with the square of the prompt.
+    """
+    curved = len(prefills) > 3
+    rows = [(1.0, p, p * p if curved else 0.0) for p, _ in prefills]
+    q0, q2, q1 = nnls(rows, [seconds for _, seconds in prefills])
     d0, d1, d2 = nnls([(1.0, b, k) for b, k, _ in steps], [seconds for _, _, seconds in steps])
     return Latency(q0=q0, q1=q1, q2=q2, d0=d0, d1=d1, d2=d2)
 

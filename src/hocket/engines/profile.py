@@ -29,7 +29,9 @@ from hocket.errors import InputError
 
 SHORT = 16
 "tokens of a short prompt"
-PROMPTS = (SHORT, 64, 256, 512, 1024, 2048, 4096, 8192)
+PROMPTS = (SHORT, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+ALWAYS = 256
+"tokens: prompts up to this are measured however long it takes, for the fit needs them"
 STEPS = 24
 "tokens that a call generates"
 MOST_ROUNDS = 9
@@ -81,16 +83,17 @@ class Profile(msgspec.Struct, frozen=True):
             yield f"check: {check.what}", check.measured_s, check.predicted_s
 
     def errors(self) -> str:
-        """The fit errors, for people."""
+        """The fit errors and the noise, for people."""
         (p, worst_p), (d, worst_d) = self.prefill_error, self.decode_error
-        return f"prefill {p:.1%} ({worst_p:.1%}), decode {d:.1%} ({worst_d:.1%})"
+        noise = f"rounds differ by {self.noise:.1%}" if self.rounds > 1 else "one round only, so its noise is not known"
+        return f"prefill {p:.1%} ({worst_p:.1%}), decode {d:.1%} ({worst_d:.1%}); {noise}"
 
     def engine_yaml(self, name: str) -> str:
         """`engines.yaml` for the simulator, with this one engine."""
         constants = ", ".join(f"{key}: {value:.4g}" for key, value in msgspec.structs.asdict(self.latency).items())
         lines = [
             f"# {self.model}, measured by `hocket engine profile` in {self.seconds:.0f} s and {self.rounds} round(s).",
-            f"# fit error, mean (most): {self.errors()}; rounds differ by {self.noise:.1%}",
+            f"# fit error, mean (most): {self.errors()}",
             "engines:",
             f"  - name: {json.dumps(name)}",
             f"    models: [{json.dumps(self.model)}]",
@@ -246,7 +249,7 @@ class _Campaign:
         try:
             timeline = await self._probe.call(self._probe.prompt(size), STEPS)
         except InputError:
-            if len(self._prefills) < 3:
+            if size <= ALWAYS:
                 raise
             return False  # beyond the context of an engine that does not tell it
         self._prefills[size].append(Prefill(timeline.prompt_tokens, timeline.first_token_s))
@@ -283,7 +286,7 @@ class _Campaign:
         return [*powers, self.concurrency] if self.concurrency > 1 else []
 
     def _affordable(self, tokens: int) -> bool:
-        return not self._prefills or tokens * self._seconds_per_token() <= LONE_SHARE * self._seconds
+        return tokens <= ALWAYS or tokens * self._seconds_per_token() <= LONE_SHARE * self._seconds
 
     def _seconds_per_token(self) -> float:
         longest = self._prefills[max(self._prefills)][0]
