@@ -61,7 +61,7 @@ def test_two_refused_connections_end_in_503(core: Make) -> None:
     """The engine is not there: two tries, a second apart."""
     bare = core()
     bare.feed(*arrive(0.0, "a1"), fail(1.0, "a1", "connect"), Tick(2.0))
-    assert bare.feed(fail(2.0, "a1", "connect")) == [WakeAt(3.0), Reject("a1", 503, "upstream_connect")]
+    assert bare.feed(fail(2.0, "a1", "connect")) == [WakeAt(4.0), Reject("a1", 503, "upstream_connect")]
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 413, 422])

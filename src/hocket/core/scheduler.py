@@ -25,6 +25,10 @@ MAX_ATTEMPTS = 2
 MAX_DELAYS = 5
 "429s of one call before the replica's own answer is passed on"
 RETRYABLE = frozenset({"connect", "reset", "timeout", "garbage"})
+MAX_REST_S = 8.0
+"the longest rest of a replica that goes on refusing connections; each is twice as long as the one before"
+REST_S = 1.0
+"how long a replica rests after a 429 without Retry-After, or when it could not be connected to"
 MAX_IDLE_APPS = 10_000
 "applications without an open job that are remembered: their names come from clients, who may send any number"
 
@@ -44,6 +48,7 @@ class Scheduler(Slots):
     ) -> None:
         super().__init__(spec, orderings, fallback, routing)
         self.spec = spec
+        self._routes = spec.routes
         self.jobs: dict[str, Job] = {}
         self.tenants: dict[str, Tenant] = {}
         self.apps: dict[str, Application] = {}
@@ -88,7 +93,7 @@ class Scheduler(Slots):
 
     def engine_for(self, app: str, stage: str, model: str) -> str | None:
         """The engine that serves this: the first route that matches, else the first engine of the model; or None."""
-        for route in self.spec.routes:
+        for route in self._routes:
             if route.app in (None, app) and route.stage in (None, stage) and route.model in (None, model):
                 return route.engine
         engine = self._by_model.get(model)
@@ -133,6 +138,7 @@ class Scheduler(Slots):
         if job is None:
             return
         job.closed = True
+        job.aborted = event.abort
         if event.abort and job.calls:
             touched = {call.engine.name: call.engine for call in job.calls.values()}
             for call in list(job.calls.values()):
@@ -144,9 +150,11 @@ class Scheduler(Slots):
             self._forget(job)
 
     def _forget(self, job: Job) -> None:
-        """A closed job without open calls: its application learns its size."""
+        """A closed job without open calls: its application learns its size, unless it was cut short."""
         del self.jobs[job.id]
         job.gone = True
+        if job.aborted:
+            return
         app = job.app
         app.jobs_closed += 1
         app.mean_service_s += (job.service_s - app.mean_service_s) / app.jobs_closed
@@ -168,30 +176,20 @@ class Scheduler(Slots):
     # ---------------------------------------------------------------- calls
 
     def _call_arrived(self, event: ev.CallArrived, out: list[Command]) -> None:
-        job = self.jobs.get(event.job)
-        if job is None or event.call in self.calls:
-            raise ValueError(f"call {event.call!r}: its job {event.job!r} is not open, or its id was used before")
+        name, job = event.call, self.jobs.get(event.job)
+        if job is None or name in self.calls:
+            raise ValueError(f"call {name!r}: its job {event.job!r} is not open, or its id was used before")
         engine = self._by_model.get(event.model)
-        if self.spec.routes:
+        if self._routes:
             engine = self.engines.get(self.engine_for(job.app.name, event.stage, event.model) or "")
         if engine is None:
             job.heard_at = self.now
-            out.append(Reject(event.call, 404, "unknown_model"))
+            out.append(Reject(name, 404, "unknown_model"))
             return
-        self._calls_seen += 1
-        call = Call(
-            event.call,
-            self._calls_seen,
-            job,
-            event.stage,
-            engine,
-            job.urgency if event.urgency is None else event.urgency,
-            event.at,
-            event.prompt_tokens,
-            event.max_tokens,
-        )
-        self.calls[call.id] = call
-        job.calls[call.id] = call
+        number = self._calls_seen = self._calls_seen + 1
+        urgency = job.urgency if event.urgency is None else event.urgency
+        call = Call(name, number, job, event.stage, engine, urgency, event.at, event.prompt_tokens, event.max_tokens)
+        self.calls[name] = job.calls[name] = call
         if engine.room:
             # room means that nobody waits: the call need not pass through the queue
             self._dispatch(call, out)
@@ -217,6 +215,8 @@ class Scheduler(Slots):
         if call is None or call.state is QUEUED:
             _stray(call)
             return
+        if call.replica is not None:
+            call.replica.refusals = 0
         self._end(call, out)
         self._fill(call.engine, out)
 
@@ -227,9 +227,12 @@ class Scheduler(Slots):
             return
         replica = call.replica
         assert replica is not None, "the call is in no slot"
-        if event.status == 429 or event.kind == "connect":
+        if event.status == 429:
+            self._let_rest(replica, call.engine, event.retry_after_s or REST_S, out)
+        elif event.kind == "connect" and self.now >= replica.rests_until:
             # a dead replica fails fast, so it would be the least loaded and draw one call after the other
-            self._let_rest(replica, call.engine, event.retry_after_s, out)
+            self._let_rest(replica, call.engine, min(REST_S * 2.0**replica.refusals, MAX_REST_S), out)
+            replica.refusals += 1
         if not event.first_byte and self._deserves_another(call, event):
             call.failed_on = replica
             self._leave_slot(call)
@@ -284,9 +287,9 @@ class Scheduler(Slots):
             self._dequeue(call)
         else:
             self._leave_slot(call)
-        del self.calls[call.id]
-        job = call.job
-        del job.calls[call.id]
+        name, job = call.id, call.job
+        del self.calls[name]
+        del job.calls[name]
         job.heard_at = self.now
         if job.closed and not job.calls:
             self._forget(job)

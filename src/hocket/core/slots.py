@@ -16,8 +16,6 @@ from hocket.core.spec import SchedulerSpec
 from hocket.core.state import Application, Call, CallState, Engine, Job, Replica, Tenant
 from hocket.core.timers import Timers
 
-DEFAULT_REST_S = 1.0
-"how long a replica rests after a 429 without Retry-After, or when it could not be connected to"
 # bound once: looking a member up in its enum costs more than most of what follows
 QUEUED, DISPATCHED, RUNNING = CallState.QUEUED, CallState.DISPATCHED, CallState.RUNNING
 
@@ -96,15 +94,20 @@ class Slots:
         out.append(Dispatch(call.id, engine.name, replica.id))
 
     def _leave_slot(self, call: Call) -> None:
-        engine, replica, tenant = call.engine, call.replica, call.job.tenant
+        replica, now, job = call.replica, self.now, call.job
         assert replica is not None, "the call is in no slot"
-        self._charge(call)
+        # as in _charge, which a call here would cost more than it does
+        job.service_s += now - call.charged_at
+        if self._reads_service and job.waiting:
+            self._touch(Fact.SERVICE, job)
         inflight = replica.inflight = replica.inflight - 1
-        if inflight < replica.window and replica.present and replica.rests_until <= self.now:
+        if inflight < replica.window and replica.present and replica.rests_until <= now:
+            engine = call.engine
             replica.free += 1
             engine.room += 1
             if engine.only is None:
                 engine.routing.changed(replica)
+        tenant = job.tenant
         tenant.running -= 1
         if self._reads_running:
             self._touch(Fact.RUNNING, tenant)
@@ -163,8 +166,8 @@ class Slots:
         replica.free = free
         engine.routing.changed(replica)
 
-    def _let_rest(self, replica: Replica, engine: Engine, seconds: float | None, out: list[Command]) -> None:
-        until = self.now + (DEFAULT_REST_S if seconds is None else seconds)
+    def _let_rest(self, replica: Replica, engine: Engine, seconds: float, out: list[Command]) -> None:
+        until = self.now + seconds
         if until > replica.rests_until:
             replica.rests_until = until
             self._refresh(engine, replica)

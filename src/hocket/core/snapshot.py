@@ -16,8 +16,11 @@ Plain = dict[str, Any]
 
 _TENANT = ("name", "number", "weight", "running", "last_served")
 _APP = ("name", "number", "jobs_closed", "mean_service_s")
-_REPLICA = ("id", "index", "window", "inflight", "free", "rests_until", "present")
-_JOB = ("id", "number", "urgency", "arrived_at", "deadline_at", "features", "service_s", "closed", "heard_at", "tools")
+_REPLICA = ("id", "index", "window", "inflight", "free", "rests_until", "refusals", "present")
+_JOB = (
+    *("id", "number", "urgency", "arrived_at", "deadline_at", "features"),
+    *("service_s", "closed", "aborted", "heard_at", "tools"),
+)
 _CALL = (
     *("id", "number", "stage", "urgency", "arrived_at", "prompt_tokens", "max_tokens", "state"),
     *("attempts", "delays", "charged_at"),

@@ -69,6 +69,8 @@ class Job:
     "calls that are queued"
     closed: bool = False
     "no further call will come; the core forgets the job when its last open call ends"
+    aborted: bool = False
+    "it was cut short: nothing is learned from its size"
     gone: bool = False
     "the core has forgotten it"
     heard_at: float = 0.0
@@ -131,7 +133,9 @@ class Replica:
     free: int = 0
     "slots that a call may be sent to now; 0 while it rests and once it was removed"
     rests_until: float = 0.0
-    "no dispatch before this time (it answered 429)"
+    "no dispatch before this time: it answered 429, or refused a connection"
+    refusals: int = 0
+    "times that it refused a connection since it last finished a call"
     key: tuple[Any, ...] | None = None
     "its key in the index of a routing policy"
     present: bool = True
