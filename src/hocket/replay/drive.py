@@ -34,7 +34,8 @@ class Drive:
         self._at = began + job.arrival_s / line.target.speed
         self._id = header_value(f"{job.job}@{secrets.token_hex(4)}")  # a gateway takes no id twice
         self._path = "/" + quote(self._id, safe="")
-        self._prompts: dict[str, tuple[str, Answer]] = {}
+        self._prompts: dict[str, str] = {}
+        self._answers: dict[str, Answer] = {}
         self._identity = {
             "x-hocket-app": header_value(job.app),
             "x-hocket-job": self._id,
@@ -81,13 +82,13 @@ class Drive:
 
     async def _call(self, stage: Stage) -> None:
         began, model = time.monotonic(), stage.model or ""
-        prompt = self._prompt(stage, model)
+        prompt = self._prompts[stage.id] = self._prompt(stage, model)
         identity = {**self._identity, "x-hocket-stage": header_value(stage.name)}
         try:
             answer = await self._line.call(model, prompt, max(1, stage.output_tokens), identity)
         except ReplayError as error:
             raise ReplayError(f"stage {stage.id}: {error}") from None
-        self._prompts[stage.id] = prompt, answer
+        self._answers[stage.id] = answer
         self.calls.append((stage, answer))
         dispatched = None
         if answer.wait_s is not None:
@@ -107,17 +108,17 @@ class Drive:
     def _prompt(self, stage: Stage, model: str) -> str:
         """As long as recorded; it begins like the prompt that it shared a beginning with, if that one was sent."""
         seed = f"{self._id} {stage.id}"
-        shared = stage.shares_prefix
+        words, shared = self._line.words(model, stage.prompt_tokens), stage.shares_prefix
         if shared is None or shared.stage not in self._prompts:
-            return prompts.filler(seed, self._line.words(model, stage.prompt_tokens))
-        before, answer = self._prompts[shared.stage]
-        words = self._line.words(model, shared.tokens)
-        head = prompts.first_words(before, words)
-        if shared.tokens > answer.prompt_tokens:  # the words of real text are not filler: take the same share
+            return prompts.filler(seed, words)
+        common = self._line.words(model, shared.tokens)
+        head = prompts.first_words(self._prompts[shared.stage], common)
+        answer = self._answers.get(shared.stage)
+        if answer is not None and shared.tokens > answer.prompt_tokens:
+            # the words of real text are not filler, one a token: take the same share of them
             share = (shared.tokens - answer.prompt_tokens) / max(1, answer.output_tokens)
             head += prompts.first_words(answer.text, round(share * len(answer.text.split())))
-        rest = prompts.filler(seed, self._line.words(model, stage.prompt_tokens) - words)
-        return f"{head} {rest}".rstrip()
+        return f"{head} {prompts.filler(seed, words - common)}".rstrip()
 
     def _span(
         self,
