@@ -116,8 +116,7 @@ class Machine(RuleBasedStateMachine):
     @rule(which=WHICH, later=LATER)
     def call_finishes(self, which: int, later: float) -> None:
         call, at = self.pick(self.in_slots(), which), self.after(later)
-        self.world.end(call, "finished")
-        self.world.tell(ev.CallFinished(at, call, 10, 10))
+        self.world.finish(call, at)
 
     @precondition(in_slots)
     @rule(

@@ -30,6 +30,7 @@ Place = tuple[str, str]
 WAITS = ("", "")
 RETRYABLE = {"connect", "reset", "timeout", "garbage"}
 REST_S = 1.0
+MAX_REST_S = 8.0
 
 
 class Flaky(Las):
@@ -69,6 +70,8 @@ class World:
         self.heard: dict[str, float] = {}
         self.windows: dict[Place, int] = {}  # replicas that are there
         self.rests: dict[Place, float] = {}  # until when, for those that no tick has woken
+        self.rested_until: dict[Place, float] = {}
+        self.refusals: dict[Place, int] = defaultdict(int)  # connections refused in a row
         self.wakes: list[float] = []
         self.closing: list[str] = []  # jobs that the core wants closed
         self._watch(self.scheduler)
@@ -129,9 +132,11 @@ class World:
     def fail(self, call: str, kind: str, status: int, first_byte: bool, retry_after_s: float | None) -> None:
         """A failure: the rules of retries, said once more in other words."""
         where = self.open[call]
-        if status == 429 or kind == "connect":
-            until = self.now + (REST_S if retry_after_s is None else retry_after_s)
-            self.rests[where] = max(self.rests.get(where, 0.0), until)
+        if status == 429:
+            self.rest(where, retry_after_s or REST_S)
+        elif kind == "connect" and self.rested_until.get(where, 0.0) <= self.now:
+            self.rest(where, min(REST_S * 2 ** self.refusals[where], MAX_REST_S))
+            self.refusals[where] += 1
         if status == 429:
             self.delays[call] += 1
             self.attempts[call] -= 1
@@ -142,6 +147,19 @@ class World:
         commands = self.tell(ev.CallFailed(self.now, call, kind, status, first_byte, retry_after_s))
         rejected = any(isinstance(c, Reject) and c.call == call for c in commands)
         assert rejected == (first_byte or not again)
+
+    def rest(self, where: Place, seconds: float) -> None:
+        """No dispatch to this replica for so long, or longer if it rests for longer already."""
+        until = max(self.rested_until.get(where, 0.0), self.now + seconds)
+        self.rests[where] = self.rested_until[where] = until
+
+    def finish(self, call: str, at: float) -> None:
+        """A call is complete: its replica is well."""
+        where = self.open[call]
+        assert where != WAITS
+        self.refusals[where] = 0
+        self.end(call, "finished")
+        self.tell(ev.CallFinished(at, call, 10, 10))
 
     def tick(self, at: float) -> None:
         """Time has come, for whom it may concern."""
