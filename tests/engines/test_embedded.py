@@ -178,7 +178,8 @@ def test_broken_weights_end_in_one_line(tmp_path: Any) -> None:
     assert process.returncode == 2
     assert not out
     assert "Traceback" not in err
-    assert str(broken) in err.splitlines()[-1]
+    # llama.cpp's own log thread may write around it
+    assert [line for line in err.splitlines() if line.startswith("embedded engine: ") and str(broken) in line]
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,7 @@ def test_the_command_profiles_the_real_engine(small_engine: str, tmp_path: Path)
     engine = load_setup(str(target)).engines[0]
     assert (engine.name, engine.models, engine.max_concurrency) == ("small", ["small"], 4)
     assert engine.kv_tokens == 8 * 1024
-    assert engine.prefix_cache
+    assert engine.prefix_cache == "slots"
     assert 0.0005 < engine.latency.prefill(100) / 100 < 0.2
     assert 0.002 < engine.unloaded(10, 101) / 100 < 1
     assert "fit error" in target.read_text()
