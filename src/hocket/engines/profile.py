@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from statistics import median, median_low
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -60,8 +60,8 @@ class Profile(msgspec.Struct, frozen=True):
     model: str
     max_concurrency: int
     kv_tokens: int | None
-    prefix_cache: bool
-    "whether a prompt that was sent again was not computed again"
+    prefix_cache: bool | Literal["slots"]
+    "whether a prompt that was sent again was not computed again; slots: llama.cpp's way"
     latency: Latency
     prefills: list[Prefill]
     steps: list[Step]
@@ -128,7 +128,7 @@ async def profile(probe: Probe, seconds: float, max_concurrency: int | None, rep
         model=probe.model,
         max_concurrency=campaign.concurrency,
         kv_tokens=limits.kv_tokens,
-        prefix_cache=campaign.prefix_cache,
+        prefix_cache="slots" if campaign.prefix_cache and limits.max_concurrency else campaign.prefix_cache,
         latency=latency,
         prefills=campaign.prefill_points(),
         steps=campaign.step_points(),

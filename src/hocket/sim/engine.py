@@ -16,20 +16,18 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import OrderedDict, deque
+from collections import deque
 from typing import Generic, Literal, TypeVar
 
 import msgspec
 
 from hocket.core.latency import Latency
+from hocket.sim.prefix import Key, PrefixCache, SlotCache
 
 TICKS_A_SECOND = 10**12
 
 REPORT_EVERY = TICKS_A_SECOND // 4
 "ticks between two reports of a running call's tokens"
-
-Key = tuple[str, str]
-"(job, stage id) of a call: what a prefix is shared with"
 
 
 class EngineModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -44,7 +42,8 @@ class EngineModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     "KV cache of a replica; None is without limit"
     latency: Latency
     decode: Literal["step", "slowest"] = "step"
-    prefix_cache: bool = False
+    prefix_cache: bool | Literal["slots"] = False
+    "slots: each call finds only what the last one left in its slot, as in llama.cpp"
 
     def __post_init__(self) -> None:
         """Check what types cannot say. An error begins with its key, which the loader turns into a line."""
@@ -115,7 +114,8 @@ class Replica(Generic[R]):
         self._pace = model.pace
         self._slowest = model.decode == "slowest"
         self._report = report
-        self._cache = PrefixCache() if model.prefix_cache else None
+        self._cache = PrefixCache() if model.prefix_cache is True else None
+        self._slots = SlotCache(model.max_concurrency) if model.prefix_cache == "slots" else None
         self._finishing: list[tuple[int, int, R]] = []  # heap of (step, order, request)
         self._due: list[tuple[int, int, R]] = []  # heap of (report at, order, request)
         self._fresh: list[R] = []  # admitted in the current iteration
@@ -227,7 +227,7 @@ class Replica(Generic[R]):
         while self.waiting and self._fits(self.waiting[0], self.kv):
             request = self.waiting.popleft()
             held = request.prompt + request.generated
-            prefill_s += self._pace.prefill(held - self._cached(request) if self._cache is not None else held)
+            prefill_s += self._pace.prefill(held - self._cached(request) if self.model.prefix_cache else held)
             self.kv += held
             request.admitted = self._step
             request.base = held - self._step
@@ -242,6 +242,8 @@ class Replica(Generic[R]):
 
     def _cached(self, request: R) -> int:
         """Tokens of the prompt that another call of the job has left here, or is holding, prefilled."""
+        if self._slots is not None:
+            return self._slots.take(request.prompt, request.prefix)
         if request.prefix is None or self._cache is None:
             return 0
         self._cache.trim(self._limit - self.kv)
@@ -304,6 +306,8 @@ class Replica(Generic[R]):
         self.kv -= request.base + self._step
         request.generated += self._step - request.admitted
         request.admitted = -1
+        if self._slots is not None:
+            self._slots.leave(request.key, request.prompt + request.generated, request.prefix)
 
     def _evict(self) -> None:
         """The latest dispatched goes back to the head of the queue; its prompt and answer are prefilled again."""
@@ -320,37 +324,3 @@ class Replica(Generic[R]):
         self._due = [entry for entry in self._due if entry[2].admitted >= 0]
         heapq.heapify(self._finishing)
         heapq.heapify(self._due)
-
-
-class PrefixCache:
-    """What finished calls left in a replica's KV memory: it stays until running calls need the room, oldest use first.
-
-    A simplification: a prefix that two calls hold is counted twice, so a cache under pressure is a little too small.
-    """
-
-    def __init__(self) -> None:
-        self._tokens: OrderedDict[Key, int] = OrderedDict()
-        self._total = 0
-
-    def put(self, key: Key, tokens: int) -> None:
-        """A call has finished with `tokens` in the cache."""
-        self._tokens[key] = tokens
-        self._total += tokens
-
-    def get(self, key: Key) -> int:
-        """Tokens that are left of that call. Counts as a use."""
-        if key not in self._tokens:
-            return 0
-        self._tokens.move_to_end(key)
-        return self._tokens[key]
-
-    def trim(self, room: float) -> None:
-        """Keep at most `room` tokens; the oldest loses its tail first."""
-        while self._total > room:
-            key, tokens = next(iter(self._tokens.items()))
-            lost = min(tokens, math.ceil(self._total - room))
-            self._total -= lost
-            if lost < tokens:
-                self._tokens[key] = tokens - lost
-            else:
-                del self._tokens[key]
