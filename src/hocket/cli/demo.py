@@ -107,7 +107,8 @@ async def _stay(console: Console, url: str) -> None:
     import asyncio
     import signal
 
-    ask = f'curl {url}/v1/chat/completions -d \'{{"model": "small", "messages": [{{"role": "user", ...'
+    body = '{"model": "small", "messages": [{"role": "user", "content": "Hello"}]}'
+    ask = f"curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'"
     console.print(f"The gateway stays up at {url}/v1 (Ctrl-C ends it):\n  {ask}", markup=False, soft_wrap=True)
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
