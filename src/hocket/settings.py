@@ -17,7 +17,7 @@ from msgspec import Meta, Struct, field, structs
 
 from hocket.core.spec import EngineSpec, Route, SchedulerSpec, TenantSpec
 from hocket.errors import InputError
-from hocket.policies import compose, routing
+from hocket.policies import compose, routing, spell_out
 from hocket.yamlfile import load_yaml
 
 Kind = Literal["openai", "vllm", "sglang", "llamacpp", "embedded"]
@@ -183,8 +183,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def orderings(self) -> tuple[str, ...]:
-        """The policy as names, coarse scope first."""
-        return (self.policy,) if isinstance(self.policy, str) else tuple(self.policy)
+        """Names of orderings, coarse scope first. Recipes are spelled out: a journal replays when they mean another."""
+        return spell_out((self.policy,) if isinstance(self.policy, str) else self.policy)
 
     @property
     def body_limit(self) -> int:

@@ -38,7 +38,7 @@ ROUTINGS: dict[str, Callable[[], Routing]] = {
 def compose(names: Sequence[str], extra: Mapping[str, Ordering] | None = None) -> list[Ordering]:
     """The orderings that `names` stand for, recipes spelled out. Raises InputError for a bad name or nesting."""
     extra = extra or {}
-    spelled = [part for name in names for part in RECIPES.get(name, (name,))]
+    spelled = spell_out(names)
     if not spelled:
         raise InputError(f"a policy needs at least one ordering; known: {', '.join(known())}")
     for name in spelled:
@@ -50,6 +50,11 @@ def compose(names: Sequence[str], extra: Mapping[str, Ordering] | None = None) -
     except ValueError as error:
         raise InputError(f"policy {' > '.join(names)}: {error}") from None
     return orderings
+
+
+def spell_out(names: Sequence[str]) -> tuple[str, ...]:
+    """The same policy without recipes, whose meaning may change with a version: ('default',) -> ('las',)."""
+    return tuple(part for name in names for part in RECIPES.get(name, (name,)))
 
 
 def parse_policy(text: str) -> tuple[str, ...]:
