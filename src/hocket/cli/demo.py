@@ -84,8 +84,7 @@ async def _demo(args: argparse.Namespace, policies: list[str], directory: Path) 
 def _tell(
     console: Console, args: argparse.Namespace, passes: dict[str, Pass], wall_s: float, inputs: Any, directory: Path
 ) -> None:
-    import msgspec
-
+    from hocket.cli.simulate import write_json
     from hocket.demo import show
     from hocket.trace import write_jobs
 
@@ -96,10 +95,7 @@ def _tell(
     console.print(show.work_line(found), soft_wrap=True)
     console.print(f"{wall_s:.0f} s in all. Replay or simulate these jobs: {trace}", soft_wrap=True)
     if args.json:
-        try:
-            Path(args.json).write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=1) + b"\n")
-        except OSError as error:
-            raise InputError(f"{args.json}: cannot be written ({error.strerror}); check the directory") from None
+        write_json(found, args.json)
 
 
 async def _stay(console: Console, url: str) -> None:

@@ -18,37 +18,37 @@ MOST_OUTPUT = 64 * 1024
 
 @functools.cache
 def documents() -> tuple[str, ...]:
-    """The project's documents in sections of 32 words: README and docs/ of a checkout, else the README that
-    an installed package carries.
+    """The project's documents in sections of 32 words: README, ARCHITECTURE and docs/ of a checkout, else the README
+    that an installed package carries.
     """
     root = Path(__file__).parents[3]
     files = [root / "README.md", root / "ARCHITECTURE.md", *sorted((root / "docs").rglob("*.md"))]
     texts = [file.read_text(encoding="utf-8") for file in files if file.is_file()]
     if not any(texts):
         texts = [str(importlib.metadata.metadata("hocket").json.get("description", ""))]
-    paragraphs: list[str] = []
+    sections: list[str] = []
     for text in texts:
         prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)  # code makes poor reading for a small model
         words = [re.sub(r"[^\w\s.,;:'()-]", "", word) for word in prose.split()]
         words = [word for word in words if word]
-        paragraphs += [" ".join(words[i : i + 32]) for i in range(0, len(words) - 31, 32)]
-    return tuple(paragraphs)
+        sections += [" ".join(words[i : i + 32]) for i in range(0, len(words) - 31, 32)]
+    return tuple(sections)
 
 
 def section(n: int) -> str:
-    """The n-th paragraph, counted round and round."""
+    """The n-th section, counted round and round."""
     found = documents()
     return found[n % len(found)]
 
 
 def look_up(query: str) -> str:
-    """The paragraph that shares most of the query's words, weighted by their rarity; cut around the first of them."""
+    """The section that shares most of the query's words, weighted by their rarity."""
     wanted = set(re.findall(r"[a-z]{3,}", query.lower()))
-    paragraphs = documents()
-    bags = [set(re.findall(r"[a-z]{3,}", paragraph.lower())) for paragraph in paragraphs]
+    sections = documents()
+    bags = [set(re.findall(r"[a-z]{3,}", text.lower())) for text in sections]
     rarity = {word: 1 / (1 + sum(word in bag for bag in bags)) for word in wanted}
     scores = [sum(rarity[word] for word in wanted & bag) for bag in bags]
-    return paragraphs[max(range(len(scores)), key=scores.__getitem__)]
+    return sections[max(range(len(scores)), key=scores.__getitem__)]
 
 
 @dataclass(frozen=True, slots=True)
