@@ -1,4 +1,4 @@
-"""The trace format `jobs.jsonl`: what simulate, replay, learn, export and import share. One job a line.
+"""The trace format `jobs.jsonl`: what simulate, replay and workload share. One job a line.
 
 A trace tells the whole of each job: its stages, what each needs, and their sizes (tokens, seconds). Only a driver may
 read what has not happened yet. Fields that this version does not know are kept in `extra` and written back.

@@ -96,7 +96,7 @@ class Slots:
     def _leave_slot(self, call: Call) -> None:
         replica, now, job = call.replica, self.now, call.job
         assert replica is not None, "the call is in no slot"
-        # as in _charge, which a call here would cost more than it does
+        # what _charge does, written out: the call would cost more than the work
         job.service_s += now - call.charged_at
         if self._reads_service and job.waiting:
             self._touch(Fact.SERVICE, job)
