@@ -103,6 +103,9 @@ class Replica:
     def release(self, response: aiohttp.ClientResponse) -> None:
         """An answer that `post` gave is done with: what has not come yet is cut off."""
         response.close()
+        self._ended()
+
+    def _ended(self) -> None:
         self._active -= 1
         if self._retired and self._active == 0:
             self.retire()
@@ -119,12 +122,14 @@ class Replica:
             headers = headers.copy()
             headers["Authorization"] = self._authorization
         data = body if len(body) < BIG_BODY else io.BytesIO(body)
+        self._active += 1  # from here on, for an engine that does not stream sends its headers last
         try:
-            response = await self._session.post(url, data=data, headers=headers, allow_redirects=False)
-        except (aiohttp.ClientError, OSError) as error:
-            _fail(error)
-        self._active += 1
-        return response
+            return await self._session.post(url, data=data, headers=headers, allow_redirects=False)
+        except BaseException as error:
+            self._ended()
+            if isinstance(error, aiohttp.ClientError | OSError):
+                _fail(error)
+            raise
 
     async def whole(self, response: aiohttp.ClientResponse) -> Answer:
         """Read an answer to its end. Raises ReplicaFailed."""
