@@ -40,6 +40,9 @@ _quiet = logging.getLogger("hocket.gateway.http")
 # aiohttp logs a traceback for every request that is no HTTP; the client has its 400, and no operator wants more
 _quiet.setLevel(logging.CRITICAL)
 
+CLOSE_S = 2.0
+"at the end, when no call is left: how long a client may take to send the rest of its request, or to read its answer"
+
 Handler = Callable[[web.BaseRequest, TenantSettings], Awaitable[web.StreamResponse]]
 
 
@@ -77,7 +80,7 @@ class Gateway:
         server = web.Server(
             self._handle, request_factory=request, handler_cancellation=True, access_log=None, logger=_quiet
         )
-        self._runner = web.ServerRunner(server, handle_signals=False)
+        self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=CLOSE_S)
         self._site: web.TCPSite | None = None
 
     # ---------------------------------------------------------------- life
