@@ -247,7 +247,9 @@ class Driver:
         return call
 
     def leave(self, call: LiveCall) -> None:
-        """The call's client has its answer, or is gone."""
+        """The call's client has its answer, or is gone. Whatever led here, the core holds no slot for it any more."""
+        if call.id in self.scheduler.calls:
+            call.cancelled()
         self.live.pop(call.id, None)
         if not self.live:
             self._empty.set()

@@ -51,9 +51,9 @@ async def complete(gateway: Gateway, tenant: TenantSettings, http: web.BaseReque
     if place.alone:
         # nothing will follow: the core forgets the job with its call
         driver.end_job(place.key)
-    relay = Relay(gateway, http, call, asked, path, body if renamed is None else with_model(body, renamed), place.job)
     try:
-        return await relay.run()
+        sent = body if renamed is None else with_model(body, renamed)
+        return await Relay(gateway, http, call, asked, path, sent, place.job).run()
     finally:
         driver.leave(call)
 
@@ -80,11 +80,9 @@ class Relay:
         except asyncio.CancelledError:
             if call.aborted:
                 return self._refuse(await self._aborted(), None)
-            call.cancelled()
             raise
         except ConnectionError:
             # the client went while it was written to: whatever is answered now, nobody reads
-            call.cancelled()
             return web.Response(status=499)
 
     async def _obey(self) -> web.StreamResponse:
