@@ -26,7 +26,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hocket.demo.stage import CPUS, WINDOW, Gateway
+from hocket.demo.passes import CPUS, WINDOW, Gateway
 from hocket.engines.embedded import EmbeddedSpec
 from hocket.engines.probe import Probe, keep_busy
 from hocket.engines.profile import profile

@@ -13,8 +13,8 @@ import pytest
 
 from hocket.cli import main
 from hocket.core import events as ev
-from hocket.demo import mix, show, stage
-from hocket.demo.stage import Pass, play
+from hocket.demo import mix, passes, show
+from hocket.demo.passes import Pass, play
 from hocket.errors import InputError
 from hocket.journal import read_journal
 from hocket.settings import load_settings
@@ -36,11 +36,11 @@ def shape(job: Job) -> Counter[tuple[str, str | None]]:
 
 
 async def test_both_passes_do_the_same_work(tmp_path: Path) -> None:
-    passes = []
+    both = []
     for policy in ("call-fcfs", "las"):
         async with CountingEngine() as engine, gateway_before(engine, tmp_path / policy, policy=policy) as url:
-            passes.append(await play(url, quick()))
-    first, second = passes
+            both.append(await play(url, quick()))
+    first, second = both
     assert first.output_tokens == second.output_tokens and first.tests[1] == second.tests[1] > 30
     assert [shape(job) for job in first.jobs] == [shape(job) for job in second.jobs]
     assert first.jct_s.keys() == {task.id for task in quick()}
@@ -107,7 +107,7 @@ def test_the_result_has_the_form_of_a_simulation_and_the_table_shows_it() -> Non
 
 def test_the_settings_are_right(tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
-    file.write_text(stage.settings(8123, "urgency>las"))
+    file.write_text(passes.settings(8123, "urgency>las"))
     settings = load_settings(file)
     assert settings.orderings == ("urgency", "las") and settings.address == ("127.0.0.1", 8123)
     assert [(engine.name, engine.kind, engine.max_concurrency) for engine in settings.engines] == [
@@ -117,9 +117,9 @@ def test_the_settings_are_right(tmp_path: Path) -> None:
 
 
 async def test_a_gateway_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stage, "settings", lambda port, policy: f"listen: 127.0.0.1:{port}\npolicy: nonsense\n")
+    monkeypatch.setattr(passes, "settings", lambda port, policy: f"listen: 127.0.0.1:{port}\npolicy: nonsense\n")
     with pytest.raises(InputError, match=r"did not start: .*unknown policy 'nonsense'"):
-        async with stage.Gateway(tmp_path, "las"):
+        async with passes.Gateway(tmp_path, "las"):
             pass
 
 

@@ -16,7 +16,7 @@ from hocket.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from hocket.demo.stage import Pass
+    from hocket.demo.passes import Pass
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +55,7 @@ async def _demo(args: argparse.Namespace, policies: list[str], directory: Path) 
     from rich.console import Console
 
     from hocket.demo import mix, show
-    from hocket.demo.stage import Gateway, play
+    from hocket.demo.passes import Gateway, play
     from hocket.engines import weights
 
     console = Console()

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from hocket.demo.mix import Task
-from hocket.demo.stage import Pass
+from hocket.demo.passes import Pass
 from hocket.sim.driver import Outcome
 from hocket.sim.results import Run, report
 

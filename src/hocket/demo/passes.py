@@ -1,4 +1,4 @@
-"""The scenery: a gateway process with two embedded engines, and the mix played once on it."""
+"""One pass: a gateway process with two embedded engines, and the mix played once on it."""
 
 from __future__ import annotations
 
