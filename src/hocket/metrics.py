@@ -54,6 +54,7 @@ class _Job(Struct):
     app: str
     opened_at: float
     ended_at: float
+    reason: str = "closed"
 
 
 class Metrics:
@@ -112,13 +113,13 @@ class Metrics:
             case ev.JobOpened():
                 self._jobs[event.job] = _Job(self._app(event.app), event.at, event.at)
             case ev.ToolFinished():
-                if (job := self._jobs.get(event.job)) is not None:
-                    job.ended_at = event.at
-                    self.tools.labels(job.app).inc()
+                self._tool_finished(event)
+            case ev.JobClosed():
+                self._closing(event)
         for command in commands:
             self._ordered(command, event.at)
         if isinstance(event, ev.JobClosed):
-            self._closed(event.job, event.reason)
+            self._closed(event.job)
 
     def _ordered(self, command: Command, at: float) -> None:
         if isinstance(command, Dispatch):
@@ -164,12 +165,24 @@ class Metrics:
         if job is not None:
             job.ended_at = at
             # a job that was closed while this call ran is over now
-            self._closed(job_id, "closed")
+            self._closed(job_id)
 
-    def _closed(self, job_id: str, reason: str) -> None:
+    def _closing(self, event: ev.JobClosed) -> None:
+        # before the commands: they may abort its calls, and the last of them ends the job
+        job = self._jobs.get(event.job)
+        if job is not None:
+            job.reason = event.reason
+
+    def _tool_finished(self, event: ev.ToolFinished) -> None:
+        job = self._jobs.get(event.job)
+        if job is not None:
+            job.ended_at = event.at
+            self.tools.labels(job.app).inc()
+
+    def _closed(self, job_id: str) -> None:
         if job_id in self._jobs and job_id not in self._scheduler.jobs:
             job = self._jobs.pop(job_id)
-            self.jobs.labels(job.app, reason).inc()
+            self.jobs.labels(job.app, job.reason).inc()
             self.job_duration.labels(job.app).observe(job.ended_at - job.opened_at)
 
     def _app(self, name: str) -> str:

@@ -269,6 +269,8 @@ async def test_closing_lets_open_calls_end_and_abort_kills_them(engine: Scripted
     assert b'"code":"job_aborted"' in rest and b"[DONE]" not in rest
     await asyncio.sleep(0.1)
     assert engine.inflight == 0 and len(engine.aborted) == 2
+    metrics = world.gateway.metrics.render().decode()
+    assert 'hocket_jobs_total{app="default",reason="aborted"} 1.0' in metrics
 
 
 async def test_a_job_that_nobody_closes_ends_and_may_come_back(engine: ScriptedEngine, start: Start) -> None:
