@@ -39,6 +39,10 @@ def parse_yaml(text: str, kind: type[T], source: str, page: str = SETTINGS_PAGE)
         raise InputError(f"{source}:{line}: not valid YAML: {error.problem}; check indentation and quotes") from None
     except yaml.YAMLError as error:
         raise InputError(f"{source}: not valid YAML: {error}") from None
+    except RecursionError:
+        raise InputError(f"{source}: nested too deeply; close the brackets") from None
+    except ValueError as error:  # YAML takes 2001-99-99 for a date; it does not say on which line
+        raise InputError(f"{source}: a value cannot be read ({error}); put it in quotes, or correct it") from None
     try:
         return msgspec.convert({} if value is None else value, kind)
     except msgspec.ValidationError as error:
