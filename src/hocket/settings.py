@@ -7,6 +7,7 @@ docs/reference/settings.md; a test keeps it and these structs equal.
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -235,6 +236,16 @@ def parse_address(text: str) -> tuple[str, int]:
 def base_url(url: str) -> str:
     """A replica's URL without the `/v1` and the slash that people add."""
     return url.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def key_of(variable: str, asked_by: str) -> str:
+    """The API key in an environment variable that `asked_by` names. Raises InputError, which does not show it."""
+    key = os.environ.get(variable, "").strip()  # a secret that was read from a file often ends in a newline
+    if not key:
+        raise InputError(f"{asked_by}: the environment variable {variable} is not set; export it, or ask for none")
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(f"{asked_by}: {variable} holds characters that no HTTP header can carry; is it the key alone?")
+    return key
 
 
 def _check_name(name: str) -> None:

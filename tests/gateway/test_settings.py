@@ -115,6 +115,17 @@ def test_what_is_refused(tmp_path: Path, text: str, line: int, key: str, says: s
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("listen: 2001-99-99", "in quotes"), ("listen: " + "[" * 3000, "too deeply")],
+    ids=["date", "deep"],
+)
+def test_what_yaml_itself_chokes_on(tmp_path: Path, text: str, says: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(InputError, match=says):
+        load_settings(path)
+
+
 def test_config_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, CONTRACT)
     assert main(["config", "check", str(path)]) == 0
@@ -140,3 +151,15 @@ def test_a_missing_key_of_an_engine_is_told() -> None:
     engine = EngineSettings(name="a", replicas=["http://h:1"], api_key_env="HOCKET_TEST_NOT_SET")
     with pytest.raises(InputError, match="HOCKET_TEST_NOT_SET"):
         engine_key(engine)
+
+
+def test_a_key_of_an_engine_is_one_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hocket.gateway.app import engine_key
+
+    engine = EngineSettings(name="a", replicas=["http://h:1"], api_key_env="HOCKET_TEST_KEY")
+    monkeypatch.setenv("HOCKET_TEST_KEY", "secret\n")  # as files of secrets end
+    assert engine_key(engine) == "secret"
+    monkeypatch.setenv("HOCKET_TEST_KEY", "sec\nret")
+    with pytest.raises(InputError, match="HOCKET_TEST_KEY") as refused:
+        engine_key(engine)
+    assert "sec" not in str(refused.value)

@@ -32,7 +32,7 @@ from hocket.gateway.openai import ApiError
 from hocket.gateway.relay import complete
 from hocket.gateway.upstream import Replica
 from hocket.metrics import CONTENT_TYPE, Metrics
-from hocket.settings import EngineSettings, Settings, TenantSettings, base_url
+from hocket.settings import EngineSettings, Settings, TenantSettings, base_url, key_of
 
 log = logging.getLogger("hocket.gateway")
 
@@ -314,13 +314,5 @@ def _json(value: object, status: int = 200) -> web.Response:
 
 
 def engine_key(engine: EngineSettings) -> str | None:
-    """The key that the engine wants. Raises InputError if its environment variable is not set."""
-    if engine.api_key_env is None:
-        return None
-    key = os.environ.get(engine.api_key_env)
-    if not key:
-        raise InputError(
-            f"engine {engine.name}: the environment variable {engine.api_key_env} is not set; "
-            "export it, or remove api_key_env"
-        )
-    return key
+    """The key that the engine wants. Raises InputError if its environment variable holds none."""
+    return None if engine.api_key_env is None else key_of(engine.api_key_env, f"engine {engine.name}: api_key_env")
