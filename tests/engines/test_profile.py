@@ -17,7 +17,7 @@ from aiohttp import web
 
 from hocket.cli import main
 from hocket.core.latency import Latency
-from hocket.engines.probe import Probe
+from hocket.engines.probe import Probe, keep_busy
 from hocket.engines.profile import Profile, profile
 from hocket.errors import InputError
 from hocket.sim.experiment import load_setup
@@ -122,6 +122,14 @@ async def test_an_engine_that_stops_early_is_refused() -> None:
         await measured(LawfulEngine(slots=8, honest=False))
 
 
+async def test_a_load_that_breaks_off_says_why() -> None:
+    engine = LawfulEngine(slots=8)
+    async with engine.serving() as url, Probe(url) as probe:
+        engine.honest = False
+        with pytest.raises(InputError, match="ignore_eos"):
+            await keep_busy(probe, 4)
+
+
 async def test_an_unknown_model_is_refused() -> None:
     async with LawfulEngine(slots=1).serving() as url:
         with pytest.raises(InputError, match=r"HTTP 404 for model 'nope': .*no such model"):
@@ -196,3 +204,19 @@ def test_run_serves_until_it_is_told_to_stop() -> None:
         assert "small-0 answers at http://127.0.0.1:" in process.stdout.readline()
         process.terminate()
         assert process.wait(5) == 0
+
+
+def test_run_can_be_stopped_while_its_engine_only_crashes() -> None:
+    script = (
+        "import sys; from hocket.engines import supervisor; "
+        "supervisor.command = lambda *_: [sys.executable, '-c', 'raise SystemExit(7)']; "
+        "from hocket.cli import main; sys.exit(main(['engine', 'run', 'small']))"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "ended (exit code 7)" in process.stderr.readline()
+        process.terminate()
+        try:
+            assert process.wait(5) == 0
+        finally:
+            process.kill()

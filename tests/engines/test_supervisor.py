@@ -126,6 +126,21 @@ async def test_pauses_between_restarts_double(monkeypatch: pytest.MonkeyPatch) -
     assert pauses[:8] == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0]
 
 
+async def test_a_process_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+
+    async def create(*words: str, **options: object) -> object:
+        tries.append(words)
+        raise OSError("no memory")
+
+    monkeypatch.setattr(supervisor, "FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(supervisor.asyncio, "create_subprocess_exec", create)
+    engine = EmbeddedEngine("e", SPEC)
+    await engine.start()
+    await until(lambda: len(tries) >= 3)
+    await engine.stop()
+
+
 async def test_loading_does_not_block_the_loop() -> None:
     longest, last = 0.0, time.monotonic()
 

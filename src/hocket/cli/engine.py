@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -94,6 +93,9 @@ def _pull(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from hocket.engines import weights
+
+    weights.pull(args.name)  # before there is a loop: a download can then be interrupted
     return asyncio.run(_serve(args.name, _spec(args, args.name, args.replicas, args.port)))
 
 
@@ -106,11 +108,15 @@ async def _serve(name: str, spec: EmbeddedSpec) -> int:
     def down(replica: str) -> None:
         print(f"{replica} died; it is being started again", file=sys.stderr, flush=True)
 
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with EmbeddedEngine(Path(name).stem, spec, up, down):
-        await stop.wait()
+    task = asyncio.current_task()
+    assert task is not None
+    for number in (signal.SIGINT, signal.SIGTERM):  # also while it starts: an engine that crashes never gets ready
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    try:
+        async with EmbeddedEngine(Path(name).stem, spec, up, down):
+            await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        pass
     return 0
 
 
@@ -139,8 +145,9 @@ def _profile(args: argparse.Namespace) -> int:
 async def _measure(args: argparse.Namespace) -> Profile:
     from hocket.engines.probe import Probe, keep_busy
     from hocket.engines.profile import profile
+    from hocket.settings import key_of
 
-    key = _key(args.api_key_env)
+    key = None if args.api_key_env is None else key_of(args.api_key_env, "--api-key-env")
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(_reachable(args, args.engine))
         others = [await stack.enter_async_context(_reachable(args, other)) for other in args.load]
@@ -186,14 +193,6 @@ def _cpus(text: str) -> list[int]:
         return [int(cpu) for cpu in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of CPU numbers such as 0,1") from None
-
-
-def _key(variable: str | None) -> str | None:
-    if variable is None:
-        return None
-    if not os.environ.get(variable):
-        raise InputError(f"--api-key-env {variable}: this environment variable is not set")
-    return os.environ[variable]
 
 
 @contextmanager

@@ -89,13 +89,18 @@ class EmbeddedEngine:
         replica, backoff = f"{self.name}-{index}", FIRST_BACKOFF_S
         while True:
             started = time.monotonic()
-            code = await self._live(replica, command(self.spec, path, index), ready)
+            code: int | None = None
+            try:
+                code = await self._live(replica, command(self.spec, path, index), ready)
+                ending = f"ended ({_ending(code)})"
+            except OSError as error:  # no memory, or no file handle, for another process: that may pass
+                ending = f"could not start ({error})"
             if code == BAD_INPUT and not ready.done():
                 ready.set_exception(InputError(f"engine {self.name} cannot start with {path}; its message is above"))
                 return
             if time.monotonic() - started >= LAST_BACKOFF_S:
                 backoff = FIRST_BACKOFF_S
-            log.warning("engine process %s ended (%s); it starts again in %.1f s", replica, _ending(code), backoff)
+            log.warning("engine process %s %s; it starts again in %.1f s", replica, ending, backoff)
             await asyncio.sleep(backoff)
             backoff = min(2 * backoff, LAST_BACKOFF_S)
             self.restarts += 1
