@@ -5,13 +5,17 @@ import json
 from collections import Counter
 from hashlib import sha256
 
+import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import RawTestServer
 
 from hocket.cli import main
 from hocket.core import events as ev
 from hocket.errors import InputError
 from hocket.journal import read_journal
 from hocket.replay import Target, replay
+from hocket.replay.line import Line, ReplayError
 from hocket.settings import TenantSettings
 from hocket.trace import Job, Prefix, Stage, write_jobs
 from tests.counting_engine import CountingEngine, gateway_before
@@ -129,6 +133,21 @@ async def test_a_failed_call_ends_its_job_and_no_other(tmp_path):
     assert found.outcome.makespan_s < 3, "what else it had in flight was waited for"
     closed = [r.event for _, r in read_journal(tmp_path / "journal")[1] if isinstance(r.event, ev.JobClosed)]
     assert any(event.abort and event.job.startswith("bad@") for event in closed)
+
+
+@pytest.mark.parametrize(
+    "event", [b"5", b'{"choices": [7]}', b'{"choices": 5}', b'{"usage": {"prompt_tokens": "x"}}', b"x" * 2_000_000]
+)
+async def test_an_answer_that_is_none_fails_its_call_and_nothing_else(event):
+    async def garbage(request):
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b"data: " + event + b"\n\ndata: [DONE]\n\n")
+        return response
+
+    async with RawTestServer(garbage) as server, aiohttp.ClientSession() as http:
+        with pytest.raises(ReplayError):
+            await Line(http, Target(str(server.make_url("/")))).call("small", "hi", 1, {})
 
 
 async def test_who_is_not_there_or_not_what_was_meant_is_told():

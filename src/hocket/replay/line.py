@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import msgspec
+from aiohttp.http_exceptions import BadHttpMessage
 
 from hocket.errors import InputError
 from hocket.replay import prompts
@@ -38,6 +39,26 @@ class Answer(NamedTuple):
     "seconds in the gateway's queue, where it says so"
     first_token: float
     "when, on the monotonic clock"
+
+
+class _Choice(msgspec.Struct):
+    text: str | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class _Event(msgspec.Struct):
+    """What is read of an event of a stream."""
+
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
+    error: msgspec.Raw = msgspec.Raw()
+
+
+_events = msgspec.json.Decoder(_Event)
 
 
 class ReplayError(Exception):
@@ -112,8 +133,8 @@ class Line:
                 if answer.status != 200:
                     raise ReplayError(f"{answer.status} {_message(await answer.read())}")
                 return await _read(answer)
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise ReplayError(f"{type(error).__name__}: {error}") from None
+        except (aiohttp.ClientError, BadHttpMessage, OSError, TimeoutError, ValueError) as error:
+            raise ReplayError(f"{type(error).__name__}: {str(error)[:200]}") from None
 
     async def report(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> None:
         """Tell of a job or a tool run; `path`: below `/v1/jobs`. Raises ReplayError where a job may not be opened."""
@@ -133,7 +154,7 @@ class Line:
 async def _read(answer: aiohttp.ClientResponse) -> Answer:
     """An SSE stream to its end. Engines send one token an event; the usage comes last, where it is asked for."""
     texts: list[str] = []
-    usage: dict[str, int] = {}
+    usage = _Usage()
     first_token, done = 0.0, False
     async for line in answer.content:
         data = line.strip()
@@ -143,19 +164,19 @@ async def _read(answer: aiohttp.ClientResponse) -> Answer:
         if data == b"[DONE]":
             done = True
             break
-        event = msgspec.json.decode(data)
-        if "error" in event:
+        event = _events.decode(data)
+        if bytes(event.error) not in {b"", b"null"}:
             raise ReplayError(_message(data))
         first_token = first_token or time.monotonic()
-        texts += [choice.get("text") or "" for choice in event.get("choices") or ()]
-        usage = event.get("usage") or usage
+        texts += [choice.text or "" for choice in event.choices or ()]
+        usage = event.usage or usage
     if not done:
         raise ReplayError("the answer was cut off")
-    if "prompt_tokens" not in usage:
+    if usage.prompt_tokens is None:
         raise ReplayError("the engine does not tell its usage, so nothing can be counted")
     queued = answer.headers.get("x-hocket-queue-ms")
     wait_s = None if queued is None else float(queued) / 1000
-    return Answer("".join(texts), usage["prompt_tokens"], usage.get("completion_tokens", 0), wait_s, first_token)
+    return Answer("".join(texts), usage.prompt_tokens, usage.completion_tokens or 0, wait_s, first_token)
 
 
 def _message(body: bytes) -> str:
