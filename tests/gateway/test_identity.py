@@ -126,6 +126,14 @@ async def test_what_contradicts_or_makes_no_sense(
     assert (await call(world, identity(job="j1", app="code")))[0] == 200, "nothing else is affected"
 
 
+async def test_a_header_that_is_sent_twice_must_agree(engine: ScriptedEngine, start: Start) -> None:
+    world = await start(engine)
+    async with world.post({}, headers=[("x-hocket-job", "j"), ("x-hocket-job", "k")]) as response:
+        assert await world.error(response) == (400, "invalid_identity")
+    async with world.post({}, headers=[("x-hocket-job", "j"), ("x-hocket-job", "j")]) as response:
+        assert response.status == 200
+
+
 async def test_equal_values_in_both_places_are_fine(engine: ScriptedEngine, start: Start) -> None:
     world = await start(engine)
     assert (await call(world, identity(job="j1", urgency=1), metadata={"hocket-job": "j1", "x-hocket-urgency": 1}))[

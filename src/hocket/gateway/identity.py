@@ -14,6 +14,7 @@ from hashlib import sha256
 from typing import Any
 
 from msgspec import Struct
+from multidict import MultiMapping
 
 from hocket.gateway.openai import ApiError
 from hocket.settings import TenantSettings
@@ -79,13 +80,15 @@ class Tenants:
         return f"{tenant.name}/{job}" if self._tenants else job
 
 
-def identify(headers: Mapping[str, str], metadata: Mapping[str, Any] | None) -> Identity:
-    """Read the identity from both places. Raises ApiError 400 where a value is bad or the two differ."""
+def identify(headers: MultiMapping[str], metadata: Mapping[str, Any] | None) -> Identity:
+    """Read the identity from both places. Raises ApiError 400 where a value is bad or two of them differ."""
     found = {}
     for key, header in HEADERS.items():
         value = headers.get(header)
         if value is not None:
             found[key] = value.strip()
+            if any(other.strip() != found[key] for other in headers.getall(header)):
+                raise _bad(key, f"{header} was sent more than once, with different values; send one")
     if metadata:
         _add_metadata(found, metadata)
     return _checked(found) if found else NOBODY
