@@ -176,6 +176,7 @@ async def test_the_fit_describes_the_real_engine(small_engine: str) -> None:
         (["profile", "http://127.0.0.1:9", "--max-concurrency", "0"], "use 1 or more"),
         (["profile", "http://127.0.0.1:9", "--api-key-env", "HOCKET_NO_SUCH"], "not set"),
         (["profile", "http://127.0.0.1:9", "-o", "/no/such/folder/e.yaml"], "no such folder"),
+        (["profile", "http://127.0.0.1:9", "-o", "/"], "cannot be written"),
         (["pull", "nope"], "small, large"),
         (["run", "nope"], "small, large"),
         (["run", "small", "--parallel", "0"], "parallel is 0"),

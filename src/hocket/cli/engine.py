@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -125,8 +126,8 @@ def _profile(args: argparse.Namespace) -> int:
         raise InputError(f"--seconds {args.seconds:g}: use 5 or more")
     if args.max_concurrency is not None and args.max_concurrency < 1:
         raise InputError(f"--max-concurrency {args.max_concurrency}: use 1 or more")
-    if args.output and not Path(args.output).absolute().parent.is_dir():
-        raise InputError(f"{args.output}: no such folder; make it first")
+    if args.output:
+        _writable(Path(args.output).absolute())
     result = asyncio.run(_measure(args))
     name = args.name or result.model
     if args.json:
@@ -140,6 +141,14 @@ def _profile(args: argparse.Namespace) -> int:
     elif not args.json:
         print(result.engine_yaml(name), end="")
     return 0
+
+
+def _writable(file: Path) -> None:
+    """Raise InputError before a minute is spent on what cannot be kept."""
+    if not file.parent.is_dir():
+        raise InputError(f"{file}: no such folder; make it first")
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise InputError(f"{file}: cannot be written; choose another file")
 
 
 async def _measure(args: argparse.Namespace) -> Profile:
