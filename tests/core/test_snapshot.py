@@ -87,3 +87,14 @@ def test_each_file_of_a_rotated_journal_replays_on_its_own(tmp_path: Path) -> No
         assert header.state is not None
         assert file == files[0] or len(list(records)) > 50
         assert replay_journal(file) is None
+
+
+def test_what_an_application_said_of_a_call_is_there_for_an_ordering() -> None:
+    """A length predictor's hint and the stage before: a policy may read them, also after a restart."""
+    spec = SchedulerSpec([EngineSpec("e", ["m"])])
+    scheduler, again = build(spec), build(spec)
+    scheduler.handle(ev.JobOpened(0.0, "j", "app"))
+    scheduler.handle(ev.CallArrived(0.0, "c", "j", "answer", "m", parent="plan", hint_output_tokens=40))
+    restore(again, save(scheduler))
+    for call in (scheduler.calls["c"], again.calls["c"]):
+        assert (call.parent, call.hint_output_tokens) == ("plan", 40)

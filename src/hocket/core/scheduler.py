@@ -188,7 +188,19 @@ class Scheduler(Slots):
             return
         number = self._calls_seen = self._calls_seen + 1
         urgency = job.urgency if event.urgency is None else event.urgency
-        call = Call(name, number, job, event.stage, engine, urgency, event.at, event.prompt_tokens, event.max_tokens)
+        call = Call(
+            name,
+            number,
+            job,
+            event.stage,
+            engine,
+            urgency,
+            event.at,
+            event.prompt_tokens,
+            event.max_tokens,
+            event.parent,
+            event.hint_output_tokens,
+        )
         self.calls[name] = job.calls[name] = call
         if engine.room:
             # room means that nobody waits: the call need not pass through the queue

@@ -22,7 +22,8 @@ _JOB = (
     *("service_s", "closed", "aborted", "heard_at", "tools"),
 )
 _CALL = (
-    *("id", "number", "stage", "urgency", "arrived_at", "prompt_tokens", "max_tokens", "state"),
+    *("id", "number", "stage", "urgency", "arrived_at", "prompt_tokens", "max_tokens"),
+    *("parent", "hint_output_tokens", "state"),
     *("attempts", "delays", "charged_at"),
 )
 

@@ -104,6 +104,10 @@ class Call(msgspec.Struct, eq=False, gc=False):
     arrived_at: float
     prompt_tokens: int
     max_tokens: int | None
+    parent: str | None = None
+    "the stage that caused it, where the application said so"
+    hint_output_tokens: int | None = None
+    "what a length predictor says, where there is one"
     state: CallState = CallState.QUEUED
     replica: Replica | None = None
     "None while queued"
