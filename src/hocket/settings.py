@@ -22,7 +22,7 @@ from hocket.policies import compose, routing, spell_out
 from hocket.yamlfile import load_yaml
 
 Kind = Literal["openai", "vllm", "sglang", "llamacpp", "embedded"]
-Seconds = Annotated[float, Meta(gt=0)]
+Seconds = Annotated[float, Meta(gt=0, le=1e9)]
 Count = Annotated[int, Meta(ge=1)]
 
 
@@ -104,7 +104,7 @@ class TenantSettings(Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     key_sha256: str
     'hexadecimal: printf %s "$KEY" | sha256sum'
-    weight: Annotated[float, Meta(gt=0)] = 1.0
+    weight: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
     most_urgent: Annotated[int, Meta(ge=0, le=4)] = 0
     "calls that claim a lower number get this one"
 
@@ -146,7 +146,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     "a file for all events and commands; None = no journal"
     timeouts: Timeouts = Timeouts()
     body_limit_mib: Annotated[float, Meta(gt=0, le=1024)] = 32
-    shutdown_s: Annotated[float, Meta(ge=0)] = 30.0
+    shutdown_s: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
     "how long calls may take to end after SIGTERM"
     seed: int = 0
 

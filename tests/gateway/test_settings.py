@@ -88,6 +88,8 @@ REFUSED = [
     ("engines:\n  - name: a\n    kind: embedded\n    upstream_model: b", 4, "upstream_model", "embedded"),
     (ENGINE + "tenants:\n  - {name: t, key_sha256: secret}", 5, "key_sha256", "sha256sum"),
     (ENGINE + f"tenants:\n  - {{name: t, key_sha256: {KEY}, weight: 0}}", 5, "weight", "> 0"),
+    (ENGINE + f"tenants:\n  - {{name: t, key_sha256: {KEY}, weight: .inf}}", 5, "weight", "<= 1000000"),
+    ("job_idle_s: .inf\n" + ENGINE, 1, "job_idle_s", "<= 1000000000"),
     (ENGINE + f"tenants:\n  - {{name: t, key_sha256: {KEY}, most_urgent: 5}}", 5, "most_urgent", "<= 4"),
     (
         ENGINE + f"tenants:\n  - {{name: t, key_sha256: {KEY}}}\n  - {{name: u, key_sha256: {KEY}}}",
