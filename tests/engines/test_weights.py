@@ -263,3 +263,24 @@ def test_the_stamp_says_what_was_checked(cache: Path, index: Weights) -> None:
         "mtime_ns": path.stat().st_mtime_ns,
         "sha256": index.sha256,
     }
+
+
+def test_the_size_is_told_while_pip_makes_and_removes_folders(tmp_path: Path) -> None:
+    (tmp_path / "wheel").write_bytes(b"x" * 1000)
+    stop = threading.Event()
+
+    def churn() -> None:
+        while not stop.is_set():
+            for n in range(20):
+                (tmp_path / f"pip-unpack-{n}").mkdir()
+            for n in range(20):
+                (tmp_path / f"pip-unpack-{n}").rmdir()
+
+    thread = threading.Thread(target=churn)
+    thread.start()
+    try:
+        for _ in range(300):
+            assert weights._size_below(tmp_path) == 1000
+    finally:
+        stop.set()
+        thread.join()

@@ -185,11 +185,13 @@ def _wheel_glob(requirement: str) -> str:
 
 def _size_below(root: Path) -> int:
     total = 0
-    for path in root.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except OSError:  # pip moved it meanwhile
-            continue
+    # os.walk passes over a directory that vanishes under it: pip unpacks, moves and removes all the while.
+    for directory, _, files in os.walk(root):
+        for name in files:
+            try:
+                total += os.stat(os.path.join(directory, name)).st_size
+            except OSError:  # pip moved it meanwhile
+                continue
     return total
 
 
