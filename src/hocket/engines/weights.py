@@ -189,7 +189,7 @@ def _size_below(root: Path) -> int:
     for directory, _, files in os.walk(root):
         for name in files:
             try:
-                total += os.stat(os.path.join(directory, name)).st_size
+                total += Path(directory, name).stat().st_size
             except OSError:  # pip moved it meanwhile
                 continue
     return total
