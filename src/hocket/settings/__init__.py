@@ -1,0 +1,159 @@
+"""`hocket.yaml`: what an operator may set, its defaults, and what is refused before anything starts.
+
+Every mistake is an InputError that names the file, the line, the key and the remedy. The reference is
+docs/reference/settings.md; a test keeps it and these structs equal.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+from msgspec import Meta, Struct, field, structs
+
+from hocket.core.spec import EngineSpec, Route, SchedulerSpec, TenantSpec
+from hocket.errors import InputError
+from hocket.policies import compose, routing, spell_out
+from hocket.settings.checks import Seconds, base_url, check_name, is_loopback, key_of, parse_address, refuse, unique
+from hocket.settings.engines import EngineSettings, Kind, Timeouts
+from hocket.yamlfile import load_yaml
+
+__all__ = [
+    "EngineSettings",
+    "Kind",
+    "RouteSettings",
+    "Settings",
+    "TenantSettings",
+    "Timeouts",
+    "base_url",
+    "key_of",
+    "load_settings",
+    "parse_address",
+]
+
+
+class TenantSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who pays: known by the SHA-256 of its API key, so that this file holds no secret."""
+
+    name: str
+    key_sha256: str
+    'hexadecimal: printf %s "$KEY" | sha256sum'
+    weight: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
+    most_urgent: Annotated[int, Meta(ge=0, le=4)] = 0
+    "calls that claim a lower number get this one"
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        check_name(self.name)
+        if not re.fullmatch("[0-9a-fA-F]{64}", self.key_sha256):
+            refuse("key_sha256", 'must be the key\'s SHA-256, 64 hexadecimal digits: printf %s "$KEY" | sha256sum')
+
+
+class RouteSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """Sends some calls to another engine than the first that serves their model. A key left out matches all."""
+
+    engine: str
+    app: str | None = None
+    stage: str | None = None
+    model: str | None = None
+
+    def __post_init__(self) -> None:
+        """A route without a condition would take everything."""
+        if self.app is None and self.stage is None and self.model is None:
+            refuse("engine", "this route matches every call; give it an app, a stage or a model")
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """All of `hocket.yaml`."""
+
+    listen: str = "127.0.0.1:8080"
+    policy: str | list[str] = "default"
+    "a name, or orderings from coarse to fine scope"
+    routing: str = "least-loaded"
+    engines: list[EngineSettings] = field(default_factory=lambda: [EngineSettings(name="small", kind="embedded")])
+    tenants: list[TenantSettings] = []
+    "none = open to whoever can reach the port; then only a loopback address is allowed"
+    routes: list[RouteSettings] = []
+    job_idle_s: Seconds = 300.0
+    "a job of which nothing was heard for so long, and that nobody closed, ends"
+    journal: str | None = None
+    "a file for all events and commands; None = no journal"
+    timeouts: Timeouts = Timeouts()
+    body_limit_mib: Annotated[float, Meta(gt=0, le=1024)] = 32
+    shutdown_s: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
+    "how long calls may take to end after SIGTERM"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check what holds between keys."""
+        host, _ = self.address
+        if not self.tenants and not is_loopback(host):
+            refuse(
+                "listen",
+                f"'{self.listen}' can be reached from other machines and no tenants are set: "
+                "anyone could use the engines; list `tenants` with their keys, or listen on 127.0.0.1",
+            )
+        try:
+            compose(self.orderings)
+        except InputError as error:
+            refuse("policy", str(error))
+        try:
+            routing(self.routing)
+        except InputError as error:
+            refuse("routing", str(error))
+        if not self.engines:
+            refuse("engines", "is empty; list at least one engine, or leave it out for the embedded one")
+        unique("engines", [engine.name for engine in self.engines], "name")
+        unique("tenants", [tenant.name for tenant in self.tenants], "name")
+        unique("tenants", [tenant.key_sha256.lower() for tenant in self.tenants], "key_sha256")
+        names = [engine.name for engine in self.engines]
+        for i, route in enumerate(self.routes):
+            if route.engine not in names:
+                refuse(f"routes[{i}].engine", f"there is no engine '{route.engine}'; there is {', '.join(names)}")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of `listen`. Port 0 takes a free one."""
+        return parse_address(self.listen)
+
+    @property
+    def orderings(self) -> tuple[str, ...]:
+        """Names of orderings, coarse scope first. Recipes are spelled out: a journal replays when they mean another."""
+        return spell_out((self.policy,) if isinstance(self.policy, str) else self.policy)
+
+    @property
+    def body_limit(self) -> int:
+        """Bytes that a request may have."""
+        return int(self.body_limit_mib * 2**20)
+
+    def replaced(self, *, port: int | None, policy: list[str] | None, journal: str | None) -> Settings:
+        """With what the command line says instead; None keeps what is there. Raises InputError."""
+        host, own_port = self.address
+        new_port = own_port if port is None else port
+        try:
+            return structs.replace(
+                self,
+                listen=f"[{host}]:{new_port}" if ":" in host else f"{host}:{new_port}",
+                policy=self.policy if policy is None else policy,
+                journal=self.journal if journal is None else journal,
+            )
+        except ValueError as error:
+            raise InputError(str(error)) from None
+
+    def to_spec(self) -> SchedulerSpec:
+        """What decides, without what does I/O."""
+        return SchedulerSpec(
+            engines=[EngineSpec(name=engine.name, models=engine.served) for engine in self.engines],
+            policy=self.orderings,
+            routing=self.routing,
+            routes=[Route(engine=r.engine, app=r.app, stage=r.stage, model=r.model) for r in self.routes],
+            tenants=[TenantSpec(name=tenant.name, weight=tenant.weight) for tenant in self.tenants],
+            job_idle_s=self.job_idle_s,
+            seed=self.seed,
+        )
+
+
+def load_settings(path: str | Path | None) -> Settings:
+    """Read a settings file; None gives the defaults. Raises InputError."""
+    return Settings() if path is None else load_yaml(path, Settings)
