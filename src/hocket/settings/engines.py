@@ -1,0 +1,83 @@
+"""One engine of `hocket.yaml`, and how long its replicas may be silent."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from msgspec import Struct
+
+from hocket.settings.checks import Count, Seconds, base_url, check_name, refuse, unique, url_problem
+
+Kind = Literal["openai", "vllm", "sglang", "llamacpp", "embedded"]
+
+
+class Timeouts(Struct, frozen=True, forbid_unknown_fields=True):
+    """How long a replica may be silent before a call on it has failed, in seconds."""
+
+    connect: Seconds = 5.0
+    first_byte: Seconds = 600.0
+    "from the request to the first byte of the answer; for a call that does not stream that is the whole call"
+    between_chunks: Seconds = 120.0
+
+
+class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """One model being served, by replicas that are all alike."""
+
+    name: str
+    kind: Kind = "openai"
+    models: list[str] = []
+    "names that clients ask for; empty = the engine's name"
+    upstream_model: str | None = None
+    "what the engine itself calls the model, where that differs"
+    replicas: list[str] | Count = 1
+    "base URLs; for kind embedded, how many processes to start"
+    max_concurrency: int | str = 8
+    "the window: calls in one replica at once"
+    api_key_env: str | None = None
+    "the environment variable that holds the key which the engine wants"
+    weights: str | None = None
+    "kind embedded: a name of the catalog, a .gguf file or hf:OWNER/REPO/FILE.gguf; None = the engine's name"
+    context: Count = 2048
+    "kind embedded: tokens of each slot, prompt and answer together"
+    threads: Count | None = None
+    "kind embedded: CPU threads of one replica; None = 1"
+    cpus: list[int] | None = None
+    "kind embedded: pin the processes to these CPUs"
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        check_name(self.name)
+        if isinstance(self.max_concurrency, str):
+            refuse("max_concurrency", "must be a number of calls >= 1; 'auto' does not exist yet")
+        if self.max_concurrency < 1:
+            refuse("max_concurrency", f"must be >= 1, got {self.max_concurrency}")
+        for i, model in enumerate(self.models):
+            if not model.strip():
+                refuse(f"models[{i}]", "is empty; give the name that clients ask for, or leave `models` out")
+        if self.kind == "embedded":
+            self._check_embedded()
+        else:
+            self._check_remote()
+
+    def _check_embedded(self) -> None:
+        if not isinstance(self.replicas, int):
+            refuse("replicas", "must be a number for kind embedded: hocket starts the processes itself")
+        for key in ("api_key_env", "upstream_model"):
+            if getattr(self, key) is not None:
+                refuse(key, "has no meaning for kind embedded; remove it")
+
+    def _check_remote(self) -> None:
+        if isinstance(self.replicas, int) or not self.replicas:
+            refuse("replicas", f"must be a list of base URLs for kind {self.kind}, like [http://127.0.0.1:9001]")
+        for i, url in enumerate(self.replicas):
+            if problem := url_problem(url):
+                refuse(f"replicas[{i}]", f"{problem}, got '{url}'; write it like http://127.0.0.1:9001")
+        unique("replicas", [base_url(url) for url in self.replicas])
+        for key in ("weights", "threads", "cpus"):
+            if getattr(self, key) is not None:
+                refuse(key, f"is for kind embedded only; a replica of kind {self.kind} is set up where it runs")
+
+    @property
+    def served(self) -> list[str]:
+        """The names that clients ask for."""
+        return self.models or [self.name]
