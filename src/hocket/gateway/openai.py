@@ -74,6 +74,15 @@ class Request(msgspec.Struct):
     metadata: dict[str, Any] | None = None
     messages: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()
+    tools: msgspec.Raw = msgspec.Raw()
+    # what other gateways' clients say of themselves, of any type: hocket.gateway.identity.body
+    session_id: Any = None
+    litellm_session_id: Any = None
+    conversation: Any = None
+    previous_response_id: Any = None
+    vllm_xargs: Any = None
+    nvext: Any = None
+    priority: Any = None
 
     @property
     def limit(self) -> int | None:
