@@ -12,6 +12,7 @@ import msgspec
 
 from hocket.core.ordering import Ordering
 from hocket.core.scheduler import Scheduler
+from hocket.core.slots import Policy
 from hocket.core.snapshot import restore
 from hocket.core.spec import SchedulerSpec
 from hocket.errors import InputError
@@ -28,7 +29,11 @@ def build(spec: SchedulerSpec, extra: Mapping[str, Ordering] | None = None) -> S
     for route in spec.routes:
         if route.engine not in names:
             raise InputError(f"routes: unknown engine '{route.engine}'; known: {', '.join(sorted(names))}")
-    return Scheduler(spec, compose(spec.policy, extra), compose(["call-fcfs"]), routing(spec.routing))
+
+    def policy_of(spec: SchedulerSpec) -> Policy:
+        return Policy(compose(spec.policy, extra), compose(["call-fcfs"]), routing(spec.routing))
+
+    return Scheduler(spec, policy_of)
 
 
 class Difference(msgspec.Struct):

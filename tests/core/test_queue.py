@@ -47,7 +47,7 @@ class World:
         self.made += 1
         job = self.rng.choice(self.jobs)
         urgency, engine = self.rng.randrange(3), None
-        return Call(f"c{self.made}", self.made, job, "s", engine, urgency, 0.0, self.rng.randrange(9), None)
+        return Call(f"c{self.made}", self.made, job, "s", "m", engine, urgency, 0.0, self.rng.randrange(9), None)
 
     def move(self, fact: Fact) -> Job | Tenant | Application:
         """Change a fact of something, as the scheduler would."""

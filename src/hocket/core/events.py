@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import msgspec
 
+from hocket.core.spec import SchedulerSpec
+
 
 class Event(msgspec.Struct, frozen=True, gc=False, tag_field="event", tag=True, omit_defaults=True):
     """A fact. `at` is in seconds."""
@@ -53,6 +55,10 @@ class CallArrived(Event, frozen=True, gc=False, tag=True):
     "the stage that caused this one, where the application said so"
     hint_output_tokens: int | None = None
     "what a length predictor says, where there is one"
+    prefix: str | None = None
+    "a fingerprint of what the prompt begins with (system prompt and tools): equal ones share KV cache"
+    retry: int = 0
+    "the client's own count of attempts: above 0 it is an earlier call again, not a new step of the job"
 
 
 class CallStarted(Event, frozen=True, gc=False, tag=True):
@@ -143,6 +149,26 @@ class ReplicaRemoved(Event, frozen=True, gc=False, tag=True):
     died: bool = False
 
 
+class ReplicaObserved(Event, frozen=True, gc=False, tag=True):
+    """A health check was answered, or was not. Told when it changes, and each time where windows are `auto`."""
+
+    engine: str
+    replica: str
+    healthy: bool = True
+    running: int | None = None
+    "calls that the replica itself says it works on; None = it does not say"
+    waiting: int | None = None
+    "calls that wait inside the replica"
+    kv_used: float | None = None
+    "share of its KV cache in use, 0 to 1"
+
+
+class SettingsChanged(Event, frozen=True, gc=False, tag=True):
+    """The operator changed the settings. Replicas of engines that are gone were removed before."""
+
+    spec: SchedulerSpec
+
+
 class Tick(Event, frozen=True, gc=False, tag=True):
     """Time has come to `at`: the answer to a `WakeAt`."""
 
@@ -162,5 +188,7 @@ AnyEvent = (
     | ToolFinished
     | ReplicaAdded
     | ReplicaRemoved
+    | ReplicaObserved
+    | SettingsChanged
     | Tick
 )

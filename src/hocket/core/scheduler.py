@@ -8,16 +8,16 @@ its way; an event that could never be true raises ValueError, because it is a bu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from hocket.core import events as ev
 from hocket.core.commands import Abort, CloseJob, Command, Reject
-from hocket.core.ordering import Fact, Ordering
-from hocket.core.routing import Routing
-from hocket.core.slots import QUEUED, RUNNING, Slots
+from hocket.core.ordering import Fact
+from hocket.core.replicas import Replicas
+from hocket.core.slots import QUEUED, RUNNING, Policy
 from hocket.core.spec import SchedulerSpec
-from hocket.core.state import Application, Call, Engine, Job, Replica, Tenant
+from hocket.core.state import Application, Call, Job, Tenant
 from hocket.core.timers import IdleJobs
 
 MAX_ATTEMPTS = 2
@@ -25,38 +25,26 @@ MAX_ATTEMPTS = 2
 MAX_DELAYS = 5
 "429s of one call before the replica's own answer is passed on"
 RETRYABLE = frozenset({"connect", "reset", "timeout", "garbage"})
-MAX_REST_S = 8.0
-"the longest rest of a replica that goes on refusing connections; each is twice as long as the one before"
-REST_S = 1.0
-"how long a replica rests after a 429 without Retry-After, or when it could not be connected to"
 MAX_IDLE_APPS = 10_000
 "applications without an open job that are remembered: their names come from clients, who may send any number"
 
 
-class Scheduler(Slots):
+class Scheduler(Replicas):
     """Events in, commands out. Build one with `hocket.assembly.build`.
 
-    Drivers may read every public attribute and must write none.
+    `policy_of` says what the names in a spec stand for, now and whenever the settings change. Drivers may read every
+    public attribute and must write none.
     """
 
-    def __init__(
-        self,
-        spec: SchedulerSpec,
-        orderings: Sequence[Ordering],
-        fallback: Sequence[Ordering],
-        routing: Callable[[], Routing],
-    ) -> None:
-        super().__init__(spec, orderings, fallback, routing)
-        self.spec = spec
-        self._routes = spec.routes
+    def __init__(self, spec: SchedulerSpec, policy_of: Callable[[SchedulerSpec], Policy]) -> None:
+        super().__init__(spec, policy_of(spec))
+        self.policy_of = policy_of
         self.jobs: dict[str, Job] = {}
         self.tenants: dict[str, Tenant] = {}
         self.apps: dict[str, Application] = {}
         self._jobs_seen = self._calls_seen = self._apps_seen = 0
         self._idle = IdleJobs(spec.job_idle_s)
-        for tenant in spec.tenants:
-            self._tenant(tenant.name).weight = tenant.weight
-        self._by_model = {m: self.engines[e.name] for e in reversed(spec.engines) for m in e.models}
+        self._serve(spec)
         self._handlers: dict[type[ev.Event], Callable[[Any, list[Command]], None]] = {
             ev.JobOpened: self._job_opened,
             ev.JobClosed: self._job_closed,
@@ -72,6 +60,8 @@ class Scheduler(Slots):
             ev.ToolFinished: self._tool_finished,
             ev.ReplicaAdded: self._replica_added,
             ev.ReplicaRemoved: self._replica_removed,
+            ev.ReplicaObserved: self._replica_observed,
+            ev.SettingsChanged: self._settings_changed,
             ev.Tick: self._tick,
         }
 
@@ -193,6 +183,7 @@ class Scheduler(Slots):
             number,
             job,
             event.stage,
+            event.model,
             engine,
             urgency,
             event.at,
@@ -200,13 +191,14 @@ class Scheduler(Slots):
             event.max_tokens,
             event.parent,
             event.hint_output_tokens,
+            event.prefix,
         )
         self.calls[name] = job.calls[name] = call
         if engine.room:
             # room means that nobody waits: the call need not pass through the queue
             self._dispatch(call, out)
         else:
-            self._enqueue(call)
+            self._enqueue(call, out)
 
     def _call_started(self, event: ev.CallStarted, out: list[Command]) -> None:
         call = self.calls.get(event.call)
@@ -227,8 +219,9 @@ class Scheduler(Slots):
         if call is None or call.state is QUEUED:
             _stray(call)
             return
-        if call.replica is not None:
-            call.replica.refusals = 0
+        replica = call.replica
+        if replica is not None and replica.failures:
+            self._delivered(replica, call.engine)
         self._end(call, out)
         self._fill(call.engine, out)
 
@@ -239,16 +232,12 @@ class Scheduler(Slots):
             return
         replica = call.replica
         assert replica is not None, "the call is in no slot"
-        if event.status == 429:
-            self._let_rest(replica, call.engine, event.retry_after_s or REST_S, out)
-        elif event.kind == "connect" and self.now >= replica.rests_until:
-            # a dead replica fails fast, so it would be the least loaded and draw one call after the other
-            self._let_rest(replica, call.engine, min(REST_S * 2.0**replica.refusals, MAX_REST_S), out)
-            replica.refusals += 1
+        if not self.spec.observe:
+            self._failed_on(replica, call, event, out)
         if not event.first_byte and self._deserves_another(call, event):
             call.failed_on = replica
             self._leave_slot(call)
-            self._enqueue(call)
+            self._enqueue(call, out)
         else:
             self._end(call, out)
             reason = "upstream_status" if event.kind == "status" else f"upstream_{event.kind}"
@@ -258,6 +247,8 @@ class Scheduler(Slots):
 
     def _deserves_another(self, call: Call, event: ev.CallFailed) -> bool:
         """One retry; a 429 is no attempt, but its replica rests, and there is an end to that too."""
+        if self.spec.observe:
+            return False
         if event.status == 429:
             call.delays += 1
             call.attempts -= 1
@@ -277,7 +268,7 @@ class Scheduler(Slots):
             return
         call.attempts -= 1
         self._leave_slot(call)
-        self._enqueue(call)
+        self._enqueue(call, out)
         self._fill(call.engine, out)
 
     def _call_revised(self, event: ev.CallRevised, out: list[Command]) -> None:
@@ -291,7 +282,7 @@ class Scheduler(Slots):
             call.urgency = event.urgency
         call.job.features = {**call.job.features, **event.features}  # the old ones belong to an event
         if waits:
-            self._enqueue(call)
+            self._enqueue(call, out)
 
     def _end(self, call: Call, out: list[Command]) -> None:
         """`call` is over: take it from wherever it is, and forget it."""
@@ -299,6 +290,9 @@ class Scheduler(Slots):
             self._dequeue(call)
         else:
             self._leave_slot(call)
+        self._forget_call(call)
+
+    def _forget_call(self, call: Call) -> None:
         name, job = call.id, call.job
         del self.calls[name]
         del job.calls[name]
@@ -306,35 +300,50 @@ class Scheduler(Slots):
         if job.closed and not job.calls:
             self._forget(job)
 
-    # ---------------------------------------------------------------- replicas and time
+    # ---------------------------------------------------------------- settings and time
 
-    def _replica_added(self, event: ev.ReplicaAdded, out: list[Command]) -> None:
-        engine = self._engine(event.engine)
-        replica = engine.listed.get(event.replica)
-        if replica is None:
-            replica = engine.listed[event.replica] = Replica(event.replica, len(engine.listed), event.window)
-        replica.window = event.window
-        replica.present = True
-        engine.replicas[replica.id] = replica
-        self._refresh(engine, replica)
-        self._relist(engine)
-        self._fill(engine, out)
+    def _serve(self, spec: SchedulerSpec) -> None:
+        """Who may call, and which engine serves what."""
+        self.spec = spec
+        self._routes = spec.routes
+        self._by_model = {m: self.engines[e.name] for e in reversed(spec.engines) for m in e.models}
+        for tenant in self.tenants.values():
+            tenant.weight = 1.0
+        for named in spec.tenants:
+            self._tenant(named.name).weight = named.weight
 
-    def _replica_removed(self, event: ev.ReplicaRemoved, out: list[Command]) -> None:
-        engine = self._engine(event.engine)
-        replica = engine.replicas.pop(event.replica, None)
-        if replica is not None:
-            replica.present = False
-            self._refresh(engine, replica)
+    def _settings_changed(self, event: ev.SettingsChanged, out: list[Command]) -> None:
+        """Every waiting call is placed anew: its engine may be gone, and its order another. What runs runs on."""
+        spec, waiting = event.spec, [call for call in self.calls.values() if call.state is QUEUED]
+        self._rebuild(spec, self.policy_of(spec))
+        self._serve(spec)
+        self._idle.idle_s = spec.job_idle_s
+        for call in sorted(waiting, key=lambda call: call.number):
+            call.job.waiting -= 1
+            call.node = None
+            engine = self.engines.get(self.engine_for(call.job.app.name, call.stage, call.model) or "")
+            if engine is None:
+                self._forget_call(call)
+                out.append(Reject(call.id, 404, "unknown_model"))
+            else:
+                call.engine = engine
+                self._enqueue(call, out)
+        for engine in self.engines.values():
+            for replica in engine.listed.values():
+                self._refresh(engine, replica)
             self._relist(engine)
+            self._fill(engine, out)
 
     def _tick(self, event: ev.Tick, out: list[Command]) -> None:
         self._timers.woken(self.now)
         for engine, replica in self._timers.due(self.now):
             self._refresh(engine, replica)
             self._fill(engine, out)
+        for call in self._waits.due(self.now):
+            self._end(call, out)
+            out.append(Reject(call.id, 503, "queue_timeout", self._waits.limit_s))
         out.extend(CloseJob(job.id) for job in self._idle.due(self.now))
-        for at in (self._idle.next_at(), self._timers.next_at()):
+        for at in (self._idle.next_at(), self._timers.next_at(), self._waits.next_at()):
             if at is not None:
                 self._wake_at(at, out)
 
@@ -360,11 +369,6 @@ class Scheduler(Slots):
         idle.sort(key=lambda app: (app.jobs_closed, app.number))
         for app in idle[: len(idle) // 2]:
             del self.apps[app.name]
-
-    def _engine(self, name: str) -> Engine:
-        if name not in self.engines:
-            raise ValueError(f"unknown engine {name!r}; known: {', '.join(self.engines)}")
-        return self.engines[name]
 
 
 def _stray(call: Call | None) -> None:

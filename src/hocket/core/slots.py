@@ -7,45 +7,75 @@ The lower half of the scheduler. It knows engines, replicas and the policy; what
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from hocket.core.commands import Command, Dispatch, WakeAt
 from hocket.core.ordering import Fact, Ordering
 from hocket.core.queue import ReadyQueue
 from hocket.core.routing import Routing
 from hocket.core.spec import SchedulerSpec
-from hocket.core.state import Application, Call, CallState, Engine, Job, Replica, Tenant
-from hocket.core.timers import Timers
+from hocket.core.state import Application, Call, CallState, Engine, Job, Tenant
+from hocket.core.timers import Timers, Waits
 
 # bound once: looking a member up in its enum costs more than most of what follows
 QUEUED, DISPATCHED, RUNNING = CallState.QUEUED, CallState.DISPATCHED, CallState.RUNNING
 
 
+class Policy(NamedTuple):
+    """What the names in a spec stand for. `hocket.assembly` makes it, for the core knows no catalog."""
+
+    orderings: Sequence[Ordering]
+    "which call next, coarse scope first"
+    fallback: Sequence[Ordering]
+    "what takes over when an ordering raises"
+    routing: Callable[[], Routing]
+    "which replica; one an engine"
+
+
 class Slots:
     """Dispatches the first waiting call of an engine whenever one of its replicas has room."""
 
-    def __init__(
-        self,
-        spec: SchedulerSpec,
-        orderings: Sequence[Ordering],
-        fallback: Sequence[Ordering],
-        routing: Callable[[], Routing],
-    ) -> None:
+    def __init__(self, spec: SchedulerSpec, policy: Policy) -> None:
         self.now = 0.0
-        self.engines = {e.name: Engine(e.name, e.models, ReadyQueue(orderings, self), routing()) for e in spec.engines}
+        self.engines = {
+            e.name: Engine(e.name, e.models, ReadyQueue(policy.orderings, self), policy.routing()) for e in spec.engines
+        }
+        #: engines that the settings no longer name, while they hold calls
+        self.gone: dict[str, Engine] = {}
         #: set once an ordering raised and the fallback took over: what it said
         self.policy_error: str | None = None
         self.calls: dict[str, Call] = {}
-        self._fallback = tuple(fallback)
+        self._fallback = tuple(policy.fallback)
         self._dispatches = 0
         self._timers = Timers()
-        self._use(orderings)
+        self._waits = Waits(spec.queue_timeout_s)
+        self._use(policy.orderings)
+
+    def _rebuild(self, spec: SchedulerSpec, policy: Policy) -> None:
+        """Engines and queues as `spec` says; the queues are empty. Engines that stay keep their replicas."""
+        known = self.gone | self.engines
+        self.engines = {}
+        for e in spec.engines:
+            engine = known.pop(e.name, None) or Engine(e.name, e.models, ReadyQueue((), self), policy.routing())
+            engine.models = e.models
+            engine.queue = ReadyQueue(policy.orderings, self)
+            engine.routing = policy.routing()
+            self.engines[e.name] = engine
+        self.gone = {name: engine for name, engine in known.items() if any(r.inflight for r in engine.listed.values())}
+        self._timers.keep({*self.engines.values(), *self.gone.values()})
+        self.policy_error = None
+        self._fallback = tuple(policy.fallback)
+        self._waits = Waits(spec.queue_timeout_s)
+        self._use(policy.orderings)
 
     # ---------------------------------------------------------------- calls
 
-    def _enqueue(self, call: Call) -> None:
+    def _enqueue(self, call: Call, out: list[Command]) -> None:
         call.state = QUEUED
         call.replica = None
         call.job.waiting += 1
+        if self._waits.limit_s is not None:
+            self._wake_at(self._waits.began(call, self.now, len(self.calls)), out)
         try:
             call.engine.queue.push(call)
         except Exception as error:  # noqa: BLE001  a policy may raise anything
@@ -101,7 +131,7 @@ class Slots:
         if self._reads_service and job.waiting:
             self._touch(Fact.SERVICE, job)
         inflight = replica.inflight = replica.inflight - 1
-        if inflight < replica.window and replica.present and replica.rests_until <= now:
+        if inflight < replica.limit:
             engine = call.engine
             replica.free += 1
             engine.room += 1
@@ -148,31 +178,6 @@ class Slots:
         for call in self.calls.values():
             if call.state is QUEUED:
                 call.engine.queue.push(call)
-
-    # ---------------------------------------------------------------- replicas
-
-    def _relist(self, engine: Engine) -> None:
-        """The list of replicas has changed. A lone one is not indexed, so tell the routing of all of them."""
-        replicas = list(engine.replicas.values())
-        engine.only = replicas[0] if len(replicas) == 1 else None
-        for replica in replicas:
-            engine.routing.changed(replica)
-
-    def _refresh(self, engine: Engine, replica: Replica) -> None:
-        """Count the free slots of a replica that came, went, rests or has rested."""
-        usable = replica.present and replica.rests_until <= self.now
-        free = max(0, replica.window - replica.inflight) if usable else 0
-        engine.room += free - replica.free
-        replica.free = free
-        engine.routing.changed(replica)
-
-    def _let_rest(self, replica: Replica, engine: Engine, seconds: float, out: list[Command]) -> None:
-        until = self.now + seconds
-        if until > replica.rests_until:
-            replica.rests_until = until
-            self._refresh(engine, replica)
-            self._timers.add(until, (engine, replica))
-            self._wake_at(until, out)
 
     def _wake_at(self, at: float, out: list[Command]) -> None:
         if self._timers.ask(at):

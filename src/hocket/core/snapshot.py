@@ -6,24 +6,29 @@ with the same commands, byte for byte, as the one that was saved.
 
 from __future__ import annotations
 
+from collections import deque
 from heapq import heapify
 from typing import Any
 
+from hocket.core.queue import ReadyQueue
 from hocket.core.scheduler import Scheduler
-from hocket.core.state import Application, Call, CallState, Job, Replica, Tenant
+from hocket.core.state import Application, Call, CallState, Engine, Job, Replica, Tenant
 
 Plain = dict[str, Any]
 
 _TENANT = ("name", "number", "weight", "running", "last_served")
 _APP = ("name", "number", "jobs_closed", "mean_service_s")
-_REPLICA = ("id", "index", "window", "inflight", "free", "rests_until", "refusals", "present")
+_REPLICA = (
+    *("id", "index", "window", "inflight", "limit", "free", "present"),
+    *("rests_until", "failures", "rests", "misses"),
+)
 _JOB = (
     *("id", "number", "urgency", "arrived_at", "deadline_at", "features"),
     *("service_s", "closed", "aborted", "heard_at", "tools"),
 )
 _CALL = (
-    *("id", "number", "stage", "urgency", "arrived_at", "prompt_tokens", "max_tokens"),
-    *("parent", "hint_output_tokens", "state"),
+    *("id", "number", "stage", "model", "urgency", "arrived_at", "prompt_tokens", "max_tokens"),
+    *("parent", "hint_output_tokens", "prefix", "state"),
     *("attempts", "delays", "charged_at"),
 )
 
@@ -37,7 +42,7 @@ def save(scheduler: Scheduler) -> Plain:
         "policy_error": s.policy_error,
         "tenants": [_plain(tenant, _TENANT) for tenant in s.tenants.values()],
         "apps": [_plain(app, _APP) for app in s.apps.values()],
-        "replicas": {e.name: [_plain(replica, _REPLICA) for replica in e.listed.values()] for e in s.engines.values()},
+        "replicas": {e.name: [_plain(replica, _REPLICA) for replica in e.listed.values()] for e in _engines(s)},
         "jobs": [_plain(job, _JOB) | {"app": job.app.name, "tenant": job.tenant.name} for job in s.jobs.values()],
         "calls": [
             _plain(call, _CALL)
@@ -47,6 +52,7 @@ def save(scheduler: Scheduler) -> Plain:
         ],
         "resting": [[at, count, engine.name, replica.id] for at, count, (engine, replica) in s._timers.heap],
         "asked": s._timers.asked,
+        "waits": [[at, call.id] for at, call in s._waits.entries if call.node is not None],
         "idle": [[at, number, None if job.gone else job.id] for at, number, job in s._idle.entries],
     }
 
@@ -61,7 +67,9 @@ def restore(scheduler: Scheduler, state: Plain) -> None:
         s.policy_error = state["policy_error"]
     s.tenants.update((t["name"], Tenant(**t)) for t in state["tenants"])
     s.apps.update((a["name"], Application(**a)) for a in state["apps"])
-    for engine in s.engines.values():
+    for name in state["replicas"].keys() - s.engines.keys():
+        s.gone[name] = Engine(name, [], ReadyQueue((), s), s.policy_of(s.spec).routing())
+    for engine in _engines(s):
         for replica in (Replica(**fields) for fields in state["replicas"][engine.name]):
             engine.listed[replica.id] = replica
             engine.room += replica.free
@@ -75,12 +83,22 @@ def restore(scheduler: Scheduler, state: Plain) -> None:
         _call(s, fields)
     for call in sorted(s.calls.values(), key=lambda call: call.number):
         if call.state is CallState.QUEUED:
-            s._enqueue(call)
+            s._enqueue(call, [])
+    s._waits.entries = deque((at, s.calls[call]) for at, call in state["waits"])
     for at, count, name, replica_id in state["resting"]:
-        s._timers.heap.append((at, count, (s.engines[name], s.engines[name].listed[replica_id])))
+        engine = _engine(s, name)
+        s._timers.heap.append((at, count, (engine, engine.listed[replica_id])))
     s._timers.asked = list(state["asked"])
     s._idle.entries = [(at, number, s.jobs[job] if job else _gone(s, number)) for at, number, job in state["idle"]]
     heapify(s._idle.entries)
+
+
+def _engines(s: Scheduler) -> list[Engine]:
+    return [*s.engines.values(), *s.gone.values()]
+
+
+def _engine(s: Scheduler, name: str) -> Engine:
+    return s.engines.get(name) or s.gone[name]
 
 
 def _plain(record: object, fields: tuple[str, ...]) -> Plain:
@@ -88,7 +106,7 @@ def _plain(record: object, fields: tuple[str, ...]) -> Plain:
 
 
 def _call(s: Scheduler, fields: Plain) -> None:
-    job, engine = s.jobs[fields.pop("job")], s.engines[fields.pop("engine")]
+    job, engine = s.jobs[fields.pop("job")], _engine(s, fields.pop("engine"))
     for field in ("replica", "failed_on"):
         fields[field] = None if fields[field] is None else engine.listed[fields[field]]
     call = Call(job=job, engine=engine, **fields | {"state": CallState(fields["state"])})

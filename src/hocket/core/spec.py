@@ -15,6 +15,8 @@ class EngineSpec(msgspec.Struct, frozen=True):
     name: str
     models: list[str]
     "the names that clients ask for"
+    auto_window: bool = False
+    "whether the core finds its replicas' windows; else they are what `ReplicaAdded` says"
 
 
 class TenantSpec(msgspec.Struct, frozen=True):
@@ -44,4 +46,8 @@ class SchedulerSpec(msgspec.Struct, frozen=True):
     tenants: list[TenantSpec] = []
     job_idle_s: float = 300.0
     "a job of which nothing was heard for so long, and that nobody closed, ends"
+    queue_timeout_s: float | None = None
+    "a call that waited for so long without a slot is refused; None = it waits on"
+    observe: bool = False
+    "dispatch every call at once whatever the windows say, and retry nothing: only watch"
     seed: int = 0

@@ -99,6 +99,8 @@ class Call(msgspec.Struct, eq=False, gc=False):
     "arrival number: unique, increasing; kept over retries"
     job: Job
     stage: str
+    model: str
+    "what its client asked for"
     engine: Engine
     urgency: int
     arrived_at: float
@@ -108,6 +110,8 @@ class Call(msgspec.Struct, eq=False, gc=False):
     "the stage that caused it, where the application said so"
     hint_output_tokens: int | None = None
     "what a length predictor says, where there is one"
+    prefix: str | None = None
+    "fingerprint of what its prompt begins with; None = not known"
     state: CallState = CallState.QUEUED
     replica: Replica | None = None
     "None while queued"
@@ -134,12 +138,18 @@ class Replica:
     "place in its engine's list: the first listed wins ties"
     window: int
     inflight: int = 0
+    limit: int = 0
+    "calls that it may hold now: its window; 1 on trial; 0 while it rests, is not healthy or was removed"
     free: int = 0
-    "slots that a call may be sent to now; 0 while it rests and once it was removed"
+    "slots that a call may be sent to now"
     rests_until: float = 0.0
-    "no dispatch before this time: it answered 429, or refused a connection"
-    refusals: int = 0
-    "times that it refused a connection since it last finished a call"
+    "no dispatch before this time: it answered 429, or failed"
+    failures: int = 0
+    "calls that it failed in a row"
+    rests: int = 0
+    "rests for failures since it last finished a call; above 0 it is on trial: one call at a time"
+    misses: int = 0
+    "health checks in a row that it did not answer"
     key: tuple[Any, ...] | None = None
     "its key in the index of a routing policy"
     present: bool = True

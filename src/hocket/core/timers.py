@@ -1,10 +1,11 @@
-"""What the core waits for: replicas that rest, and jobs of which nothing is heard."""
+"""What the core waits for: replicas that rest, jobs of which nothing is heard, and calls that wait for too long."""
 
 from __future__ import annotations
 
+from collections import deque
 from heapq import heapify, heappop, heappush
 
-from hocket.core.state import Engine, Job, Replica
+from hocket.core.state import Call, Engine, Job, Replica
 
 
 class Timers:
@@ -31,6 +32,11 @@ class Timers:
         """When the next one is due."""
         return self.heap[0][0] if self.heap else None
 
+    def keep(self, engines: set[Engine]) -> None:
+        """Drop what concerns other engines than these."""
+        self.heap = [entry for entry in self.heap if entry[2][0] in engines]
+        heapify(self.heap)
+
     def ask(self, at: float) -> bool:
         """Whether a wake-up at `at` must be asked for: none as early is under way."""
         if self.asked and self.asked[0] <= at:
@@ -51,12 +57,12 @@ class IdleJobs:
     """
 
     def __init__(self, idle_s: float) -> None:
-        self._idle_s = idle_s
+        self.idle_s = idle_s
         self.entries: list[tuple[float, int, Job]] = []
 
     def opened(self, job: Job, open_jobs: int) -> float | None:
         """`job` is new, one of `open_jobs`. Returns when to look again, if it is the first to be due."""
-        at = job.heard_at + self._idle_s
+        at = job.heard_at + self.idle_s
         heappush(self.entries, (at, job.number, job))
         if len(self.entries) > 2 * open_jobs + 16:
             self.entries = [entry for entry in self.entries if not entry[2].gone]
@@ -70,13 +76,42 @@ class IdleJobs:
             _, number, job = heappop(entries)
             if job.gone:
                 continue
-            at = (now if job.calls else job.heard_at) + self._idle_s
+            at = (now if job.calls else job.heard_at) + self.idle_s
             if at <= now:
                 out.append(job)
-                at = now + self._idle_s
+                at = now + self.idle_s
             again.append((at, number, job))
         for entry in again:
             heappush(entries, entry)
+        return out
+
+    def next_at(self) -> float | None:
+        """When to look again."""
+        return self.entries[0][0] if self.entries else None
+
+
+class Waits:
+    """Waiting calls, each looked at when it has waited for as long as a call may. All wait equally long: no heap."""
+
+    def __init__(self, limit_s: float | None) -> None:
+        self.limit_s = limit_s
+        self.entries: deque[tuple[float, Call]] = deque()
+
+    def began(self, call: Call, now: float, open_calls: int) -> float:
+        """`call`, one of `open_calls`, begins to wait. Returns when the first entry is due."""
+        assert self.limit_s is not None
+        if len(self.entries) > 2 * open_calls + 16:
+            self.entries = deque(entry for entry in self.entries if entry[1].node is not None)
+        self.entries.append((now + self.limit_s, call))
+        return self.entries[0][0]
+
+    def due(self, now: float) -> list[Call]:
+        """Take out the calls that have waited for too long and still do."""
+        out, entries = [], self.entries
+        while entries and entries[0][0] <= now:
+            call = entries.popleft()[1]
+            if call.node is not None:
+                out.append(call)
         return out
 
     def next_at(self) -> float | None:
