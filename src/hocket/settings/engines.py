@@ -12,12 +12,16 @@ Kind = Literal["openai", "vllm", "sglang", "llamacpp", "embedded"]
 
 
 class Timeouts(Struct, frozen=True, forbid_unknown_fields=True):
-    """How long a replica may be silent before a call on it has failed, in seconds."""
+    """How long a replica, or a client, may be silent before a call has failed, in seconds."""
 
     connect: Seconds = 5.0
     first_byte: Seconds = 600.0
     "from the request to the first byte of the answer; for a call that does not stream that is the whole call"
     between_chunks: Seconds = 120.0
+    request: Seconds = 60.0
+    "for a client to send its headers, and again for its body"
+    client: Seconds = 60.0
+    "for a client to read what it was sent, once the connection can hold no more"
 
 
 class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
