@@ -17,10 +17,12 @@ from hocket.errors import InputError
 from hocket.policies import compose, routing, spell_out
 from hocket.settings.checks import Seconds, base_url, check_name, is_loopback, key_of, parse_address, refuse, unique
 from hocket.settings.engines import EngineSettings, Kind, Timeouts
+from hocket.settings.history import HistorySettings
 from hocket.yamlfile import load_yaml
 
 __all__ = [
     "EngineSettings",
+    "HistorySettings",
     "Kind",
     "RouteSettings",
     "Settings",
@@ -79,6 +81,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     "a job of which nothing was heard for so long, and that nobody closed, ends"
     journal: str | None = None
     "a file for all events and commands; None = no journal"
+    history: bool | HistorySettings = True
+    "jobs and calls on disk; true = with every default, false (`off`) = none"
     timeouts: Timeouts = Timeouts()
     body_limit_mib: Annotated[float, Meta(gt=0, le=1024)] = 32
     shutdown_s: Annotated[float, Meta(ge=0, le=86_400)] = 30.0

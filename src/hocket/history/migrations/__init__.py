@@ -1,0 +1,1 @@
+"""Alembic revisions, and what runs them."""

@@ -1,0 +1,137 @@
+"""The observer that keeps the history: it sees what the core sees, and hands records to the writing thread."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import count
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from hocket import __version__
+from hocket.core import events as ev
+from hocket.core.commands import Command
+from hocket.errors import InputError
+from hocket.history.records import Ledger
+from hocket.history.store import Store
+from hocket.history.writer import Writer, new_run
+from hocket.settings import Settings
+from hocket.settings.history import HistorySettings, default_history
+
+log = logging.getLogger("hocket.history")
+
+STOP_S = 5.0
+"how long the end waits for the last records to be written"
+
+
+class HistoryRecorder:
+    """An observer of the gateway's driver. `start` it before the first event, `stop` it after the last."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: HistorySettings | None = None,
+        *,
+        policy: str = "",
+        prefixed: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        offset: float | None = None,
+    ) -> None:
+        """`clock` gives the times of events; `offset` what makes them seconds since 1970, None: what it is now.
+
+        `prefixed`: see `Ledger`.
+        """
+        settings = settings or HistorySettings()
+        self._clock, self._offset = clock, offset
+        self._run = new_run(policy, __version__)
+        self.writer = Writer(
+            store,
+            self._run,
+            keep_s=86_400 * settings.keep_days,
+            max_bytes=settings.max_bytes,
+            bound=settings.queue_rows,
+        )
+        self._ledger = Ledger(
+            self._run.id, count(self._run.id), self.writer.begin, self.writer.end, offset=0.0, prefixed=prefixed
+        )
+        self._set_offset()
+        self._broken = False
+
+    def start(self) -> None:
+        """Begin to write."""
+        self.writer.start()
+
+    def stop(self, within_s: float = STOP_S) -> None:
+        """What is open now is interrupted. Wait until all is written, for so long at most."""
+        self._ledger.interrupt(self._clock())
+        self.writer.stop(within_s)
+
+    def seen(self, event: ev.Event, commands: Sequence[Command]) -> None:
+        """Take note of one event and of what the core ordered. Never raises, never waits."""
+        try:
+            if type(event) is ev.JobOpened:
+                self._set_offset()
+            self._ledger.seen(event, commands)
+        except Exception:
+            # a bug here must not cost a call
+            if not self._broken:
+                log.exception("the history cannot record %r; calls go on", type(event).__name__)
+            self._broken = True
+
+    def _set_offset(self) -> None:
+        # anew for each job: a monotonic clock stands still while a laptop sleeps
+        self._ledger.offset = time.time() - self._clock() if self._offset is None else self._offset
+
+
+class HistoryMetrics(Collector):
+    """What Prometheus sees of the writer."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    def collect(self) -> Iterable[Metric]:
+        """See `Collector`."""
+        rows = CounterMetricFamily("hocket_history_rows", "rows for the history", labels=["state"])
+        rows.add_metric(["written"], self._writer.written)
+        rows.add_metric(["lost"], self._writer.lost)
+        waiting = GaugeMetricFamily("hocket_history_queue", "rows that wait to be written", self._writer.waiting)
+        up = GaugeMetricFamily("hocket_history_up", "whether the database takes rows", self._writer.trouble is None)
+        return [rows, waiting, up]
+
+
+def url_of(history: HistorySettings) -> str:
+    """Where the history is. Raises InputError where the environment variable that should say so does not."""
+    if history.url_env is not None:
+        url = os.environ.get(history.url_env, "").strip()
+        if not url:
+            raise InputError(
+                f"history.url_env: the environment variable {history.url_env} is not set; export it with the URL"
+            )
+        return url
+    return history.url or str(default_history())
+
+
+def recorder_of(settings: Settings, clock: Callable[[], float] = time.monotonic) -> HistoryRecorder | None:
+    """The recorder that `settings` ask for, or None. Raises InputError where the history they name cannot be used.
+
+    Where they name none, a history is a convenience: if it cannot be had, that is logged, and there is none. A
+    database that is only away does not keep a gateway from starting; the writer goes on trying.
+    """
+    if settings.history is False:
+        return None
+    history = settings.history if isinstance(settings.history, HistorySettings) else HistorySettings()
+    named = history.url is not None or history.url_env is not None
+    try:
+        store = Store(url_of(history))
+        store.probe()
+    except InputError as error:
+        if named:
+            raise
+        log.warning("%s; there is no history", error)
+        return None
+    policy = " > ".join(settings.orderings)
+    return HistoryRecorder(store, history, policy=policy, prefixed=bool(settings.tenants), clock=clock)

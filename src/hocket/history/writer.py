@@ -1,0 +1,233 @@
+"""The thread that writes: it gathers records for a moment and commits them together.
+
+The gateway's loop only appends to a queue. Whatever the database does (slow, full, locked, away), the loop is not held
+up: the thread tries again, the queue fills, and what does not fit any more is lost, counted and told.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections import deque
+
+from sqlalchemy import Connection
+
+from hocket.errors import InputError
+from hocket.history.records import Record, is_open
+from hocket.history.schema import RunRecord
+from hocket.history.store import BadRowError, Store, StoreError
+
+log = logging.getLogger("hocket.history")
+
+GATHER_S = 0.2
+"how long records are gathered before they are committed"
+BATCH = 2000
+"records in one transaction at most"
+BEAT_S = 30.0
+"how often a process says that it lives, and looks for jobs of those that do not, and for old ones"
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+"before the database is tried again; doubled each time"
+TELL_S = 60.0
+"between two lines in the log about the same trouble"
+
+
+class Writer:
+    """Takes records from one thread, and writes them in another."""
+
+    def __init__(self, store: Store, run: RunRecord, *, keep_s: float, max_bytes: float, bound: int) -> None:
+        """`bound`: records that may wait."""
+        self.written = self.lost = 0
+        #: why the database does not take what it is given; None while it does
+        self.trouble: str | None = None
+        self._store, self._run = store, run
+        self._keep_s, self._max_bytes, self._bound = keep_s, max_bytes, bound
+        self._ended: deque[Record] = deque()
+        # of these nothing is lost but the sight of a running job: each comes again when it has ended
+        self._began: deque[Record] = deque(maxlen=bound)
+        self._batch: list[Record | RunRecord] = []
+        self._connection: Connection | None = None
+        self._asleep = False
+        self._wake, self._stopping = threading.Event(), threading.Event()
+        self._pause_s = FIRST_PAUSE_S
+        self._beat_at = self._told_at = 0.0
+        self._told_lost = 0
+        self._thread = threading.Thread(target=self._main, name="hocket-history", daemon=True)
+
+    # ---------------------------------------------------------------- for the thread that records
+
+    def begin(self, record: Record) -> None:
+        """A record that is not complete yet. It is written if it is still open when the thread comes to it."""
+        self._began.append(record)
+        if self._asleep:
+            self._rouse()
+
+    def end(self, record: Record) -> None:
+        """A record that is complete."""
+        if len(self._ended) < self._bound:
+            self._ended.append(record)
+            if self._asleep:
+                self._rouse()
+        else:
+            self.lost += 1
+
+    def _rouse(self) -> None:
+        self._asleep = False
+        self._wake.set()
+
+    @property
+    def waiting(self) -> int:
+        """Records that are not written yet."""
+        return len(self._ended) + len(self._batch)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, within_s: float) -> None:
+        """Write what is there, for so long at most, and end."""
+        self._stopping.set()
+        self._wake.set()
+        self._thread.join(within_s)
+        if self._thread.is_alive() or self.waiting:
+            log.error("the history ends with %d records unwritten, %d lost before", self.waiting, self.lost)
+
+    # ---------------------------------------------------------------- the thread
+
+    def _main(self) -> None:
+        more = False
+        while not self._stopping.is_set():
+            if not more:
+                self._sleep()
+            more = self._cycle()
+        self._run.ended_at = self._run.seen_at = time.time()
+        self._beat_at = 0.0
+        self._cycle()
+        if self._connection is not None:
+            self._connection.close()
+
+    def _sleep(self) -> None:
+        self._asleep = True
+        if not self._ended and not self._began:
+            self._wake.wait(BEAT_S)
+        self._asleep = False
+        self._wake.clear()
+        self._stopping.wait(GATHER_S)
+
+    def _cycle(self) -> bool:
+        """Write what is there, then keep house. Whether there is more to do at once."""
+        try:
+            if self._connection is None:
+                self._connection = self._store.connect()
+            self._write_all(self._connection)
+            more = self._keep_house(self._connection)
+        except InputError as error:  # it was replaced by one of a newer hocket: that will not pass
+            self._give_up(str(error))
+            return False
+        except StoreError as error:
+            self._failed(str(error))
+            return False
+        except Exception as error:
+            log.exception("the history's writer failed")
+            self._failed(repr(error))
+            return False
+        self._worked()
+        return more
+
+    def _take(self) -> list[Record | RunRecord]:
+        ended, began = self._ended, self._began
+        batch: list[Record | RunRecord] = [ended.popleft() for _ in range(min(len(ended), BATCH))]
+        while began and len(batch) < BATCH:
+            record = began.popleft()
+            if is_open(record):
+                batch.append(record)
+        return batch
+
+    def _write_all(self, connection: Connection) -> None:
+        while True:
+            if not self._batch:
+                self._batch = self._take()
+            if not self._batch:
+                return
+            try:
+                self._store.write(connection, self._batch)
+                self.written += len(self._batch)
+            except BadRowError:
+                self._write_singly(connection)
+            self._batch = []
+
+    def _write_singly(self, connection: Connection) -> None:
+        """One of the batch is refused: the others need not go with it."""
+        for record in self._batch:
+            try:
+                self._store.write(connection, [record])
+                self.written += 1
+            except BadRowError as error:
+                self.lost += 1
+                log.error("the history lost a record that the database refuses (%s): %r", error, record)
+
+    def _keep_house(self, connection: Connection) -> bool:
+        now = time.time()
+        if now < self._beat_at:
+            return False
+        self._run.seen_at = now
+        self._store.write(connection, [self._run])
+        if self._stopping.is_set():
+            return False
+        if count := self._store.close_dead_runs(connection, self._run):
+            log.info("history: %d jobs were open when their process ended; they count as interrupted", count)
+        if self._store.drop_old(connection, now - self._keep_s, self._max_bytes) or self._store.shrink(connection):
+            return True
+        self._beat_at = now + BEAT_S
+        return False
+
+    # ---------------------------------------------------------------- trouble
+
+    def _failed(self, why: str) -> None:
+        now = time.monotonic()
+        if self.trouble is None or now > self._told_at + TELL_S:
+            self._told_at = now
+            log.error(
+                "the history cannot be written (%s); calls go on, %d records wait, %d of at most %d are lost",
+                *(why, self.waiting, self.lost, self._bound),
+            )
+        self.trouble = why
+        if self._connection is not None:
+            try:
+                self._connection.close()
+            except Exception:  # noqa: BLE001, S110  it is gone, whatever it says
+                pass
+            self._connection = None
+        self._stopping.wait(self._pause_s)
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+
+    def _worked(self) -> None:
+        if self.trouble is not None:
+            log.warning("the history is written again; %d records are lost so far", self.lost)
+            self._told_lost = self.lost
+        elif self.lost > self._told_lost and time.monotonic() > self._told_at + TELL_S:
+            log.error("the history's database is too slow: %d records are lost so far", self.lost)
+            self._told_at, self._told_lost = time.monotonic(), self.lost
+        self.trouble, self._pause_s = None, FIRST_PAUSE_S
+
+    def _give_up(self, why: str) -> None:
+        log.error("the history ends here (%s); calls go on", why)
+        self.trouble = why
+        self._bound = 0
+        self.lost += self.waiting
+        self._ended.clear()
+        self._batch = []
+        self._stopping.wait()
+
+
+def new_run(policy: str, version: str, kind: str = "gateway") -> RunRecord:
+    """The record of this process.
+
+    Its id is the time in milliseconds, shifted by 20 bits: ids of jobs are counted up from it, and a run that begins a
+    millisecond later may begin above any that this one will reach. The low bits tell apart what begins at once.
+    """
+    now = time.time()
+    first = (int(now * 1000) << 20) + secrets.randbits(20)
+    return RunRecord(first, kind, socket.gethostname(), os.getpid(), version, policy, now, now)
