@@ -25,7 +25,7 @@ EVENTS = [
     ev.ReplicaAdded(0.1, "e", "r", 1),
     ev.JobOpened(0.2, "j", "app", "x", 1, 30.0, {"length": 0.1}),
     ev.CallArrived(0.3, "c1", "j", "s", "m", 10, 64, None, "s0", 12),
-    ev.CallArrived(0.4, "c2", "j", "größe \u2028", "m"),
+    ev.CallArrived(0.4, "c2", "j", "größe \u2028", "m", prefix="p1", retry=1),
     ev.CallArrived(0.5, "c3", "j", "s", "nobody's"),
     ev.CallStarted(0.6, "c1"),
     ev.CallStreamed(0.7, "c1", 1),
@@ -36,9 +36,11 @@ EVENTS = [
     ev.CallPreempted(2.0, "c2", 7),
     ev.CallFinished(2.1, "c2", 10, 20),
     ev.ToolFinished(2.2, "j", "t"),
+    ev.ReplicaObserved(2.3, "e", "r", True, 1, 0, 0.5),
     ev.ReplicaRemoved(2.3, "e", "r", True),
     ev.CallCancelled(2.4, "c1"),
     ev.JobClosed(2.5, "j", True, "aborted"),
+    ev.SettingsChanged(2.6, SchedulerSpec([EngineSpec("e", ["m"])], policy=("fcfs",), queue_timeout_s=9.0)),
 ]
 
 

@@ -147,7 +147,7 @@ def test_a_moved_fact_re_keys_a_node_and_not_its_calls() -> None:
     queue = ReadyQueue([Counting()], Now)
     job = world.jobs[0]
     for number in range(1000):
-        queue.push(Call(f"c{number}", number, job, "s", None, 2, 0.0, 1, None))
+        queue.push(Call(f"c{number}", number, job, "s", "m", None, 2, 0.0, 1, None))
     asked = Counting.asked
     queue.touch(job)
     assert Counting.asked == asked + 1
@@ -176,7 +176,7 @@ def test_an_ordering_that_raises_leaves_the_queue_as_it_was() -> None:
     queue = ReadyQueue([*compose(["fair"]), Raising()], Now)
     world = World(0)
     engine: Engine = None
-    calls = [Call(f"c{n}", n, world.jobs[n], "s", engine, 2, 0.0, tokens, None) for n, tokens in enumerate([1, 0, 2])]
+    calls = [Call(f"c{n}", n, world.jobs[n], "s", "m", engine, 2, 0.0, tokens, None) for n, tokens in enumerate([1, 0, 2])]
     queue.push(calls[0])
     with pytest.raises(ZeroDivisionError):
         queue.push(calls[1])

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from hocket.core import events as ev
 from hocket.core.snapshot import save
-from tests.properties.world import WAITS, World
+from tests.properties.world import WAITS, World, engine_of, spec_of
 
 POLICIES = [
     ["fcfs"],
@@ -99,10 +99,11 @@ class Machine(RuleBasedStateMachine):
     def calls_arrive(self, which: int, count: int, model: str, stage: str, urgency: int | None, later: float) -> None:
         job, world = self.pick(self.jobs(), which), self.world
         self.after(later)
-        engine = "e2" if world.spec.routes and stage == "long" else {"m2": "e2", "none": None}.get(model, "e1")
+        engine = engine_of(world.spec, stage, model)
         for _ in range(count):
             call = self.name("c")
             world.open[call], world.job_of[call], world.engine_of[call] = WAITS, job, engine or ""
+            world.asked[call], world.since[call] = (stage, model), world.now
             world.tell(ev.CallArrived(world.now, call, job, stage, model, 10, urgency=urgency))
             assert (world.ended.get(call) == "rejected 404") == (engine is None)
 
@@ -179,7 +180,10 @@ class Machine(RuleBasedStateMachine):
     @rule(engine=st.sampled_from(["e1", "e2"]), which=st.integers(0, 2), window=st.integers(0, 4), later=LATER)
     def add_replica(self, engine: str, which: int, window: int, later: float) -> None:
         replica = f"r{which}"
+        if engine not in self.world.scheduler.engines:
+            return
         self.world.windows[engine, replica] = window
+        self.world.misses[engine, replica] = 0
         self.world.tell(ev.ReplicaAdded(self.after(later), engine, replica, window))
 
     @precondition(lambda self: self.world.windows)
@@ -221,6 +225,25 @@ class Machine(RuleBasedStateMachine):
                 self.world.scheduler.handle(event)
         assert save(self.world.scheduler) == before
 
+    @precondition(lambda self: self.world.windows)
+    @rule(which=WHICH, healthy=st.booleans(), later=LATER)
+    def health_is_checked(self, which: int, healthy: bool, later: float) -> None:
+        self.after(later)
+        self.world.observe(list(self.world.windows)[which % len(self.world.windows)], healthy)
+
+    @rule(
+        policy=st.sampled_from([policy for policy in POLICIES if "flaky" not in policy]),
+        routed=st.booleans(),
+        both=st.booleans(),
+        timeout_s=st.sampled_from([None, 1.0, 5.0]),
+        later=LATER,
+    )
+    def settings_change(
+        self, policy: list[str], routed: bool, both: bool, timeout_s: float | None, later: float
+    ) -> None:
+        self.after(later)
+        self.world.change(spec_of(policy, self.world.spec.job_idle_s, routed, both, timeout_s))
+
     @rule()
     def journal_rotates(self) -> None:
         self.world.rotate()
@@ -237,6 +260,7 @@ class Machine(RuleBasedStateMachine):
         if not hasattr(self, "world"):
             return
         world = self.world
+        world.change(spec_of(["fcfs"], world.spec.job_idle_s, False))
         for engine in ("e1", "e2"):
             self.add_replica(engine, 0, 3, 20.0)
         world.tick(world.now)

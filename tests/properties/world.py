@@ -31,6 +31,8 @@ WAITS = ("", "")
 RETRYABLE = {"connect", "reset", "timeout", "garbage"}
 REST_S = 1.0
 MAX_REST_S = 8.0
+FAILURES = 5
+MISSES = 2
 
 
 class Flaky(Las):
@@ -44,17 +46,33 @@ class Flaky(Las):
         return super().key(call, view)
 
 
+def spec_of(
+    policy: Sequence[str], idle_s: float, routed: bool, both: bool = True, timeout_s: float | None = None
+) -> SchedulerSpec:
+    """The settings of a world; without `both`, the second engine is gone."""
+    engines = [EngineSpec("e1", ["m1", "both"]), EngineSpec("e2", ["m2", "both"])]
+    return SchedulerSpec(
+        engines if both else engines[:1],
+        policy=tuple(policy),
+        routes=[Route("e2", stage="long")] if routed and both else [],
+        tenants=[TenantSpec("x", 2.0), TenantSpec("y", 0.5)],
+        job_idle_s=idle_s,
+        queue_timeout_s=timeout_s,
+    )
+
+
+def engine_of(spec: SchedulerSpec, stage: str, model: str) -> str | None:
+    """Which engine serves this."""
+    if spec.routes and stage == "long":
+        return "e2"
+    return next((engine.name for engine in spec.engines if model in engine.models), None)
+
+
 class World:
     """A scheduler, its twin that is fed the same, and what must be true of both."""
 
     def __init__(self, policy: Sequence[str], idle_s: float, routed: bool) -> None:
-        self.spec = SchedulerSpec(
-            [EngineSpec("e1", ["m1", "both"]), EngineSpec("e2", ["m2", "both"])],
-            policy=tuple(policy),
-            routes=[Route("e2", stage="long")] if routed else [],
-            tenants=[TenantSpec("x", 2.0), TenantSpec("y", 0.5)],
-            job_idle_s=idle_s,
-        )
+        self.spec = spec_of(policy, idle_s, routed)
         self.flaky = [Flaky(), Flaky()]
         self.scheduler, self.twin = (build(self.spec, {"flaky": flaky}) for flaky in self.flaky)
         self.orderings = compose(policy, {"flaky": Las()})
@@ -62,6 +80,8 @@ class World:
         self.open: dict[str, Place] = {}  # calls that have not ended -> where they are
         self.job_of: dict[str, str] = {}
         self.engine_of: dict[str, str] = {}
+        self.asked: dict[str, tuple[str, str]] = {}  # call -> its stage and model
+        self.since: dict[str, float] = {}  # calls that wait -> since when
         self.ended: dict[str, str] = {}  # calls that have -> how
         self.attempts: dict[str, int] = defaultdict(int)
         self.delays: dict[str, int] = defaultdict(int)
@@ -71,7 +91,9 @@ class World:
         self.windows: dict[Place, int] = {}  # replicas that are there
         self.rests: dict[Place, float] = {}  # until when, for those that no tick has woken
         self.rested_until: dict[Place, float] = {}
-        self.refusals: dict[Place, int] = defaultdict(int)  # connections refused in a row
+        self.failures: dict[Place, int] = defaultdict(int)  # in a row
+        self.trials: dict[Place, int] = defaultdict(int)  # rests for failures since the last success
+        self.misses: dict[Place, int] = defaultdict(int)  # health checks without an answer
         self.wakes: list[float] = []
         self.closing: list[str] = []  # jobs that the core wants closed
         self._watch(self.scheduler)
@@ -94,11 +116,15 @@ class World:
                 where = (engine, replica)
                 assert self.open[call] == WAITS, "dispatched twice"
                 assert engine == self.engine_of[call]
-                assert self.held(where) < self.windows[where], f"{where} is overfilled, or not there"
+                assert self.held(where) < self.limit(where), f"{where} is overfilled, or not there"
                 assert self.rests.get(where, 0.0) <= self.now, f"{where} rests"
                 self.open[call] = where
                 self.attempts[call] += 1
                 self.charged[call] = self.now
+            case Reject(call, 503, "queue_timeout"):
+                limit = self.spec.queue_timeout_s
+                assert limit is not None and self.open[call] == WAITS and self.now - self.since[call] >= limit
+                self.end(call, "timed out")
             case Reject(call, status):
                 self.end(call, f"rejected {status}")
             case Abort(call):
@@ -120,6 +146,8 @@ class World:
         """A call leaves its slot, and waits again."""
         self.charge(call)
         self.open[call] = WAITS
+        self.since[call] = self.now
+        self.engine_of[call] = engine_of(self.spec, *self.asked[call]) or ""
 
     def end(self, call: str, how: str) -> None:
         """A call is over: once."""
@@ -134,9 +162,12 @@ class World:
         where = self.open[call]
         if status == 429:
             self.rest(where, retry_after_s or REST_S)
-        elif kind == "connect" and self.rested_until.get(where, 0.0) <= self.now:
-            self.rest(where, min(REST_S * 2 ** self.refusals[where], MAX_REST_S))
-            self.refusals[where] += 1
+        elif kind != "status" or status >= 500:
+            self.failures[where] += 1
+            breaks = kind == "connect" or self.failures[where] >= FAILURES or self.trials[where]
+            if breaks and self.rested_until.get(where, 0.0) <= self.now:
+                self.rest(where, min(REST_S * 2 ** self.trials[where], MAX_REST_S))
+                self.trials[where] += 1
         if status == 429:
             self.delays[call] += 1
             self.attempts[call] -= 1
@@ -146,7 +177,7 @@ class World:
         self.requeue(call)
         commands = self.tell(ev.CallFailed(self.now, call, kind, status, first_byte, retry_after_s))
         rejected = any(isinstance(c, Reject) and c.call == call for c in commands)
-        assert rejected == (first_byte or not again)
+        assert rejected == (first_byte or not again or not self.engine_of[call])
 
     def rest(self, where: Place, seconds: float) -> None:
         """No dispatch to this replica for so long, or longer if it rests for longer already."""
@@ -157,7 +188,7 @@ class World:
         """A call is complete: its replica is well."""
         where = self.open[call]
         assert where != WAITS
-        self.refusals[where] = 0
+        self.failures[where] = self.trials[where] = 0
         self.end(call, "finished")
         self.tell(ev.CallFinished(at, call, 10, 10))
 
@@ -167,12 +198,38 @@ class World:
         self.rests = {where: until for where, until in self.rests.items() if until > at}
         self.tell(ev.Tick(at))
 
+    def observe(self, where: Place, healthy: bool) -> None:
+        """A health check."""
+        if where in self.windows:
+            self.misses[where] = 0 if healthy else self.misses[where] + 1
+        self.tell(ev.ReplicaObserved(self.now, *where, healthy))
+
+    def change(self, spec: SchedulerSpec) -> None:
+        """The operator changes the settings; the replicas of an engine that goes are removed first."""
+        for where in [where for where in self.windows if where[0] not in {e.name for e in spec.engines}]:
+            del self.windows[where]
+            self.tell(ev.ReplicaRemoved(self.now, *where))
+        self.spec = spec
+        self.orderings = compose(spec.policy, {"flaky": Las()})
+        for call, where in list(self.open.items()):
+            if where == WAITS:
+                self.engine_of[call] = engine_of(spec, *self.asked[call]) or ""
+                self.since[call] = self.now
+        gone = [call for call, where in self.open.items() if where == WAITS and not self.engine_of[call]]
+        self.tell(ev.SettingsChanged(self.now, spec))
+        assert all(self.ended[call] == "rejected 404" for call in gone)
+
     def rotate(self) -> None:
         """The twin becomes one that was restored from the scheduler's snapshot."""
         self.twin = build(self.spec, {"flaky": self.flaky[1]})
         restore(self.twin, msgspec.json.decode(msgspec.json.encode(save(self.scheduler))))
 
     # ---------------------------------------------------------------- what must be true
+
+    def limit(self, where: Place) -> int:
+        """How many calls a replica that does not rest may hold."""
+        window = self.windows[where]
+        return 0 if self.misses[where] >= MISSES else min(window, 1) if self.trials[where] else window
 
     def held(self, where: Place) -> int:
         """Calls in the slots of a replica."""
@@ -182,7 +239,7 @@ class World:
         """After every event."""
         s = self.scheduler
         s.check()
-        assert s.calls.keys() == self.open.keys()
+        assert s.calls.keys() == self.open.keys(), (s.calls.keys() ^ self.open.keys(), self.ended)
         for call, where in self.open.items():
             known = s.calls[call]
             assert (known.engine.name, known.replica.id if known.replica else "") == (self.engine_of[call], where[1])
@@ -190,12 +247,14 @@ class World:
         for job in s.jobs.values():
             assert job.service_s == self.service[job.id]
         hungry = {self.engine_of[call] for call, where in self.open.items() if where == WAITS}
-        for where, window in self.windows.items():
-            idle = where not in self.rests and self.held(where) < window
+        for where in self.windows:
+            idle = where not in self.rests and self.held(where) < self.limit(where)
             assert not (idle and where[0] in hungry), f"work waits while {where} has room"
         for where, until in self.rests.items():
             assert where not in self.windows or any(wake <= until for wake in self.wakes), f"nobody wakes {where}"
         assert self.wakes or not s.jobs, "nobody looks after idle jobs"
+        if self.spec.queue_timeout_s is not None and hungry:
+            assert self.wakes, "nobody looks after calls that wait"
 
     def _watch(self, scheduler: Scheduler) -> None:
         dispatch = scheduler._dispatch

@@ -236,13 +236,12 @@ class Scheduler(Replicas):
             self._failed_on(replica, call, event, out)
         if not event.first_byte and self._deserves_another(call, event):
             call.failed_on = replica
-            self._leave_slot(call)
-            self._enqueue(call, out)
-        else:
-            self._end(call, out)
-            reason = "upstream_status" if event.kind == "status" else f"upstream_{event.kind}"
-            status = event.status if event.kind == "status" else 503 if call.attempts >= MAX_ATTEMPTS else 502
-            out.append(Reject(call.id, status, reason))
+            self._wait_again(call, out)
+            return
+        self._end(call, out)
+        reason = "upstream_status" if event.kind == "status" else f"upstream_{event.kind}"
+        status = event.status if event.kind == "status" else 503 if call.attempts >= MAX_ATTEMPTS else 502
+        out.append(Reject(call.id, status, reason))
         self._fill(call.engine, out)
 
     def _deserves_another(self, call: Call, event: ev.CallFailed) -> bool:
@@ -267,9 +266,7 @@ class Scheduler(Replicas):
             _stray(call)
             return
         call.attempts -= 1
-        self._leave_slot(call)
-        self._enqueue(call, out)
-        self._fill(call.engine, out)
+        self._wait_again(call, out)
 
     def _call_revised(self, event: ev.CallRevised, out: list[Command]) -> None:
         call = self.calls.get(event.call)
@@ -282,6 +279,25 @@ class Scheduler(Replicas):
             call.urgency = event.urgency
         call.job.features = {**call.job.features, **event.features}  # the old ones belong to an event
         if waits:
+            self._enqueue(call, out)
+
+    def _wait_again(self, call: Call, out: list[Command]) -> None:
+        """A call that is in a slot goes back to the queue."""
+        before = call.engine
+        self._leave_slot(call)
+        self._place(call, out)
+        self._fill(before, out)
+        if call.engine is not before:
+            self._fill(call.engine, out)
+
+    def _place(self, call: Call, out: list[Command]) -> None:
+        """A call that is in no slot and no queue waits, for the engine that serves it now."""
+        engine = self.engines.get(self.engine_for(call.job.app.name, call.stage, call.model) or "")
+        if engine is None:
+            self._forget_call(call)
+            out.append(Reject(call.id, 404, "unknown_model"))
+        else:
+            call.engine = engine
             self._enqueue(call, out)
 
     def _end(self, call: Call, out: list[Command]) -> None:
@@ -321,13 +337,7 @@ class Scheduler(Replicas):
         for call in sorted(waiting, key=lambda call: call.number):
             call.job.waiting -= 1
             call.node = None
-            engine = self.engines.get(self.engine_for(call.job.app.name, call.stage, call.model) or "")
-            if engine is None:
-                self._forget_call(call)
-                out.append(Reject(call.id, 404, "unknown_model"))
-            else:
-                call.engine = engine
-                self._enqueue(call, out)
+            self._place(call, out)
         for engine in self.engines.values():
             for replica in engine.listed.values():
                 self._refresh(engine, replica)

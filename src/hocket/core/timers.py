@@ -107,12 +107,11 @@ class Waits:
 
     def due(self, now: float) -> list[Call]:
         """Take out the calls that have waited for too long and still do."""
-        out, entries = [], self.entries
+        due, entries = [], self.entries
         while entries and entries[0][0] <= now:
-            call = entries.popleft()[1]
-            if call.node is not None:
-                out.append(call)
-        return out
+            due.append(entries.popleft()[1])
+        # a call that was revised has an entry for each time that it was queued
+        return [call for call in dict.fromkeys(due) if call.node is not None]
 
     def next_at(self) -> float | None:
         """When to look again."""
