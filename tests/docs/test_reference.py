@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +11,7 @@ import msgspec
 import pytest
 
 from hocket.assembly import build
-from hocket.cli import COMMANDS
+from hocket.cli import COMMANDS, module_of
 from hocket.core.spec import EngineSpec, SchedulerSpec
 from hocket.metrics import Metrics
 from hocket.policies import ORDERINGS, RECIPES, ROUTINGS
@@ -63,7 +62,7 @@ def test_a_recipe_page_tells_what_it_stands_for(name: str) -> None:
 def options(command: str) -> set[str]:
     """Every long option of a command and of its actions."""
     parser = argparse.ArgumentParser()
-    importlib.import_module(f"hocket.cli.{command}").configure(parser)
+    module_of(command).configure(parser)
     return {option for p in parsers(parser) for action in p._actions for option in action.option_strings} - {"-h", "-o"}
 
 

@@ -10,6 +10,8 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from keyword import iskeyword
+from types import ModuleType
 from typing import NoReturn
 
 from hocket import __version__
@@ -21,10 +23,12 @@ COMMANDS = {
     "workload": "generate jobs of a named application",
     "replay": "drive recorded jobs against a live gateway",
     "engine": "pull weights, run or profile an engine",
+    "jobs": "list, show and export the jobs of the history",
+    "import": "put the jobs of a trace into the history",
     "config": "check a settings file",
     "demo": "three applications on two embedded engines, under two policies",
 }
-"name -> one line of help; the module is hocket.cli.<name>"
+"name -> one line of help; the module is hocket.cli.<name>, with an underscore behind a word of Python's"
 
 
 class Parser(argparse.ArgumentParser):
@@ -54,8 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def module_of(name: str) -> ModuleType:
+    """The module of a command."""
+    return importlib.import_module(f"hocket.cli.{name}_" if iskeyword(name) else f"hocket.cli.{name}")
+
+
 def _run(name: str, args: list[str]) -> int:
-    module = importlib.import_module(f"hocket.cli.{name}")
+    module = module_of(name)
     parser = Parser(
         prog=f"hocket {name}",
         description=module.__doc__,

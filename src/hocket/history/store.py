@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ DEAD_S = 120.0
 "a process that has not written for so long has died"
 WAL_BYTES = 16 * 2**20
 "what SQLite's write-ahead log shrinks to after a burst"
+CHUNK = 2000
+"records that are handed to the driver at once"
 DROP_JOBS = 200
 "jobs that one step of retention deletes"
 VACUUM_PAGES = 2000
@@ -138,17 +141,19 @@ class Store:
 
     # ---------------------------------------------------------------- writing
 
-    def write(self, connection: Connection, records: Sequence[Record | RunRecord]) -> None:
+    def write(self, connection: Connection, records: Iterable[Record | RunRecord]) -> None:
         """Insert records, or replace those that are there, in one transaction. Raises StoreError.
 
         A kind at a time, as plain tuples: SQLAlchemy's own parameter handling costs more than SQLite's insert.
         """
-        by_kind: dict[type[msgspec.Struct], list[tuple[Any, ...]]] = {}
-        for record in records:
-            by_kind.setdefault(type(record), []).append(msgspec.structs.astuple(record))
+        left = iter(records)
         with translated(self.name), connection.begin():
-            for kind, rows in by_kind.items():
-                connection.exec_driver_sql(self._upsert(kind), rows)
+            while chunk := list(islice(left, CHUNK)):
+                by_kind: dict[type[msgspec.Struct], list[tuple[Any, ...]]] = {}
+                for record in chunk:
+                    by_kind.setdefault(type(record), []).append(msgspec.structs.astuple(record))
+                for kind, rows in by_kind.items():
+                    connection.exec_driver_sql(self._upsert(kind), rows)
 
     def _upsert(self, kind: type[msgspec.Struct]) -> str:
         sql = self._upserts.get(kind)
