@@ -29,6 +29,7 @@ from hocket.gateway.driver import Driver, Journal
 from hocket.gateway.identity import Tenants
 from hocket.gateway.jobs import Jobs
 from hocket.gateway.openai import ApiError
+from hocket.gateway.places import Places
 from hocket.gateway.relay import complete
 from hocket.gateway.upstream import Replica
 from hocket.metrics import CONTENT_TYPE, Metrics
@@ -55,7 +56,8 @@ class Gateway:
         self.metrics = Metrics(self.scheduler)
         self.driver = Driver(self.scheduler, journal=journal, observer=self.metrics)
         self.tenants = Tenants(settings.tenants)
-        self.jobs = Jobs(self.driver, self.tenants)
+        self.places = Places(self.driver, self.tenants, settings)
+        self.jobs = Jobs(self.driver, self.tenants, self.places)
         self.replicas: dict[tuple[str, str], Replica] = {}
         self._embedded: list[EmbeddedEngine] = []
         self._engines = {engine.name: engine for engine in settings.engines}
@@ -136,6 +138,7 @@ class Gateway:
             call.give(Abort(call.id, "shutdown"))
         await self.driver.quiet(1.0)
         await self._runner.cleanup()
+        self.places.stop()
         self.driver.stop()
         for embedded in self._embedded:
             await embedded.stop()

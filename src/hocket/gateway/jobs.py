@@ -1,4 +1,4 @@
-"""Jobs as clients name them: where a call belongs, and `/v1/jobs`."""
+"""`/v1/jobs`: jobs that clients open, report the tools of, and close."""
 
 from __future__ import annotations
 
@@ -9,36 +9,10 @@ import msgspec
 from hocket.core import events as ev
 from hocket.core.state import Job
 from hocket.gateway.driver import Driver
-from hocket.gateway.identity import (
-    DEFAULT_APP,
-    DEFAULT_STAGE,
-    Identity,
-    Tenants,
-    check_deadline,
-    check_name,
-    check_urgency,
-)
+from hocket.gateway.identity import Tenants, check_deadline, check_name, check_urgency
 from hocket.gateway.openai import ApiError, decode
+from hocket.gateway.places import Places, within
 from hocket.settings import TenantSettings
-
-DEFAULT_URGENCY = 2
-
-
-class Place(msgspec.Struct, frozen=True):
-    """Where a call belongs."""
-
-    key: str
-    "the job's id in the core"
-    job: str
-    "the job's id as its client knows it"
-    app: str
-    stage: str
-    fresh: bool
-    "the job is not open yet"
-    alone: bool
-    "a job of this one call"
-    urgency: int | None
-    "of the job if it is fresh, else of the call; None = the job's"
 
 
 class NewJob(msgspec.Struct, forbid_unknown_fields=True):
@@ -62,45 +36,12 @@ _tool_run = msgspec.json.Decoder(ToolRun)
 
 
 class Jobs:
-    """Finds, opens and closes jobs for their tenants."""
+    """Opens and closes jobs for their tenants."""
 
-    def __init__(self, driver: Driver, tenants: Tenants) -> None:
+    def __init__(self, driver: Driver, tenants: Tenants, places: Places) -> None:
         self._driver = driver
         self._tenants = tenants
-
-    # ---------------------------------------------------------------- for calls
-
-    def place(self, tenant: TenantSettings, who: Identity) -> Place:
-        """Where a call of this identity belongs. Opens nothing. Raises ApiError 409 where that cannot be."""
-        stage = who.stage or DEFAULT_STAGE
-        if who.job is None:
-            job_id = self._driver.new_id("job")
-            key = self._tenants.job_key(tenant, job_id)
-            return Place(key, job_id, who.app or DEFAULT_APP, stage, True, True, _urgency(tenant, who.urgency))
-        key = self._tenants.job_key(tenant, who.job)
-        job = self._open_job(key, who.job, who.app)
-        if job is None:
-            return Place(key, who.job, who.app or DEFAULT_APP, stage, True, False, _urgency(tenant, who.urgency))
-        urgency = None if who.urgency is None else _urgency(tenant, who.urgency)
-        return Place(key, who.job, job.app.name, stage, False, False, urgency)
-
-    def open_for(self, place: Place, tenant: TenantSettings, deadline_s: float | None) -> None:
-        """Open the job of a call that is the first to name it."""
-        if place.fresh:
-            urgency = DEFAULT_URGENCY if place.urgency is None else place.urgency
-            self._driver.open_job(place.key, place.app, tenant.name, urgency, deadline_s)
-
-    def _open_job(self, key: str, job_id: str, app: str | None) -> Job | None:
-        """The job if it is open; None if nobody has opened it. Raises ApiError 409."""
-        job = self._driver.scheduler.jobs.get(key)
-        if self._driver.is_closed(key) or (job is not None and job.closed):
-            raise ApiError(409, f"job '{job_id}' was closed; open another", code="job_closed", param="x-hocket-job")
-        if job is not None and app is not None and app != job.app.name:
-            message = f"job '{job_id}' is of application '{job.app.name}', not of '{app}'; a job has one application"
-            raise ApiError(409, message, code="job_of_another_app", param="x-hocket-app")
-        return job
-
-    # ---------------------------------------------------------------- for /v1/jobs
+        self._places = places
 
     def open(self, tenant: TenantSettings, body: bytes) -> dict[str, Any]:
         """`POST /v1/jobs`. Opening a job that is open already, of the same application, changes nothing."""
@@ -110,8 +51,8 @@ class Jobs:
         urgency = None if asked.urgency is None else check_urgency(asked.urgency)
         deadline_s = None if asked.deadline_ms is None else check_deadline(asked.deadline_ms)
         key = self._tenants.job_key(tenant, job_id)
-        if self._open_job(key, job_id, asked.app) is None:
-            self._driver.open_job(key, asked.app, tenant.name, _urgency(tenant, urgency), deadline_s)
+        if self._places.open_job(key, job_id, asked.app) is None:
+            self._driver.open_job(key, asked.app, tenant.name, within(tenant, urgency), deadline_s)
         return {"id": job_id, "object": "job", "app": asked.app}
 
     def close(self, tenant: TenantSettings, job_id: str, abort: bool) -> dict[str, Any]:
@@ -172,15 +113,10 @@ class Jobs:
 
     def _known(self, tenant: TenantSettings, job_id: str) -> tuple[str, Job]:
         key = self._tenants.job_key(tenant, job_id)
-        job = self._open_job(key, job_id, None)
+        job = self._places.open_job(key, job_id, None)
         if job is None:
             raise _unknown(job_id)
         return key, job
-
-
-def _urgency(tenant: TenantSettings, asked: int | None) -> int:
-    """What was asked for, as far as the tenant may."""
-    return max(DEFAULT_URGENCY if asked is None else asked, tenant.most_urgent)
 
 
 def _unknown(job_id: str) -> ApiError:

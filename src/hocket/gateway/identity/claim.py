@@ -6,6 +6,8 @@ from hashlib import blake2b
 
 from msgspec import Struct, structs
 
+DEFAULT_APP = "default"
+DEFAULT_STAGE = "call"
 MAX_NAME = 200
 "characters of a name or an id"
 MAX_DEADLINE_S = 10**9

@@ -1,7 +1,7 @@
 """What a request's messages show without being kept: a stage's fingerprint, and a chain of hashes.
 
-The chain has one hash for each message, of that message and all before it. A request that extends an earlier one has the
-earlier one's last hash among its own, so that one look-up a message finds it. Hashed is what the messages say, in one
+The chain has one hash for each message, of that message and all before it. A request that extends an earlier one has
+the earlier one's last hash among its own, so that one look-up a message finds it. Hashed is what the messages say, in one
 form: a text may come as a string or as parts, its fields in any order, with or without margins. System prompts are not
 in the chain: agents that take turns over one conversation each put their own before it. Hashes have a key of this
 process and of the tenant: they mean nothing elsewhere.
@@ -23,6 +23,7 @@ BLOCK = 512
 MIN_PROMPT = 64
 "bytes: that a text begins with a shorter one is no evidence"
 
+_ARRAY, _QUOTE = b'["'
 _SYSTEM = frozenset({"system", "developer"})
 _CHANGING = b" \t\r\n0123456789"
 "left out of a fingerprint: a date or a counter in a system prompt does not make another stage"
@@ -115,40 +116,44 @@ class Reader:
         seed.update(f"\5{kind}\0{value}".encode("utf-8", "surrogatepass"))
         return seed.digest()
 
-    def read(self, request: Request) -> tuple[Chain | None, str | None]:
+    def read(self, request: Request, chained: bool = True) -> tuple[Chain | None, str | None]:
         """The chain, and the fingerprint of system prompt and tools. None: there is none, or it cannot be read."""
         try:
             if raw := memoryview(request.messages):
-                return self._chat(_messages.decode(raw), None, request.tools)
+                return self._chat(_messages.decode(raw), [], request.tools, chained)
             if raw := memoryview(request.prompt):
-                return self._prompt(bytes(raw)), None
-            if raw := memoryview(getattr(request, "input", b"")):
-                return self._response(request, raw)
+                return self._prompt(bytes(raw)) if chained else None, None
+            if raw := memoryview(request.input):
+                items = _messages.decode(raw) if raw[0] == _ARRAY else [Message("user", content=_string.decode(raw))]
+                said = memoryview(request.instructions)
+                system = [text_of(_string.decode(said))] if said and said[0] == _QUOTE else []
+                return self._chat(items, system, request.tools, chained, request.previous_response_id)
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             pass  # what is wrong with it is the engine's to say
         return None, None
 
-    def _response(self, request: Request, raw: memoryview) -> tuple[Chain | None, str | None]:
-        items = _messages.decode(raw) if bytes(raw[:1]) == b"[" else [Message("user", content=_string.decode(raw))]
-        said = getattr(request, "instructions", None)
-        return self._chat(items, said if isinstance(said, str) else None, request.tools)
-
     def _chat(
-        self, messages: Sequence[Message], instructions: str | None, tools: msgspec.Raw
+        self,
+        messages: Sequence[Message],
+        system: list[bytes],
+        tools: msgspec.Raw,
+        chained: bool,
+        goes_on_from: object = None,
     ) -> tuple[Chain | None, str | None]:
         state = self._seed.copy()
+        if isinstance(goes_on_from, str):
+            # these are the new messages alone
+            state.update(self.hash("response", goes_on_from))
         hashes: list[bytes] = []
         echoes: list[str] = []
-        system = [] if instructions is None else [text_of(instructions)]
         for message in messages:
             if message.role in _SYSTEM:
                 system.append(text_of(message.content))
-                continue
-            if message.answer:
-                echoes.clear()
-            elif (call := message.tool_call_id or message.call_id) is not None:
-                echoes.append(call)
-            if message.type != "reasoning":  # clients drop it or not
+            elif chained and message.type != "reasoning":  # clients keep a model's reasoning, or drop it
+                if message.answer:
+                    echoes.clear()
+                elif (call := message.tool_call_id or message.call_id) is not None:
+                    echoes.append(call)
                 state.update(message.canonical())
                 hashes.append(state.copy().digest())
         return Chain(hashes, state, echoes) if hashes else None, _fingerprint(system, tools)

@@ -24,9 +24,10 @@ class Turn(msgspec.Struct, gc=False, eq=False):
     "the job's id, as its client knows it"
     app: str
     stage: str
+    parent: str | None = None
     fingerprint: str | None = None
     answered: bool = False
-    "the end of its answer is remembered, too"
+    "its answer is remembered too, at an end of its own: whoever asks here had another one, or has changed it"
 
 
 class Session(msgspec.Struct, gc=False, eq=False):

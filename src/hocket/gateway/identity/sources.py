@@ -1,0 +1,35 @@
+"""The chain of sources: for each value, the first that knows it counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from multidict import MultiMapping
+
+from hocket.gateway.identity.claim import Claim, merge
+from hocket.gateway.identity.explicit import explicit
+from hocket.gateway.identity.foreign import body_fields, client_headers, trace
+from hocket.gateway.openai import Request
+
+FOREIGN: dict[str, Callable[[MultiMapping[str], Request], Claim]] = {
+    "trace": trace,
+    "headers": client_headers,
+    "body": body_fields,
+}
+"the sources of the setting `identity.sources`, but for `inferred`, which says only which job it is"
+
+
+def claim_of(headers: MultiMapping[str], request: Request, sources: Sequence[str]) -> Claim:
+    """What a request says of itself. Raises ApiError 400 for what it says to hocket; the rest never fails."""
+    claim = explicit(headers, request.metadata)
+    for name in sources:
+        read = FOREIGN.get(name)
+        if read is not None:
+            claim = merge(claim, read(headers, request))
+    return claim
+
+
+def retry_of(headers: MultiMapping[str]) -> int:
+    """The attempts before this one, as OpenAI's clients (made by Stainless) count them."""
+    text = headers.get("x-stainless-retry-count", "0").strip()
+    return min(int(text), 100) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
