@@ -16,9 +16,12 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gzip
 import time
+import zlib
 from collections import deque
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -45,8 +48,14 @@ class Script(msgspec.Struct, frozen=True):
     retry_after: str | None = None
     usage: bool = False
     "whether a stream's last event holds the usage; a whole answer always has it"
+    usage_asked: bool = False
+    "as vLLM does it: the last event with the usage comes where `stream_options.include_usage` is true"
     pad: int = 0
     "bytes added to each chunk"
+    split: int = 0
+    "bytes of each write of a stream: events end anywhere; 0 = an event a write"
+    gzip: bool = False
+    "the answer comes packed, whatever the request accepts"
     hang_s: float = 60.0
 
 
@@ -60,6 +69,7 @@ class Seen:
     raw: bytes
     script: Script
     started: float
+    query: str = ""
     ended: float | None = None
     aborted: float | None = None
     "when the client was found gone"
@@ -70,9 +80,14 @@ class Seen:
         return msgspec.json.decode(self.raw)  # type: ignore[no-any-return]
 
 
+class _StreamOptions(msgspec.Struct):
+    include_usage: bool | None = None
+
+
 class _Asked(msgspec.Struct):
     scripted: Script | None = None
     stream: bool | None = None
+    stream_options: _StreamOptions | None = None
 
 
 _asked = msgspec.json.Decoder(_Asked)
@@ -115,9 +130,13 @@ class ScriptedEngine:
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
         raw = await request.read()
-        asked = _asked.decode(raw)
+        asked = _asked.decode(raw or b"{}")
         script = asked.scripted or (self.plan.popleft() if self.plan else self.default)
+        if script.usage_asked:
+            options = asked.stream_options
+            script = msgspec.structs.replace(script, usage=options is not None and options.include_usage is True)
         seen = Seen(request.path, {k.lower(): v for k, v in request.headers.items()}, raw, script, time.monotonic())
+        seen.query = request.rel_url.raw_query_string
         if self._record:
             self.seen.append(seen)
         self.inflight += 1
@@ -162,7 +181,12 @@ class ScriptedEngine:
                 await asyncio.sleep(script.hang_s if script.do == "stall" else 0.001)
                 transport.abort()
             case _:
-                return self._sent(seen, whole(script))
+                answer = self._sent(seen, whole(script, request.method, request.path))
+                if script.gzip:
+                    assert isinstance(answer.body, bytes)
+                    answer.headers["Content-Encoding"] = "gzip"
+                    answer.body = gzip.compress(answer.body)
+                return answer
         return web.Response()
 
     @staticmethod
@@ -176,9 +200,12 @@ class ScriptedEngine:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "x-engine": "scripted"})
         if script.do.endswith("close"):
             return await _until_close(request, script, seen)
+        packed = zlib.compressobj(wbits=31) if script.gzip else None
+        if packed:
+            response.headers["Content-Encoding"] = "gzip"
         await response.prepare(request)
         assert request.transport is not None
-        for i, chunk in enumerate(chunks(script)):
+        for i, chunk in enumerate(writes(script, request.path)):
             if script.do == "empty":
                 break
             if script.do in {"cut", "stall"} and i == script.after:
@@ -188,7 +215,9 @@ class ScriptedEngine:
             if i and script.gap_s:
                 await asyncio.sleep(script.gap_s)
             seen.sent.append(chunk)
-            await response.write(chunk)
+            await response.write(packed.compress(chunk) + packed.flush(zlib.Z_SYNC_FLUSH) if packed else chunk)
+        if packed:
+            await response.write(packed.flush())
         return response
 
 
@@ -206,16 +235,68 @@ async def _until_close(request: web.BaseRequest, script: Script, seen: Seen) -> 
     return web.Response()
 
 
-def whole(script: Script) -> web.Response:
+def whole(script: Script, method: str = "POST", path: str = "/v1/chat/completions") -> web.Response:
     """A complete answer. Its spacing is odd on purpose: a gateway that parses and writes it again shows."""
     text = "x" * (script.chunks + script.pad)
-    body = (
-        b'{"id":"cmpl-1",  "object":"chat.completion","model":"scripted","unknown":{"n":1.50},'
-        b'"choices":[{"index":0,"message":{"role":"assistant","content":"%b"},"finish_reason":"stop"}],'
-        b'"usage":{"prompt_tokens":7,"completion_tokens":%d,"total_tokens":%d}}'
-        % (text.encode(), script.chunks, 7 + script.chunks)
-    )
+    sizes = (script.chunks, 7 + script.chunks)
+    if path == "/v1/embeddings":
+        body = (
+            b'{"object":"list",  "data":[{"object":"embedding","index":0,"embedding":[0.50,1e-3]}],'
+            b'"model":"scripted","usage":{"prompt_tokens":7,"total_tokens":7}}'
+        )
+    elif method == "DELETE":
+        body = b'{"id":"%b",  "object":"response","deleted":true}' % path.rpartition("/")[2].encode()
+    elif path.startswith("/v1/responses"):
+        body = b"{%b}" % _response(text, sizes)
+    elif path == "/tokenize":
+        body = b'{"tokens":[ 1,2,3],  "count":3}'
+    elif path == "/detokenize":
+        body = b'{"prompt":  "xyz"}'
+    else:
+        body = (
+            b'{"id":"cmpl-1",  "object":"chat.completion","created":1,"model":"scripted","unknown":{"n":1.50},'
+            b'"choices":[{"index":0,"message":{"role":"assistant","content":"%b"},"finish_reason":"stop"}],'
+            b'"usage":{"prompt_tokens":7,"completion_tokens":%d,"total_tokens":%d}}' % (text.encode(), *sizes)
+        )
     return web.Response(body=body, headers={"Content-Type": "application/json", "x-engine": "scripted"})
+
+
+def _response(text: str, sizes: tuple[int, int]) -> bytes:
+    """The fields of a response of /v1/responses."""
+    return (
+        b'"id":"resp_%d",  "object":"response","created_at":1,"status":"completed","model":"scripted",'
+        b'"output":[{"id":"msg_1","type":"message","role":"assistant","status":"completed",'
+        b'"content":[{"type":"output_text","text":"%b","annotations":[]}]}],'
+        b'"usage":{"input_tokens":7,"output_tokens":%d,"total_tokens":%d}' % (next(_responses), text.encode(), *sizes)
+    )
+
+
+_responses = count(1)
+
+
+def writes(script: Script, path: str) -> list[bytes]:
+    """The pieces in which a stream is sent."""
+    events = response_events(script) if path == "/v1/responses" else chunks(script)
+    if not script.split:
+        return events
+    text = b"".join(events)
+    return [text[i : i + script.split] for i in range(0, len(text), script.split)]
+
+
+def response_events(script: Script) -> list[bytes]:
+    """The named events of a stream of /v1/responses."""
+
+    def event(name: str, data: bytes) -> bytes:
+        return b'event: response.%b\ndata: {"type":"response.%b",%b}\n\n' % (name.encode(), name.encode(), data)
+
+    deltas = [b'"item_id":"msg_1","delta":"t%d%b"' % (i, b"y" * script.pad) for i in range(script.chunks)]
+    if script.do == "error-event":
+        last = event("failed", b'"response":{"id":"resp_0","status":"failed","error":{"message":"scripted"}}')
+    else:
+        text = "x" * (script.chunks * (1 + script.pad))
+        last = event("completed", b'"response":{%b}' % _response(text, (script.chunks, 7 + script.chunks)))
+    created = event("created", b'"response":{"id":"resp_0","object":"response","status":"in_progress"}')
+    return [created, *(event("output_text.delta", delta) for delta in deltas), last]
 
 
 def chunks(script: Script) -> list[bytes]:

@@ -6,7 +6,7 @@ Only a few fields are read. Bodies are relayed as they came: nothing here builds
 from __future__ import annotations
 
 import re
-from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -17,6 +17,12 @@ T = TypeVar("T")
 
 BYTES_PER_TOKEN = 4
 "a rough mean over English text and code: only estimates before the engine's own count arrives"
+
+IMAGE_TOKENS = 1000
+"what an image in the prompt counts in estimates, whatever its bytes: between OpenAI's and Qwen-VL's usual sizes"
+IMAGE_BYTES = 2048
+"a smaller prompt is not searched for images"
+_BASE64 = re.compile(rb";base64,[A-Za-z0-9+/=\\]*")
 
 MAX_TOKENS = 2**31 - 1
 "a larger limit is no limit"
@@ -33,10 +39,12 @@ class ApiError(Exception):
         code: str,
         param: str | None = None,
         retry_after_s: float | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.code, self.param = status, message, code, param
         self.retry_after_s = retry_after_s
+        self.headers = headers or {}
 
     @property
     def kind(self) -> str:
@@ -54,8 +62,15 @@ class ApiError(Exception):
 
     @property
     def sse(self) -> bytes:
-        """The same as an event of a stream that has begun."""
+        """The same as an event of a completion's stream that has begun."""
         return b"data: " + self.body + b"\n\n"
+
+    @property
+    def named_sse(self) -> bytes:
+        """The same as an event of a stream of `/v1/responses`, where events have names and types."""
+        error = msgspec.json.decode(self.body)["error"]
+        event = {"type": "error", **{key: error[key] for key in ("code", "message", "param")}, "error": error}
+        return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"
 
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error", 503: "service_unavailable"}
@@ -64,16 +79,49 @@ _KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit
 # ---------------------------------------------------------------- requests
 
 
+class Endpoint(msgspec.Struct, frozen=True):
+    """A path whose requests are calls: they are scheduled."""
+
+    path: str
+    input: str
+    "the field that holds the prompt"
+    wants: str
+    "what that field may be"
+    text: bool = True
+    "whether it may be a plain string"
+    needed: bool = True
+    streams: bool = True
+    usage_on_request: bool = False
+    "whether `stream_options.include_usage` asks for one more event, with the usage"
+
+
+_TEXT = "a string or an array"
+ENDPOINTS = {
+    endpoint.path: endpoint
+    for endpoint in (
+        Endpoint("/v1/chat/completions", "messages", "an array of messages", text=False, usage_on_request=True),
+        Endpoint("/v1/completions", "prompt", _TEXT, usage_on_request=True),
+        # a response may also be of a stored prompt or conversation: the engine knows
+        Endpoint("/v1/responses", "input", _TEXT, needed=False),
+        Endpoint("/v1/embeddings", "input", _TEXT, streams=False),
+    )
+}
+
+
 class Request(msgspec.Struct):
-    """The fields of a completion request that hocket reads."""
+    """The fields of a call's request that hocket reads."""
 
     model: str
     stream: bool | None = None
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
+    max_output_tokens: int | None = None
     metadata: dict[str, Any] | None = None
     messages: msgspec.Raw = msgspec.Raw()
     prompt: msgspec.Raw = msgspec.Raw()
+    input: msgspec.Raw = msgspec.Raw()
+    instructions: msgspec.Raw = msgspec.Raw()
+    stream_options: msgspec.Raw = msgspec.Raw()
     tools: msgspec.Raw = msgspec.Raw()
     # what other gateways' clients say of themselves, of any type: hocket.gateway.identity.body
     session_id: Any = None
@@ -87,25 +135,33 @@ class Request(msgspec.Struct):
     @property
     def limit(self) -> int | None:
         """Tokens that the answer may have; None where the request sets no limit."""
-        limit = self.max_completion_tokens if self.max_tokens is None else self.max_tokens
-        return min(limit, MAX_TOKENS) if limit is not None and limit > 0 else None
+        for limit in (self.max_tokens, self.max_completion_tokens, self.max_output_tokens):
+            if limit is not None:
+                return min(limit, MAX_TOKENS) if limit > 0 else None
+        return None
 
     @property
     def prompt_tokens(self) -> int:
-        """An estimate, from the size of the messages or of the prompt; exact for a prompt of token ids."""
-        raw = memoryview(self.messages) or memoryview(self.prompt)
-        if re.match(rb"\[\s*\d", raw):
+        """An estimate, from the size of what is the prompt; exact for one list of token ids."""
+        raw = memoryview(self.messages) or memoryview(self.prompt) or memoryview(self.input)
+        if re.match(rb"\[\s*\[?\s*\d", raw):
             return bytes(raw).count(b",") + 1
-        return max(len(raw) // BYTES_PER_TOKEN, 1)
+        size = len(raw) + len(memoryview(self.instructions))
+        if size > IMAGE_BYTES and b";base64," in bytes(raw):
+            images = [blob.end() - blob.start() for blob in _BASE64.finditer(raw)]
+            return max((size - sum(images)) // BYTES_PER_TOKEN, 1) + IMAGE_TOKENS * len(images)
+        return max(size // BYTES_PER_TOKEN, 1)
 
 
 _requests = msgspec.json.Decoder(Request)
 
 
-def parse_request(body: bytes, chat: bool) -> Request:
-    """Read a completion request. Raises ApiError 400 that says what is wrong with it."""
+def parse_request(body: bytes, endpoint: Endpoint) -> Request:
+    """Read a call's request. Raises ApiError 400 that says what is wrong with it."""
     request = decode(body, _requests)
-    _check_input(request, chat)
+    _check_input(request, endpoint)
+    if not endpoint.streams:
+        request.stream = None
     return request
 
 
@@ -127,15 +183,15 @@ def decode(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
     return value
 
 
-def _check_input(request: Request, chat: bool) -> None:
-    """The shape of the one field that must be there; what is inside it is the engine's to judge."""
-    param, raw = ("messages", request.messages) if chat else ("prompt", request.prompt)
-    first = bytes(memoryview(raw)[:1])
+def _check_input(request: Request, endpoint: Endpoint) -> None:
+    """The shape of the one field that is the prompt; what is inside it is the engine's to judge."""
+    param = endpoint.input
+    first = bytes(memoryview(getattr(request, param))[:1])
     if not first:
-        raise ApiError(400, f"the request has no '{param}'", code="missing_required_parameter", param=param)
-    if first != b"[" and (chat or first != b'"'):
-        wanted = "an array of messages" if chat else "a string or an array"
-        raise ApiError(400, f"'{param}' must be {wanted}", code="invalid_type", param=param)
+        if endpoint.needed:
+            raise ApiError(400, f"the request has no '{param}'", code="missing_required_parameter", param=param)
+    elif first != b"[" and (first != b'"' or not endpoint.text) and (first != b"n" or endpoint.needed):
+        raise ApiError(400, f"'{param}' must be {endpoint.wants}", code="invalid_type", param=param)
 
 
 def _quoted(what: str) -> str | None:
@@ -143,139 +199,48 @@ def _quoted(what: str) -> str | None:
     return found.group(1) if found else None
 
 
-def with_model(body: bytes, model: str) -> bytes:
-    """The body with another model name; every other value keeps its bytes."""
+# ---------------------------------------------------------------- edits
+
+
+def edited(body: bytes, edits: Mapping[str, object]) -> bytes:
+    """The body with other values of some keys; every other value keeps its bytes."""
     fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
-    fields["model"] = msgspec.Raw(msgspec.json.encode(model))
+    for key, value in edits.items():
+        fields[key] = msgspec.Raw(msgspec.json.encode(value))
     return msgspec.json.encode(fields)
 
 
-# ---------------------------------------------------------------- answers
-
-
-class GarbageError(Exception):
-    """What came is no answer of the OpenAI API."""
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-
-
-class _Timings(msgspec.Struct):
-    """llama.cpp's own count; it sends it even where a stream asks for no usage."""
-
-    prompt_n: int = 0
-    cache_n: int = 0
-    predicted_n: int = 0
-
-
-class _Answer(msgspec.Struct):
-    usage: _Usage | None = None
-    timings: _Timings | None = None
-    error: msgspec.Raw = msgspec.Raw()
-
-    @property
-    def failed(self) -> bool:
-        """Whether it is an error."""
-        return bytes(self.error) not in {b"", b"null"}
-
-    def sizes(self, prompt_tokens: int, output_tokens: int) -> tuple[int, int]:
-        """What the engine counted, else what is given."""
-        if self.usage is not None:
-            prompt, output = self.usage.prompt_tokens, self.usage.completion_tokens
-            return (prompt_tokens if prompt is None else prompt, output_tokens if output is None else output)
-        if self.timings is not None:
-            return self.timings.prompt_n + self.timings.cache_n, self.timings.predicted_n
-        return prompt_tokens, output_tokens
-
-
-_answers = msgspec.json.Decoder(_Answer)
-_any_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
-
-
-def sizes_of(body: bytes, prompt_tokens: int) -> tuple[int, int]:
-    """Prompt and output tokens of a whole answer; the estimate and 0 where the engine does not say.
-
-    Raises GarbageError if the body is no JSON object.
-    """
+def with_usage(stream_options: msgspec.Raw) -> dict[str, object] | None:
+    """`stream_options` that ask for the usage; None if the client's ask for it already, or are none."""
+    raw = bytes(stream_options)
+    if raw in {b"", b"null"}:
+        return {"include_usage": True}
     try:
-        return _answers.decode(body).sizes(prompt_tokens, 0)
-    except msgspec.ValidationError:
-        # a usage of another shape is the engine's affair, as long as this is an object
-        try:
-            _any_object.decode(body)
-        except msgspec.MsgspecError:
-            raise GarbageError("a JSON value that is no object") from None
-        return prompt_tokens, 0
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise GarbageError(f"no JSON: {error}") from None
-
-
-_SSE_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":", b"\n", b"\r\n", b"\xef\xbb\xbf")
-
-
-def looks_like_sse(head: bytes) -> bool:
-    """Whether a stream that begins so can be server-sent events."""
-    return any(head.startswith(start) or start.startswith(head) for start in _SSE_STARTS)
-
-
-class StreamMeter:
-    """Counts the tokens of a stream as its bytes pass. Per chunk: one count and one append."""
-
-    __slots__ = ("_last", "events")
-
-    def __init__(self) -> None:
-        self.events = 0
-        #: usage comes in one of the last events
-        self._last: deque[bytes] = deque(maxlen=4)
-
-    def feed(self, chunk: bytes) -> None:
-        """See `chunk` pass."""
-        self.events += chunk.count(b"data:")
-        self._last.append(chunk)
-
-    def end(self, prompt_tokens: int) -> StreamEnd:
-        """What the stream's last events said."""
-        prompt, output = prompt_tokens, self.events
-        done = failed = False
-        for line in b"".join(self._last).splitlines():
-            data = line.removeprefix(b"data:").strip()
-            if data == b"[DONE]":
-                done = True
-            elif data.startswith(b"{"):
-                try:
-                    answer = _answers.decode(data)
-                except (msgspec.MsgspecError, RecursionError):
-                    # the first of the last chunks may begin inside an event
-                    continue
-                prompt, output = answer.sizes(prompt, output)
-                failed = failed or answer.failed
-        return StreamEnd(prompt, max(output - done, 0) if output == self.events else output, done, failed)
-
-
-class StreamEnd(msgspec.Struct, frozen=True):
-    """How a stream ended."""
-
-    prompt_tokens: int
-    output_tokens: int
-    "as the engine counted, else the number of data events"
-    done: bool
-    "[DONE] was there"
-    failed: bool
-    "the engine's last events hold an error"
+        options = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
+    except msgspec.MsgspecError:
+        return None  # the engine will say what is wrong with them
+    if bytes(options.get("include_usage", msgspec.Raw(b"false"))) not in {b"false", b"null"}:
+        return None
+    return {**options, "include_usage": True}
 
 
 # ---------------------------------------------------------------- what the core's refusals look like
 
 REASONS = {
     "unknown_model": "no engine serves this model",
+    "queue_timeout": "the call has waited for a slot for as long as `queue_timeout` allows; try again",
     "upstream_connect": "no connection to the engine's replica",
     "upstream_reset": "the engine's replica closed the connection before its answer was complete",
     "upstream_timeout": "the engine's replica was silent for too long",
     "upstream_garbage": "the engine's replica sent something that is no answer",
     "upstream_status": "the engine's replica answered with an error",
 }
+
+
+def unknown_model(models: Sequence[str], model: str) -> ApiError:
+    """The error for a model that no engine serves; `models` are those that are there."""
+    message = f"no engine serves the model '{model[:200]}'; there is: {', '.join(models)}"
+    return ApiError(404, message, code="model_not_found", param="model")
 
 
 def refusal(order: Reject | Abort) -> ApiError:

@@ -3,74 +3,98 @@
 The handler's task carries the call. It waits at `LiveCall.order()` until the core has a slot, streams from the replica
 that the core chose, and reports what became of it. When the client goes, aiohttp cancels the task: the connection to
 the replica closes with it, and the core gets its slot back.
+
+The engine gets the client's bytes, but for three values that the settings may have hocket write: the model's name, the
+priority, and `include_usage`, where the engine is known to answer that with one event more. See `Relay._body_for`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import aiohttp
 from aiohttp import web
-from multidict import CIMultiDict
 
 from hocket.core.commands import Abort, Dispatch, Reject
+from hocket.gateway.answers import GarbageError, Meter, ResponseMeter, Sizes, StreamEnd, StreamMeter, sizes_of
+from hocket.gateway.downstream import Downstream
 from hocket.gateway.driver import LiveCall
-from hocket.gateway.identity import identify
-from hocket.gateway.openai import ApiError, Request, StreamMeter, parse_request, refusal, with_model
+from hocket.gateway.filters import CODING, accepts, coding_of, meter_for, unpack
+from hocket.gateway.openai import (
+    ENDPOINTS,
+    Endpoint,
+    Request,
+    edited,
+    parse_request,
+    refusal,
+    unknown_model,
+    with_usage,
+)
+from hocket.gateway.places import Place
 from hocket.gateway.upstream import Answer, Replica, ReplicaFailed, downstream_headers, ends_by_close, upstream_headers
 
 if TYPE_CHECKING:
     from hocket.gateway.app import Gateway
-    from hocket.settings import TenantSettings
+    from hocket.settings import EngineSettings, TenantSettings
+
+T = TypeVar("T")
+
+COUNTS_ON_REQUEST = frozenset({"vllm", "sglang"})
+"""kinds of engine that answer `include_usage` with one event more and change nothing else. llama.cpp does not: it moves
+its `timings` there, and from the timings its sizes are known anyway"""
+LEAST_URGENT = 4
 
 
 async def complete(gateway: Gateway, tenant: TenantSettings, http: web.BaseRequest, path: str) -> web.StreamResponse:
-    """Answer `POST /v1/chat/completions` or `/v1/completions`. Raises ApiError before the call exists."""
+    """Answer a request to one of `ENDPOINTS`. Raises ApiError before the call exists."""
+    endpoint = ENDPOINTS[path]
     body = await gateway.read(http)
-    asked = parse_request(body, chat=path == "/v1/chat/completions")
-    who = identify(http.headers, asked.metadata)
-    jobs, driver = gateway.jobs, gateway.driver
-    place = jobs.place(tenant, who)
-    engine = driver.scheduler.engine_for(place.app, place.stage, asked.model)
-    if engine is None:
-        known = ", ".join(driver.scheduler.models)
-        raise ApiError(
-            404, f"no engine serves the model '{asked.model}'; there is: {known}", code="model_not_found", param="model"
-        )
-    renamed = gateway.upstream_model(engine)
-    jobs.open_for(place, tenant, who.deadline_s)
-    call = driver.arrive(
-        place.key,
-        place.stage,
-        asked.model,
-        prompt_tokens=asked.prompt_tokens,
-        max_tokens=asked.limit,
-        urgency=None if place.fresh else place.urgency,
-        parent=who.parent,
-    )
-    if place.alone:
-        # nothing will follow: the core forgets the job with its call
-        driver.end_job(place.key)
+    asked = parse_request(body, endpoint)
+    place = gateway.places.place(tenant, http.headers, asked, chained=endpoint.streams)
+    scheduler = gateway.driver.scheduler
+    if scheduler.engine_for(place.app, place.stage, asked.model) is None:
+        raise unknown_model(scheduler.models, asked.model)
+    call = gateway.places.arrive(place, asked)
     try:
-        sent = body if renamed is None else with_model(body, renamed)
-        return await Relay(gateway, http, call, asked, path, sent, place.job).run()
+        return await Relay(gateway, tenant.name, http, call, endpoint, asked, body, place).run()
     finally:
-        driver.leave(call)
+        gateway.places.leave(place, call)
 
 
 class Relay:
     """A call and what must be known to serve it."""
 
-    __slots__ = ("_arrived", "_asked", "_body", "_call", "_gateway", "_headers", "_http", "_own", "_path")
-
     def __init__(
-        self, gateway: Gateway, http: web.BaseRequest, call: LiveCall, asked: Request, path: str, body: bytes, job: str
+        self,
+        gateway: Gateway,
+        tenant: str,
+        http: web.BaseRequest,
+        call: LiveCall,
+        endpoint: Endpoint,
+        asked: Request,
+        body: bytes,
+        place: Place,
     ) -> None:
-        self._gateway, self._http, self._call, self._asked = gateway, http, call, asked
-        self._path, self._body = path, body
+        self._gateway, self._call, self._endpoint, self._asked = gateway, call, endpoint, asked
+        self._tenant, self._place = tenant, place
+        query = http.rel_url.raw_query_string
+        self._path = f"{endpoint.path}?{query}" if query else endpoint.path
+        self._body = body
+        self._accepted = http.headers.get("Accept-Encoding", "")
         self._headers = upstream_headers(http.headers, keep_authorization=gateway.tenants.open)
-        self._own = {"x-hocket-job": job, "x-hocket-call": call.id}
+        if not asked.stream and accepts(self._accepted, CODING):
+            # a stream would be unpacked here event by event, and gains little
+            self._headers["Accept-Encoding"] = CODING
+        own = {"x-hocket-job": place.job, "x-hocket-call": call.id}
+        self._client = Downstream(gateway, http, own, named=endpoint.path == "/v1/responses")
+        self._beat_s = gateway.settings.heartbeat_s if asked.stream else None
         self._arrived = gateway.driver.clock()
+        #: the answer under way, until it is released
+        self._upstream: aiohttp.ClientResponse | None = None
+        #: whether hocket alone asked for the usage
+        self._sifted = False
 
     async def run(self) -> web.StreamResponse:
         """Do what the core orders until the client has one answer or one error."""
@@ -79,7 +103,7 @@ class Relay:
             return await self._obey()
         except asyncio.CancelledError:
             if call.aborted:
-                return self._refuse(await self._aborted(), None)
+                return await self._client.error(refusal(await self._aborted()))
             raise
         except ConnectionError:
             # the client went while it was written to: whatever is answered now, nobody reads
@@ -88,64 +112,126 @@ class Relay:
     async def _obey(self) -> web.StreamResponse:
         call, failure = self._call, None
         while True:
-            order = await call.order()
+            order = await self._wait_for(call.order())
             if not isinstance(order, Dispatch):
-                return self._refuse(order, failure)
+                if failure is not None and failure.answer is not None and isinstance(order, Reject):
+                    return await self._client.engines_error(self._fitted(failure.answer))
+                return await self._client.error(refusal(order))
+            replica = self._gateway.replicas.get((order.engine, order.replica))
             try:
-                replica = self._gateway.replicas.get((order.engine, order.replica))
                 if replica is None:
                     raise ReplicaFailed("connect", "the replica is gone")
                 call.started()
-                self._own["x-hocket-queue-ms"] = f"{1000 * (self._gateway.driver.clock() - self._arrived):.1f}"
+                self._client.own["x-hocket-queue-ms"] = f"{1000 * (self._gateway.driver.clock() - self._arrived):.1f}"
+                body = self._body_for(self._gateway.engine(order.engine))
                 serve = self._stream if self._asked.stream else self._whole
-                return await serve(replica)
+                return await serve(replica, body, order)
             except ReplicaFailed as error:
                 failure = error
                 call.failed(error.kind, error.status, retry_after_s=error.retry_after_s)
+            finally:
+                if replica is not None and self._upstream is not None:
+                    replica.release(self._upstream)
+                    self._upstream = None
 
-    async def _whole(self, replica: Replica) -> web.StreamResponse:
-        upstream = await replica.post(self._path, self._body, self._headers)
-        try:
-            answer, prompt_tokens, output_tokens = await replica.answer(upstream, self._asked.prompt_tokens)
-        finally:
-            replica.release(upstream)
-        self._call.finished(prompt_tokens, output_tokens)
-        return self._relayed(answer)
+    def _body_for(self, engine: EngineSettings) -> bytes:
+        """The request as this engine shall see it: the client's own bytes, unless the settings say otherwise."""
+        edits: dict[str, object] = {}
+        if engine.upstream_model is not None:
+            edits["model"] = engine.upstream_model
+        if engine.priority != "off":
+            urgency = self._gateway.scheduler.calls[self._call.id].urgency
+            edits["priority"] = urgency if engine.priority == "low-first" else LEAST_URGENT - urgency
+        self._sifted = False
+        if self._asked.stream and self._endpoint.usage_on_request and engine.kind in COUNTS_ON_REQUEST:
+            options = with_usage(self._asked.stream_options)
+            if options is not None:
+                edits["stream_options"] = options
+                self._sifted = True
+        return edited(self._body, edits) if edits else self._body
 
-    async def _stream(self, replica: Replica) -> web.StreamResponse:
-        call, response, meter = self._call, None, StreamMeter()
-        upstream = await replica.post(self._path, self._body, self._headers)
+    async def _whole(self, replica: Replica, body: bytes, order: Dispatch) -> web.StreamResponse:
+        self._upstream = await replica.post(self._path, body, self._headers)
+        await replica.success(self._upstream)
+        answer = await replica.whole(self._upstream)
+        sizes = self._sizes(answer)
+        self._call.finished(sizes.prompt_tokens, sizes.output_tokens)
+        self._remember(sizes.id, order)
+        return self._client.whole(self._fitted(answer))
+
+    async def _stream(self, replica: Replica, body: bytes, order: Dispatch) -> web.StreamResponse:
+        chunk = await self._wait_for(self._first_chunk(replica, body))
+        upstream, client = self._upstream, self._client
+        assert upstream is not None
+        meter, packed = meter_for(
+            upstream.headers,
+            self._place.listen(ResponseMeter() if client.named else StreamMeter()),
+            "" if client.begun else self._accepted,
+            self._sifted,
+        )
+        headers = downstream_headers(upstream.headers)
+        if not packed:
+            headers.popall("Content-Encoding", None)
+        passing = _fed(meter, chunk)  # raises while there may be a retry
+        response = await client.begin(upstream.status, headers)
         try:
-            chunk = await replica.first_chunk(upstream)
-            response = self._begin(upstream.status, downstream_headers(upstream.headers))
-            await response.prepare(self._http)
-            while chunk:
-                meter.feed(chunk)
-                call.streamed(meter.events)
-                await response.write(chunk)
-                chunk = await replica.next_chunk(upstream)
-            end = meter.end(self._asked.prompt_tokens)
-            if end.failed:
-                # the engine has told the client so itself
-                call.failed("status", 500, first_byte=True)
-            elif not end.done and ends_by_close(upstream):
-                raise ReplicaFailed("reset", "cut before [DONE]")
-            else:
-                call.finished(end.prompt_tokens, end.output_tokens)
-            return response
+            end = await self._pass_on(replica, upstream, response, meter, passing)
         except ReplicaFailed as error:
-            if response is None:
-                raise
-            call.failed(error.kind, error.status, first_byte=True)
-            order = await call.order()
-        except asyncio.CancelledError:
-            if response is None or not call.aborted:
-                raise
-            order = await self._aborted()
+            self._call.failed(error.kind, error.status, first_byte=True)
+            ended = await self._call.order()
+            assert isinstance(ended, Reject | Abort)
+            return await client.error(refusal(ended))
+        self._remember(end.id, order)
+        return response
+
+    async def _pass_on(
+        self,
+        replica: Replica,
+        upstream: aiohttp.ClientResponse,
+        response: web.StreamResponse,
+        meter: Meter,
+        passing: bytes,
+    ) -> StreamEnd:
+        """A stream that has begun, from `passing` to its end. Raises ReplicaFailed."""
+        call = self._call
+        while True:
+            call.streamed(meter.events)
+            if passing:
+                await response.write(passing)
+            chunk = await replica.next_chunk(upstream)
+            if not chunk:
+                break
+            passing = _fed(meter, chunk)
+        held = meter.flush()
+        if held:
+            await response.write(held)
+        end = meter.end(self._asked.prompt_tokens)
+        if end.failed:
+            # the engine has told the client so itself
+            call.failed("status", 500, first_byte=True)
+        elif not end.done and ends_by_close(upstream):
+            raise ReplicaFailed("reset", "cut before its last event")
+        else:
+            call.finished(end.prompt_tokens, end.output_tokens)
+        return end
+
+    async def _first_chunk(self, replica: Replica, body: bytes) -> bytes:
+        self._upstream = await replica.post(self._path, body, self._headers)
+        return await replica.first_chunk(self._upstream)
+
+    async def _wait_for(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait; where the settings want it, a client that waits for a stream gets a comment every so often."""
+        if self._beat_s is None:
+            return await work
+        task = asyncio.ensure_future(work)
+        try:
+            while not (await asyncio.wait({task}, timeout=self._beat_s))[0]:
+                await self._client.beat()
+            return task.result()
         finally:
-            replica.release(upstream)
-        assert isinstance(order, Reject | Abort)
-        return await _break_off(response, refusal(order))
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
 
     async def _aborted(self) -> Abort:
         """The task was cancelled by the core's order, not by the client's going: it goes on, to tell the client."""
@@ -156,23 +242,37 @@ class Relay:
         assert isinstance(order, Abort)
         return order
 
-    def _refuse(self, order: Reject | Abort, failure: ReplicaFailed | None) -> web.StreamResponse:
-        if failure is not None and failure.answer is not None and isinstance(order, Reject):
-            return self._relayed(failure.answer)
-        return self._gateway.error(self._http, refusal(order), self._own)
+    def _sizes(self, answer: Answer) -> Sizes:
+        """What a whole answer says of itself; the estimate where it cannot be read. Raises ReplicaFailed."""
+        coding = coding_of(answer.headers)
+        if coding not in {None, CODING}:
+            return Sizes(self._asked.prompt_tokens, 0)
+        try:
+            body = unpack(answer.body) if coding else answer.body
+            sizes = sizes_of(body, self._asked.prompt_tokens)
+            self._place.heard(body)
+            return sizes
+        except GarbageError as error:
+            raise ReplicaFailed("garbage", str(error)) from None
 
-    def _relayed(self, answer: Answer) -> web.StreamResponse:
-        answer.headers.update(self._own)
-        self._gateway.echo_request_id(self._http, answer.headers)
-        return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
+    def _fitted(self, answer: Answer) -> Answer:
+        """An answer that the client can read: unpacked where it does not take the engine's coding."""
+        if coding_of(answer.headers) == CODING and not accepts(self._accepted, CODING):
+            try:
+                answer.body = unpack(answer.body)
+            except GarbageError:
+                return answer
+            answer.headers.popall("Content-Encoding")
+        return answer
 
-    def _begin(self, status: int, headers: CIMultiDict[str]) -> web.StreamResponse:
-        headers.update(self._own)
-        self._gateway.echo_request_id(self._http, headers)
-        return web.StreamResponse(status=status, headers=headers)
+    def _remember(self, response: str | None, order: Dispatch) -> None:
+        """A later request may ask for this response."""
+        if response is not None and self._client.named:
+            self._gateway.responses.remember(self._tenant, response, order.engine, order.replica)
 
 
-async def _break_off(response: web.StreamResponse, error: ApiError) -> web.StreamResponse:
-    """End a stream that has begun with an error event: it must not look complete."""
-    await response.write(b"\n\n" + error.sse)
-    return response
+def _fed(meter: Meter, chunk: bytes) -> bytes:
+    try:
+        return meter.feed(chunk)
+    except GarbageError as error:
+        raise ReplicaFailed("garbage", str(error)) from None

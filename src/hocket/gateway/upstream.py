@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 import io
 import re
+import time
 from collections.abc import Iterable, Mapping
+from email.utils import parsedate_to_datetime
 from typing import NoReturn
 
 import aiohttp
@@ -16,7 +18,7 @@ from msgspec import Struct
 from multidict import CIMultiDict
 from yarl import URL
 
-from hocket.gateway.openai import GarbageError, looks_like_sse, sizes_of
+from hocket.gateway.answers import looks_like_sse
 from hocket.settings import Timeouts
 
 KEEP_ALIVE_S = 4.0
@@ -31,7 +33,7 @@ _HOP_BY_HOP = frozenset({
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
     "transfer-encoding", "upgrade",
 })  # fmt: skip
-# the server has unpacked the body already; what engines send back is to be readable, and nobody's cookies pass
+# the server has unpacked the body already, the relay says which codings it can read, and nobody's cookies pass
 _NOT_UPSTREAM = _HOP_BY_HOP | {
     "host", "content-length", "content-encoding", "accept-encoding", "expect", "authorization", "cookie",
 }  # fmt: skip
@@ -63,9 +65,19 @@ class ReplicaFailed(Exception):  # noqa: N818 - an event of the core, not a bug
 
     @property
     def retry_after_s(self) -> float | None:
-        """What a 429 asked for, in seconds. A date is not understood: engines send numbers."""
-        text = self.answer.headers.get("Retry-After", "") if self.answer is not None else ""
-        return min(float(text), MAX_RETRY_AFTER_S) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text) else None
+        """What a 429 asked for, in seconds from now."""
+        return retry_after_s(self.answer.headers.get("Retry-After", "")) if self.answer is not None else None
+
+
+def retry_after_s(text: str) -> float | None:
+    """Seconds that a `Retry-After` asks for, a number or a date of HTTP; None if it is neither."""
+    if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text):
+        return min(float(text), MAX_RETRY_AFTER_S)
+    try:
+        at = parsedate_to_datetime(text).timestamp()
+    except (ValueError, OverflowError):
+        return None
+    return min(max(at - time.time(), 0.0), MAX_RETRY_AFTER_S)
 
 
 class Replica:
@@ -100,6 +112,22 @@ class Replica:
         if self._active == 0:
             self._closing = asyncio.get_running_loop().create_task(self.close())
 
+    async def idle(self) -> None:
+        """Wait until the last open call has ended. `retire` it before."""
+        while self._active:
+            await asyncio.sleep(0.05)
+
+    async def answers(self, path: str, within_s: float) -> bool:
+        """Whether the replica answers a GET, and not that it is broken."""
+        headers = {} if self._authorization is None else {"Authorization": self._authorization}
+        timeout = aiohttp.ClientTimeout(total=within_s)
+        try:
+            async with self._session.get(self.url + path, headers=headers, timeout=timeout) as response:
+                await response.read()
+                return response.status < 500
+        except (aiohttp.ClientError, OSError, TimeoutError, RuntimeError):  # RuntimeError: it was closed meanwhile
+            return False
+
     def release(self, response: aiohttp.ClientResponse) -> None:
         """An answer that `post` gave is done with: what has not come yet is cut off."""
         response.close()
@@ -115,16 +143,22 @@ class Replica:
 
         Give the answer back with `release`.
         """
+        return await self.send("POST", path, body, headers)
+
+    async def send(self, method: str, path: str, body: bytes, headers: CIMultiDict[str]) -> aiohttp.ClientResponse:
+        """As `post`, by any method. `path` may end in a query; it passes as it is."""
         url = self._urls.get(path)
         if url is None:
-            url = self._urls[path] = URL(self.url + path)
+            url = URL(self.url + path, encoded=True)
+            if "?" not in path:  # a client may think of any number of queries
+                self._urls[path] = url
         if self._authorization is not None:
             headers = headers.copy()
             headers["Authorization"] = self._authorization
-        data = body if len(body) < BIG_BODY else io.BytesIO(body)
+        data = None if not body and method != "POST" else body if len(body) < BIG_BODY else io.BytesIO(body)
         self._active += 1  # from here on, for an engine that does not stream sends its headers last
         try:
-            return await self._session.post(url, data=data, headers=headers, allow_redirects=False)
+            return await self._session.request(method, url, data=data, headers=headers, allow_redirects=False)
         except BaseException as error:
             self._ended()
             if isinstance(error, aiohttp.ClientError | OSError):
@@ -144,17 +178,6 @@ class Replica:
         if not 200 <= response.status < 300:
             raise ReplicaFailed("status", str(response.status), await self.whole(response))
 
-    async def answer(self, response: aiohttp.ClientResponse, prompt_tokens: int) -> tuple[Answer, int, int]:
-        """A whole successful answer with its prompt and output tokens. Raises ReplicaFailed."""
-        await self.success(response)
-        answer = await self.whole(response)
-        if "Content-Encoding" in answer.headers:
-            return answer, prompt_tokens, 0
-        try:
-            return answer, *sizes_of(answer.body, prompt_tokens)
-        except GarbageError as error:
-            raise ReplicaFailed("garbage", str(error)) from None
-
     async def first_chunk(self, response: aiohttp.ClientResponse) -> bytes:
         """The first bytes of a successful stream. Raises ReplicaFailed, also where it is none."""
         await self.success(response)
@@ -164,7 +187,7 @@ class Replica:
         chunk = await self.next_chunk(response)
         if not chunk:
             raise ReplicaFailed("reset", "the stream ended before it began")
-        if not looks_like_sse(chunk[:16]):
+        if "Content-Encoding" not in response.headers and not looks_like_sse(chunk[:16]):
             raise ReplicaFailed("garbage", "no server-sent events")
         if response.connection is not None and response.connection.protocol is not None:
             response.connection.protocol.read_timeout = self._timeouts.between_chunks

@@ -1,0 +1,82 @@
+"""The way back: the one answer, or the one error, that a client gets.
+
+An answer is whole, or it is a stream. A stream may begin before any engine has the call: then with comments of hocket's
+own (`heartbeat_s`), which clients skip and which keep proxies from cutting a long wait. From there on the status is 200
+and the headers are sent; what goes wrong later comes as an event.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from aiohttp import web
+from multidict import CIMultiDict
+
+from hocket.gateway.openai import ApiError
+from hocket.gateway.upstream import Answer
+
+if TYPE_CHECKING:
+    from hocket.gateway.app import Gateway
+
+BEAT = b": waiting\n\n"
+_EVENTS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
+_any = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+class Downstream:
+    """What one client gets. `own` are hocket's headers; they may be added to until the answer begins."""
+
+    __slots__ = ("_gateway", "_http", "_response", "named", "own")
+
+    def __init__(self, gateway: Gateway, http: web.BaseRequest, own: dict[str, str], named: bool) -> None:
+        self._gateway, self._http = gateway, http
+        self._response: web.StreamResponse | None = None
+        self.own = own
+        #: whether this API's events have names, as those of /v1/responses
+        self.named = named
+
+    @property
+    def begun(self) -> bool:
+        """Whether the client has headers."""
+        return self._response is not None
+
+    async def begin(self, status: int, headers: CIMultiDict[str]) -> web.StreamResponse:
+        """A stream begins with an engine's headers, unless it has begun without them."""
+        if self._response is None:
+            headers.update(self.own)
+            self._gateway.add_request_id(self._http, headers, self.own)
+            self._response = web.StreamResponse(status=status, headers=headers)
+            await self._response.prepare(self._http)
+        return self._response
+
+    async def beat(self) -> None:
+        """A comment, so that nobody between takes the connection for dead."""
+        response = await self.begin(200, CIMultiDict(_EVENTS))
+        await response.write(BEAT)
+
+    def whole(self, answer: Answer) -> web.StreamResponse:
+        """An engine's whole answer, to a client that has got nothing yet."""
+        answer.headers.update(self.own)
+        self._gateway.add_request_id(self._http, answer.headers, self.own)
+        return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
+
+    async def engines_error(self, answer: Answer) -> web.StreamResponse:
+        """An engine's error, in its own words; as an event where the stream has begun."""
+        if self._response is None:
+            return self.whole(answer)
+        try:
+            if "error" in _any.decode(answer.body):
+                lines = answer.body.splitlines()
+                await self._response.write(b"\n\n" + b"".join(b"data: %b\n" % line for line in lines) + b"\n")
+                return self._response
+        except (msgspec.MsgspecError, RecursionError):
+            pass
+        return await self.error(ApiError(answer.status, f"the engine answered {answer.status}", code="upstream_status"))
+
+    async def error(self, error: ApiError) -> web.StreamResponse:
+        """An error of hocket's own. A stream that has begun must not look complete."""
+        if self._response is None:
+            return self._gateway.error(self._http, error, self.own)
+        await self._response.write(b"\n\n" + (error.named_sse if self.named else error.sse))
+        return self._response
