@@ -50,11 +50,11 @@ class JournalWriter:
     """
 
     def __init__(self, path: str | Path, spec: SchedulerSpec, *, max_bytes: int = 64 * 2**20, keep: int = 4) -> None:
-        self._path, self._spec, self._max_bytes, self._keep = Path(path), spec, max_bytes, keep
+        self._path, self._max_bytes, self._keep = Path(path), max_bytes, keep
         self._file: IO[bytes] | None = None
         self._size = 0
         try:
-            self.rotate(None)
+            self.rotate(None, spec)
         except OSError as error:
             raise InputError(f"journal {path}: cannot be written ({error.strerror}); check the folder") from None
 
@@ -68,15 +68,15 @@ class JournalWriter:
         """Whether it is time to `rotate`."""
         return self._size >= self._max_bytes
 
-    def rotate(self, state: Plain | None) -> None:
-        """Go on in a new file that begins with `state`: what `hocket.core.snapshot.save` says now."""
+    def rotate(self, state: Plain | None, spec: SchedulerSpec) -> None:
+        """Go on in a new file that begins with the scheduler's spec and `state`: what `snapshot.save` says now."""
         self.close()
         names = [self._path, *(self._path.with_name(f"{self._path.name}.{n}") for n in range(1, self._keep + 1))]
         for older, newer in reversed(list(pairwise(names))):
             if older.exists():
                 older.replace(newer)
         self._file = self._path.open("wb", buffering=1 << 16)
-        self._file.write(_encoder.encode(Header(VERSION, __version__, self._spec, state)) + b"\n")
+        self._file.write(_encoder.encode(Header(VERSION, __version__, spec, state)) + b"\n")
         self._file.flush()
         self._size = 0  # of the records: a large state must not fill a file by itself
 

@@ -78,7 +78,7 @@ def test_each_file_of_a_rotated_journal_replays_on_its_own(tmp_path: Path) -> No
         event = random_event(rng, scheduler, at, number)
         journal.write(event, scheduler.handle(event))
         if journal.full:
-            journal.rotate(save(scheduler))
+            journal.rotate(save(scheduler), spec)
     journal.close()
     files = sorted(tmp_path.iterdir())
     assert [file.name for file in files] == ["j", "j.1", "j.2", "j.3"]

@@ -178,14 +178,14 @@ async def test_a_replica_that_goes_and_another_that_comes(
     stream = await world.post({"stream": True})
     await stream.content.readany()
     await engine.stop()
-    world.gateway.remove_replica("small", engine.url, died=True)
+    world.gateway.fleet.remove("small", engine.url, died=True)
     assert events(await stream.read())[-1]["error"]["code"] == "upstream_reset"
     waiting = asyncio.create_task(_status(world, {}))
     await asyncio.sleep(0.05)
     assert world.gateway.scheduler.engines["small"].queued == 1
     async with world.http.get(world.url + "/ready") as response:
         assert response.status == 503
-    world.gateway.add_replica("small", engine2.url, engine2.url)
+    world.gateway.fleet.add("small", engine2.url, engine2.url)
     assert await waiting == 200
 
 

@@ -36,7 +36,7 @@ async def test_a_replica_that_is_taken_out_may_finish_what_it_has_not_begun_to_a
     engine.default = Script(first_s=0.3)
     call = asyncio.create_task(world.post({}).__aenter__())
     await soon(lambda: engine.inflight == 1)
-    world.gateway.remove_replica("small", engine.url, died=False)
+    world.gateway.fleet.remove("small", engine.url, died=False)
     async with asyncio.timeout(2):
         response = await call
     assert response.status == 200

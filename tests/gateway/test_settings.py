@@ -148,7 +148,7 @@ def test_the_command_line_wins(tmp_path: Path) -> None:
 
 
 def test_a_missing_key_of_an_engine_is_told() -> None:
-    from hocket.gateway.app import engine_key
+    from hocket.gateway.fleet import engine_key
 
     engine = EngineSettings(name="a", replicas=["http://h:1"], api_key_env="HOCKET_TEST_NOT_SET")
     with pytest.raises(InputError, match="HOCKET_TEST_NOT_SET"):
@@ -156,7 +156,7 @@ def test_a_missing_key_of_an_engine_is_told() -> None:
 
 
 def test_a_key_of_an_engine_is_one_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    from hocket.gateway.app import engine_key
+    from hocket.gateway.fleet import engine_key
 
     engine = EngineSettings(name="a", replicas=["http://h:1"], api_key_env="HOCKET_TEST_KEY")
     monkeypatch.setenv("HOCKET_TEST_KEY", "secret\n")  # as files of secrets end

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from hocket.gateway.app import Gateway
     from hocket.settings import Settings
 
 
@@ -31,18 +32,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import logging
 
+    def reread() -> Settings:
+        return _read(args)
+
+    settings = reread()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    _pull(settings)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_serve(settings, None if args.config is None else reread))
+
+
+def _read(args: argparse.Namespace) -> Settings:
+    """What the file and the command line say together."""
     from hocket.policies import parse_policy
     from hocket.settings import load_settings
 
-    settings = load_settings(args.config).replaced(
+    return load_settings(args.config).replaced(
         port=args.port,
         policy=None if args.policy is None else list(parse_policy(args.policy)),
         journal=args.journal,
     )
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-    _pull(settings)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(settings))
 
 
 def _pull(settings: Settings) -> None:
@@ -62,16 +71,18 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return uvloop.new_event_loop
 
 
-async def _serve(settings: Settings) -> int:
+async def _serve(settings: Settings, reread: Callable[[], Settings] | None) -> int:
     from hocket.errors import InputError
     from hocket.gateway.app import Gateway
     from hocket.journal import JournalWriter
 
     journal = JournalWriter(settings.journal, settings.to_spec()) if settings.journal else None
-    gateway = Gateway(settings, journal)
-    stop = asyncio.Event()
+    gateway = Gateway(settings, journal, reread=reread)
+    stop, again = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, again.set)
+    reloads = asyncio.create_task(_reload_whenever(again, gateway, reread))
     try:
         _greet(settings, await gateway.start())
         stopped, ready = asyncio.create_task(stop.wait()), asyncio.create_task(gateway.engines_ready())
@@ -88,9 +99,24 @@ async def _serve(settings: Settings) -> int:
         await gateway.stop(0)  # calls that wait for an engine which never comes need not be waited for
         raise
     finally:
+        reloads.cancel()
         await gateway.stop()
         _kept(journal.close if journal else None)
     return 0
+
+
+async def _reload_whenever(again: asyncio.Event, gateway: Gateway, reread: Callable[[], Settings] | None) -> None:
+    """On SIGHUP, read the settings again. Bad ones are told, and change nothing."""
+    from hocket.errors import InputError
+
+    while await again.wait():
+        again.clear()
+        try:
+            if reread is None:
+                raise InputError("started without --config: there is no file to read again")
+            await gateway.reload(await asyncio.to_thread(reread))
+        except InputError as error:
+            print(f"nothing has changed: {error}", file=sys.stderr)
 
 
 def _kept(write: Callable[[], None] | None) -> None:

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import unquote
 
 import msgspec
@@ -20,20 +20,18 @@ from aiohttp.http_parser import RawRequestMessage
 from multidict import CIMultiDict
 
 from hocket.assembly import build
-from hocket.core import events as ev
 from hocket.core.commands import Abort
-from hocket.engines.embedded import EmbeddedSpec
-from hocket.engines.supervisor import EmbeddedEngine
 from hocket.errors import InputError
-from hocket.gateway.driver import Driver, Journal
+from hocket.gateway.driver import Driver, Journal, Observer
+from hocket.gateway.fleet import Fleet
+from hocket.gateway.guard import Guard
 from hocket.gateway.identity import Tenants
 from hocket.gateway.jobs import Jobs
 from hocket.gateway.openai import ApiError
 from hocket.gateway.places import Places
 from hocket.gateway.relay import complete
-from hocket.gateway.upstream import Replica
 from hocket.metrics import CONTENT_TYPE, Metrics
-from hocket.settings import EngineSettings, Settings, TenantSettings, base_url, key_of
+from hocket.settings import EngineSettings, Settings, TenantSettings
 
 log = logging.getLogger("hocket.gateway")
 
@@ -50,18 +48,26 @@ Handler = Callable[[web.BaseRequest, TenantSettings], Awaitable[web.StreamRespon
 class Gateway:
     """One listening gateway. `start` it inside the event loop, `stop` it in the same."""
 
-    def __init__(self, settings: Settings, journal: Journal | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        journal: Journal | None = None,
+        *,
+        observers: Sequence[Observer] = (),
+        reread: Callable[[], Settings] | None = None,
+    ) -> None:
         self.settings = settings
         self.scheduler = build(settings.to_spec())
         self.metrics = Metrics(self.scheduler)
-        self.driver = Driver(self.scheduler, journal=journal, observer=self.metrics)
+        self.driver = Driver(self.scheduler, journal=journal, observers=(self.metrics, *observers))
+        self.fleet = Fleet(self.driver, settings)
+        self.replicas = self.fleet.replicas
+        self.guard = Guard(settings)
         self.tenants = Tenants(settings.tenants)
         self.places = Places(self.driver, self.tenants, settings)
         self.jobs = Jobs(self.driver, self.tenants, self.places)
-        self.replicas: dict[tuple[str, str], Replica] = {}
-        self._embedded: list[EmbeddedEngine] = []
-        self._engines = {engine.name: engine for engine in settings.engines}
-        self._keys = {engine.name: engine_key(engine) for engine in settings.engines}
+        self._reread = reread
+        self._reloading = asyncio.Lock()
         self._created = int(time.time())
         self._stopping = False
         self._routes: dict[tuple[str, str], Handler] = {
@@ -103,28 +109,13 @@ class Gateway:
             raise InputError(
                 f"listen {self.settings.listen}: {why}; stop what uses the address, or choose another with --port"
             ) from None
-        for engine in self.settings.engines:
-            for url in engine.replicas if isinstance(engine.replicas, list) else ():
-                self.add_replica(engine.name, base_url(url), base_url(url))
-            if engine.kind == "embedded":
-                self._embedded.append(self._embed(engine))
-        for embedded in self._embedded:
-            await embedded.start()
+        await self.fleet.start()
         host, port = self._runner.addresses[0][:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     async def engines_ready(self) -> None:
         """Wait until every replica of the embedded engines has answered once. Raises InputError if one never can."""
-        for embedded in self._embedded:
-            await embedded.ready()
-
-    def _embed(self, engine: EngineSettings) -> EmbeddedEngine:
-        return EmbeddedEngine(
-            engine.name,
-            embedded_spec(engine),
-            on_up=lambda replica, url: self.add_replica(engine.name, replica, url),
-            on_down=lambda replica: self.remove_replica(engine.name, replica, died=True),
-        )
+        await self.fleet.ready()
 
     async def stop(self, patience_s: float | None = None) -> None:
         """Take no new calls; let those that are here end, for so many seconds at most; close."""
@@ -140,28 +131,20 @@ class Gateway:
         await self._runner.cleanup()
         self.places.stop()
         self.driver.stop()
-        for embedded in self._embedded:
-            await embedded.stop()
-        self._embedded.clear()
-        for replica in self.replicas.values():
-            await replica.close()
-        self.replicas.clear()
+        await self.fleet.stop()
 
-    def add_replica(self, engine: str, replica: str, url: str) -> None:
-        """A replica can take calls."""
-        settings = self._engines[engine]
-        # llama.cpp closes a connection after a streamed answer, although it announces keep-alive
-        reuse = settings.kind not in {"embedded", "llamacpp"}
-        assert isinstance(settings.max_concurrency, int)
-        self.replicas[engine, replica] = Replica(url, self.settings.timeouts, api_key=self._keys[engine], reuse=reuse)
-        self.driver.tell(ev.ReplicaAdded(self.driver.clock(), engine, replica, settings.max_concurrency))
-
-    def remove_replica(self, engine: str, replica: str, died: bool = True) -> None:
-        """A replica takes no more calls; those that it holds end, or fail, by themselves."""
-        gone = self.replicas.pop((engine, replica), None)
-        self.driver.tell(ev.ReplicaRemoved(self.driver.clock(), engine, replica, died))
-        if gone is not None:
-            gone.retire()
+    async def reload(self, settings: Settings) -> None:
+        """Go on with other settings; no call is dropped. Raises InputError, and then nothing has changed."""
+        for key in ("listen", "journal", "history"):
+            if getattr(settings, key) != getattr(self.settings, key):
+                raise InputError(f"{key}: cannot change while the gateway runs; restart it, or put the old value back")
+        async with self._reloading:
+            await self.fleet.change(settings)
+            self.settings = settings
+            self.tenants.change(settings.tenants)
+            self.places.settings = settings
+            self.guard.change(settings)
+        log.info("other settings hold now")
 
     # ---------------------------------------------------------------- requests
 
@@ -183,6 +166,9 @@ class Gateway:
         public = self._public.get(path)
         if public is not None and http.method == "GET":
             return public()
+        self.guard.check(http)
+        if path.startswith("/admin/"):
+            return await self._operate(http, path)
         if self._stopping:
             raise ApiError(503, "the gateway is shutting down; try again", code="shutdown")
         tenant = self.tenants.of(http.headers.get("Authorization"))
@@ -237,9 +223,9 @@ class Gateway:
         if given is not None and len(given) <= 200 and given.isascii() and given.isprintable():
             headers["x-request-id"] = given
 
-    def upstream_model(self, engine: str) -> str | None:
-        """What the engine calls the model, where that differs from what clients say."""
-        return self._engines[engine].upstream_model
+    def engine(self, name: str) -> EngineSettings:
+        """The settings of an engine."""
+        return self.fleet.engines[name].settings
 
     # ---------------------------------------------------------------- handlers
 
@@ -282,7 +268,19 @@ class Gateway:
                 return _json(self.jobs.end_tool(tenant, job, name, await self.read(http)))
         raise ApiError(404, f"there is no {http.method} {http.path[:200]}", code="unknown_path")
 
-    # ---------------------------------------------------------------- for operators; no key is asked for
+    # ---------------------------------------------------------------- for operators
+
+    async def _operate(self, http: web.BaseRequest, path: str) -> web.StreamResponse:
+        self.guard.admin(http)
+        if (http.method, path) != ("POST", "/admin/reload"):
+            raise ApiError(404, f"there is no {http.method} {path[:200]}; try POST /admin/reload", code="unknown_path")
+        if self._reread is None:
+            raise ApiError(409, "this gateway was started without a settings file: nothing to read", code="no_settings")
+        try:
+            await self.reload(await asyncio.to_thread(self._reread))
+        except InputError as error:
+            raise ApiError(400, f"nothing has changed: {error}", code="invalid_settings") from None
+        return _json({"status": "reloaded", "engines": [engine.name for engine in self.settings.engines]})
 
     def _health(self) -> web.StreamResponse:
         return _json({"status": "ok"})
@@ -297,25 +295,5 @@ class Gateway:
         return web.Response(body=self.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
 
-def embedded_spec(engine: EngineSettings) -> EmbeddedSpec:
-    """What the processes of an embedded engine run."""
-    assert isinstance(engine.replicas, int)
-    assert isinstance(engine.max_concurrency, int)
-    return EmbeddedSpec(
-        weights=engine.weights or engine.name,
-        replicas=engine.replicas,
-        threads=engine.threads or 1,
-        parallel=engine.max_concurrency,
-        context=engine.context,
-        alias=engine.served[0],
-        cpus=engine.cpus,
-    )
-
-
 def _json(value: object, status: int = 200) -> web.Response:
     return web.Response(status=status, body=msgspec.json.encode(value), headers={"Content-Type": "application/json"})
-
-
-def engine_key(engine: EngineSettings) -> str | None:
-    """The key that the engine wants. Raises InputError if its environment variable holds none."""
-    return None if engine.api_key_env is None else key_of(engine.api_key_env, f"engine {engine.name}: api_key_env")

@@ -11,13 +11,14 @@ import logging
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from hocket.core import events as ev
 from hocket.core.commands import Abort, CloseJob, Command, Dispatch, Preempt, Reject, WakeAt
 from hocket.core.scheduler import Scheduler
 from hocket.core.snapshot import Plain, save
+from hocket.core.spec import SchedulerSpec
 
 log = logging.getLogger("hocket.gateway")
 
@@ -37,12 +38,12 @@ class Journal(Protocol):
     def full(self) -> bool:
         """Whether to rotate now."""
 
-    def rotate(self, state: Plain | None) -> None:
+    def rotate(self, state: Plain | None, spec: SchedulerSpec) -> None:
         """Go on in a new file, from `state`."""
 
 
 class Observer(Protocol):
-    """Who is told of every event after the core has answered: the metrics."""
+    """Who is told of every event after the core has answered: the metrics, the history."""
 
     def seen(self, event: ev.Event, commands: list[Command]) -> None:
         """Take note."""
@@ -126,13 +127,13 @@ class Driver:
         *,
         clock: Callable[[], float] = time.monotonic,
         journal: Journal | None = None,
-        observer: Observer | None = None,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.scheduler = scheduler
         self.clock = clock
         self.live: dict[str, LiveCall] = {}
-        self._journal, self._observer = journal, observer
+        self._journal, self._observers = journal, tuple(observers)
         self._events: deque[ev.Event] = deque()
         self._telling = False
         self._timers: set[asyncio.TimerHandle] = set()
@@ -140,7 +141,7 @@ class Driver:
         self._boot = secrets.token_hex(3)
         self._ids = 0
         self._empty = asyncio.Event()
-        self._policy_failed = False
+        self._policy_error: str | None = None
 
     # ---------------------------------------------------------------- the one way in
 
@@ -160,19 +161,20 @@ class Driver:
         commands = self.scheduler.handle(event)
         if self._journal is not None:
             self._record(self._journal, event, commands)
-        if self._observer is not None:
-            self._observer.seen(event, commands)
+        for observer in self._observers:
+            observer.seen(event, commands)
         for command in commands:
             self._obey(command)
-        if self.scheduler.policy_error and not self._policy_failed:
-            self._policy_failed = True
-            log.error("the policy failed (%s); calls now go in order of arrival", self.scheduler.policy_error)
+        if self.scheduler.policy_error != self._policy_error:
+            self._policy_error = self.scheduler.policy_error
+            if self._policy_error:
+                log.error("the policy failed (%s); calls now go in order of arrival", self._policy_error)
 
     def _record(self, journal: Journal, event: ev.Event, commands: list[Command]) -> None:
         try:
             journal.write(event, commands)
             if journal.full:
-                journal.rotate(save(self.scheduler))
+                journal.rotate(save(self.scheduler), self.scheduler.spec)
         except OSError as error:
             # a full disk must not cost a call; a journal with a gap would replay to nonsense, so it ends here
             self._journal = None
@@ -239,11 +241,29 @@ class Driver:
         max_tokens: int | None,
         urgency: int | None = None,
         parent: str | None = None,
+        hint_output_tokens: int | None = None,
+        prefix: str | None = None,
+        retry: int = 0,
     ) -> LiveCall:
         """A call of an open job arrives. Give it back with `leave` when its client has been answered."""
         call = LiveCall(self, self.new_id("call"))
         self.live[call.id] = call
-        self.tell(ev.CallArrived(self.clock(), call.id, job, stage, model, prompt_tokens, max_tokens, urgency, parent))
+        self.tell(
+            ev.CallArrived(
+                self.clock(),
+                call.id,
+                job,
+                stage,
+                model,
+                prompt_tokens,
+                max_tokens,
+                urgency,
+                parent,
+                hint_output_tokens,
+                prefix,
+                retry,
+            )
+        )
         return call
 
     def leave(self, call: LiveCall) -> None:

@@ -6,29 +6,42 @@ docs/reference/settings.md; a test keeps it and these structs equal.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field, structs
 
 from hocket.core.spec import EngineSpec, Route, SchedulerSpec, TenantSpec
 from hocket.errors import InputError
 from hocket.policies import compose, routing, spell_out
-from hocket.settings.checks import Seconds, base_url, check_name, is_loopback, key_of, parse_address, refuse, unique
-from hocket.settings.engines import EngineSettings, Kind, Timeouts
+from hocket.settings.checks import (
+    Seconds,
+    base_url,
+    check_digest,
+    check_name,
+    is_loopback,
+    key_of,
+    parse_address,
+    refuse,
+    unique,
+)
+from hocket.settings.engines import EngineSettings, Health, Kind, Timeouts
 from hocket.settings.history import HistorySettings
+from hocket.settings.identity import IdentitySettings
 from hocket.yamlfile import load_yaml
 
 __all__ = [
     "EngineSettings",
+    "Health",
     "HistorySettings",
+    "IdentitySettings",
     "Kind",
     "RouteSettings",
     "Settings",
     "TenantSettings",
     "Timeouts",
     "base_url",
+    "is_loopback",
     "key_of",
     "load_settings",
     "parse_address",
@@ -48,8 +61,7 @@ class TenantSettings(Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         """Check what types cannot say."""
         check_name(self.name)
-        if not re.fullmatch("[0-9a-fA-F]{64}", self.key_sha256):
-            refuse("key_sha256", 'must be the key\'s SHA-256, 64 hexadecimal digits: printf %s "$KEY" | sha256sum')
+        check_digest("key_sha256", self.key_sha256)
 
 
 class RouteSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,6 +82,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """All of `hocket.yaml`."""
 
     listen: str = "127.0.0.1:8080"
+    mode: Literal["schedule", "observe"] = "schedule"
+    "observe: pass every call through at once, and only record"
     policy: str | list[str] = "default"
     "a name, or orderings from coarse to fine scope"
     routing: str = "least-loaded"
@@ -79,11 +93,19 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     routes: list[RouteSettings] = []
     job_idle_s: Seconds = 300.0
     "a job of which nothing was heard for so long, and that nobody closed, ends"
+    identity: IdentitySettings = IdentitySettings()
     journal: str | None = None
     "a file for all events and commands; None = no journal"
     history: bool | HistorySettings = True
     "jobs and calls on disk; true = with every default, false (`off`) = none"
     timeouts: Timeouts = Timeouts()
+    health: Health = Health()
+    queue_timeout: Seconds | None = None
+    "a call that waited for so long without a slot gets 503; None = it waits on"
+    heartbeat_s: Seconds | None = None
+    "a stream that waits gets a comment so often, so that no proxy cuts it; None = silence until the engine answers"
+    admin_key_sha256: str | None = None
+    "of the key for /admin; None = only an open gateway, which is a loopback one, has /admin"
     body_limit_mib: Annotated[float, Meta(gt=0, le=1024)] = 32
     shutdown_s: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
     "how long calls may take to end after SIGTERM"
@@ -98,6 +120,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
                 f"'{self.listen}' can be reached from other machines and no tenants are set: "
                 "anyone could use the engines; list `tenants` with their keys, or listen on 127.0.0.1",
             )
+        if self.admin_key_sha256 is not None:
+            check_digest("admin_key_sha256", self.admin_key_sha256)
         try:
             compose(self.orderings)
         except InputError as error:
@@ -148,12 +172,14 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     def to_spec(self) -> SchedulerSpec:
         """What decides, without what does I/O."""
         return SchedulerSpec(
-            engines=[EngineSpec(name=engine.name, models=engine.served) for engine in self.engines],
+            engines=[EngineSpec(e.name, e.served, e.auto_window) for e in self.engines],
             policy=self.orderings,
             routing=self.routing,
             routes=[Route(engine=r.engine, app=r.app, stage=r.stage, model=r.model) for r in self.routes],
             tenants=[TenantSpec(name=tenant.name, weight=tenant.weight) for tenant in self.tenants],
             job_idle_s=self.job_idle_s,
+            queue_timeout_s=self.queue_timeout,
+            observe=self.mode == "observe",
             seed=self.seed,
         )
 

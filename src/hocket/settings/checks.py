@@ -47,6 +47,12 @@ def check_name(name: str) -> None:
         refuse("name", f"must be 1 to 64 letters, digits, '.', '_' or '-', got '{name}'")
 
 
+def check_digest(key: str, digest: str) -> None:
+    """Keys are in the file as what cannot be turned back into them."""
+    if not re.fullmatch("[0-9a-fA-F]{64}", digest):
+        refuse(key, 'must be the key\'s SHA-256, 64 hexadecimal digits: printf %s "$KEY" | sha256sum')
+
+
 def url_problem(url: str) -> str | None:
     """What is wrong with a replica's URL; None if nothing."""
     try:

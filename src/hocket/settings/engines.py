@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from hocket.settings.checks import Count, Seconds, base_url, check_name, refuse, unique, url_problem
+
+FIRST_WINDOW = 8
+"where `max_concurrency: auto` begins, and the slots of an embedded engine then"
 
 Kind = Literal["openai", "vllm", "sglang", "llamacpp", "embedded"]
 
@@ -24,6 +27,14 @@ class Timeouts(Struct, frozen=True, forbid_unknown_fields=True):
     "for a client to read what it was sent, once the connection can hold no more"
 
 
+class Health(Struct, frozen=True, forbid_unknown_fields=True):
+    """Active checks of the replicas; failures of calls count by themselves."""
+
+    interval_s: Annotated[float, Meta(ge=0.1, le=3600)] = 2.0
+    timeout_s: Annotated[float, Meta(ge=0.1, le=3600)] = 5.0
+    "a check that is not answered for so long is a miss; two in a row, and the replica gets no calls"
+
+
 class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """One model being served, by replicas that are all alike."""
 
@@ -36,7 +47,9 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     replicas: list[str] | Count = 1
     "base URLs; for kind embedded, how many processes to start"
     max_concurrency: int | str = 8
-    "the window: calls in one replica at once"
+    "the window: calls in one replica at once; auto = hocket finds it"
+    priority: Literal["off", "low-first", "high-first"] = "off"
+    "whether a call's urgency is passed on in `priority`, and which number the engine takes first"
     api_key_env: str | None = None
     "the environment variable that holds the key which the engine wants"
     weights: str | None = None
@@ -52,8 +65,9 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
         """Check what types cannot say."""
         check_name(self.name)
         if isinstance(self.max_concurrency, str):
-            refuse("max_concurrency", "must be a number of calls >= 1; 'auto' does not exist yet")
-        if self.max_concurrency < 1:
+            if self.max_concurrency != "auto":
+                refuse("max_concurrency", f"must be a number of calls >= 1 or auto, got '{self.max_concurrency}'")
+        elif self.max_concurrency < 1:
             refuse("max_concurrency", f"must be >= 1, got {self.max_concurrency}")
         for i, model in enumerate(self.models):
             if not model.strip():
@@ -80,6 +94,16 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
         for key in ("weights", "threads", "cpus"):
             if getattr(self, key) is not None:
                 refuse(key, f"is for kind embedded only; a replica of kind {self.kind} is set up where it runs")
+
+    @property
+    def auto_window(self) -> bool:
+        """Whether hocket finds the window."""
+        return self.max_concurrency == "auto"
+
+    @property
+    def window(self) -> int:
+        """Calls in one replica at once; where hocket finds the number, the one it begins with."""
+        return self.max_concurrency if isinstance(self.max_concurrency, int) else FIRST_WINDOW
 
     @property
     def served(self) -> list[str]:

@@ -17,6 +17,10 @@ class Tenants:
     """Finds the tenant of a request."""
 
     def __init__(self, tenants: Sequence[TenantSettings]) -> None:
+        self.change(tenants)
+
+    def change(self, tenants: Sequence[TenantSettings]) -> None:
+        """Who may call from now on."""
         self._tenants = [(bytes.fromhex(tenant.key_sha256), tenant) for tenant in tenants]
 
     @property
