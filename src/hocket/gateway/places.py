@@ -208,9 +208,12 @@ class Places:
         if self._lingering:
             due = next(iter(self._lingering.values()))
             delay = max(due - self._driver.clock(), 0.0)
-            self._timer = asyncio.get_running_loop().call_later(delay, self._sweep)
+            self._timer = asyncio.get_running_loop().call_later(delay, self.sweep)
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
+        """End the jobs that have waited long enough."""
+        if self._timer is not None:
+            self._timer.cancel()
         now = self._driver.clock()
         while self._lingering and next(iter(self._lingering.values())) <= now:
             self._end(self._lingering.popitem(last=False)[0])
