@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import time
-from email.utils import format_datetime
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import aiohttp
@@ -192,12 +192,12 @@ async def test_packed_answers(engine: ScriptedEngine, start: Start, stream: bool
     world = await start(engine)
     engine.default = Script(gzip=True, usage=True)
     body = {"model": "small", "messages": [], "stream": stream}
-    async with aiohttp.ClientSession(auto_decompress=False) as http:
-        async with http.post(
-            f"{world.url}/v1/chat/completions", json=body, headers={"Accept-Encoding": accepted}
-        ) as response:
-            answer = await response.read()
-            packed = response.headers.get("Content-Encoding") == "gzip"
+    async with (
+        aiohttp.ClientSession(auto_decompress=False) as http,
+        http.post(f"{world.url}/v1/chat/completions", json=body, headers={"Accept-Encoding": accepted}) as response,
+    ):
+        answer = await response.read()
+        packed = response.headers.get("Content-Encoding") == "gzip"
     assert packed == (accepted in {"gzip", "br, gzip;q=0.5", "*"})
     assert (gzip.decompress(answer) if packed else answer) == b"".join(engine.seen[0].sent)
     assert sizes(world) == [(7, 8)]

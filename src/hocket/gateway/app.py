@@ -16,7 +16,6 @@ from urllib.parse import unquote
 
 import msgspec
 from aiohttp import web
-from aiohttp.http_parser import RawRequestMessage
 from multidict import CIMultiDict
 
 from hocket.assembly import build
@@ -27,17 +26,17 @@ from hocket.gateway.fleet import Fleet
 from hocket.gateway.guard import Guard
 from hocket.gateway.identity import Tenants
 from hocket.gateway.jobs import Jobs
-from hocket.gateway.openai import ApiError
+from hocket.gateway.openai import ENDPOINTS, ApiError, unknown_model
+from hocket.gateway.openapi import document
 from hocket.gateway.places import Places
 from hocket.gateway.relay import complete
+from hocket.gateway.responses import Responses
+from hocket.gateway.server import Server, read_body
+from hocket.gateway.straight import not_allowed, stored_response, tokenize
 from hocket.metrics import CONTENT_TYPE, Metrics
 from hocket.settings import EngineSettings, Settings, TenantSettings
 
 log = logging.getLogger("hocket.gateway")
-
-_quiet = logging.getLogger("hocket.gateway.http")
-# aiohttp logs a traceback for every request that is no HTTP; the client has its 400, and no operator wants more
-_quiet.setLevel(logging.CRITICAL)
 
 CLOSE_S = 2.0
 "at the end, when no call is left: how long a client may take to send the rest of its request, or to read its answer"
@@ -65,30 +64,27 @@ class Gateway:
         self.guard = Guard(settings)
         self.tenants = Tenants(settings.tenants)
         self.places = Places(self.driver, self.tenants, settings)
+        self.responses = Responses()
         self.jobs = Jobs(self.driver, self.tenants, self.places)
         self._reread = reread
         self._reloading = asyncio.Lock()
         self._created = int(time.time())
         self._stopping = False
         self._routes: dict[tuple[str, str], Handler] = {
-            ("POST", "/v1/chat/completions"): self._complete,
-            ("POST", "/v1/completions"): self._complete,
+            **{("POST", path): self._complete for path in ENDPOINTS},
+            ("POST", "/tokenize"): self._tokenize,
+            ("POST", "/detokenize"): self._tokenize,
             ("GET", "/v1/models"): self._models,
             ("POST", "/v1/jobs"): self._open_job,
         }
-        self._public = {"/health": self._health, "/ready": self._ready, "/metrics": self._metrics}
-        loop = asyncio.get_running_loop()
-
-        def request(
-            message: RawRequestMessage, payload: object, protocol: object, writer: object, task: object
-        ) -> web.BaseRequest:
-            limit = settings.body_limit
-            return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=limit)  # type: ignore[arg-type]
-
-        server = web.Server(
-            self._handle, request_factory=request, handler_cancellation=True, access_log=None, logger=_quiet
-        )
-        self._runner = web.ServerRunner(server, handle_signals=False, shutdown_timeout=CLOSE_S)
+        self._public = {
+            "/health": self._health,
+            "/ready": self._ready,
+            "/metrics": self._metrics,
+            "/openapi.json": self._openapi,
+        }
+        self._server = Server(self._handle, settings)
+        self._runner = web.ServerRunner(self._server, handle_signals=False, shutdown_timeout=CLOSE_S)
         self._site: web.TCPSite | None = None
 
     # ---------------------------------------------------------------- life
@@ -144,6 +140,7 @@ class Gateway:
             self.tenants.change(settings.tenants)
             self.places.settings = settings
             self.guard.change(settings)
+            self._server.settings = settings
         log.info("other settings hold now")
 
     # ---------------------------------------------------------------- requests
@@ -177,28 +174,20 @@ class Gateway:
             return await handler(http, tenant)
         if path.startswith("/v1/jobs/"):
             return await self._job(http, tenant)
+        if path.startswith("/v1/responses/"):
+            return await stored_response(self, tenant, http)
         if path.startswith("/v1/models/") and http.method == "GET":
             return self._model(path.removeprefix("/v1/models/"))
         allowed = [method for method, known in self._routes if known == path]
+        if public is not None or path.startswith("/v1/models/"):
+            allowed.append("GET")
         if allowed:
-            raise ApiError(405, f"{path} takes {', '.join(allowed)}, not {http.method}", code="method_not_allowed")
+            raise not_allowed(http, allowed)
         raise ApiError(404, f"there is no {http.method} {path[:200]}", code="unknown_path")
 
     async def read(self, http: web.BaseRequest) -> bytes:
-        """A request's body. Raises ApiError 413 or 400."""
-        limit = self.settings.body_limit
-        too_large = f"the body is larger than {limit / 2**20:g} MiB; send less, or raise body_limit_mib"
-        if (http.content_length or 0) > limit:
-            raise ApiError(413, too_large, code="body_too_large")
-        if http.headers.get("Expect", "").lower() == "100-continue":
-            await http.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            http.writer.output_size = 0
-        try:
-            return await http.read()
-        except web.HTTPRequestEntityTooLarge:
-            raise ApiError(413, too_large, code="body_too_large") from None
-        except web.RequestPayloadError as error:
-            raise ApiError(400, f"the body cannot be read: {error}", code="invalid_body") from None
+        """A request's body. Raises ApiError 400, 408 or 413."""
+        return await read_body(http, self.settings.body_limit, self.settings.timeouts.request)
 
     def error(
         self, http: web.BaseRequest, error: ApiError, headers: dict[str, str] | None = None
@@ -208,20 +197,23 @@ class Gateway:
         out["Content-Type"] = "application/json"
         if error.retry_after_s is not None:
             out["Retry-After"] = str(math.ceil(error.retry_after_s))
+        out.update(error.headers)
         if error.status == 401:
             out["WWW-Authenticate"] = "Bearer"
-        self.echo_request_id(http, out)
+        self.add_request_id(http, out)
         response = web.Response(status=error.status, headers=out, body=error.body)
-        if self._stopping or error.status == 413:
+        if self._stopping or error.status in {408, 413}:
             response.force_close()
         return response
 
     @staticmethod
-    def echo_request_id(http: web.BaseRequest, headers: CIMultiDict[str]) -> None:
-        """The client's own id for its request comes back to it."""
+    def add_request_id(http: web.BaseRequest, headers: CIMultiDict[str]) -> None:
+        """The client's own id for its request comes back to it, else the engine's, else the call's."""
         given = http.headers.get("x-request-id")
         if given is not None and len(given) <= 200 and given.isascii() and given.isprintable():
             headers["x-request-id"] = given
+        elif "x-hocket-call" in headers:
+            headers.setdefault("x-request-id", headers["x-hocket-call"])
 
     def engine(self, name: str) -> EngineSettings:
         """The settings of an engine."""
@@ -232,14 +224,16 @@ class Gateway:
     async def _complete(self, http: web.BaseRequest, tenant: TenantSettings) -> web.StreamResponse:
         return await complete(self, tenant, http, http.path)
 
+    async def _tokenize(self, http: web.BaseRequest, tenant: TenantSettings) -> web.StreamResponse:
+        return await tokenize(self, http)
+
     async def _models(self, http: web.BaseRequest, tenant: TenantSettings) -> web.StreamResponse:
         names = dict.fromkeys(self.scheduler.models)
         return _json({"object": "list", "data": [self._model_object(name) for name in names]})
 
     def _model(self, name: str) -> web.StreamResponse:
         if name not in self.scheduler.models:
-            known = ", ".join(self.scheduler.models)
-            raise ApiError(404, f"no engine serves the model '{name}'; there is: {known}", code="model_not_found")
+            raise unknown_model(self.scheduler.models, name)
         return _json(self._model_object(name))
 
     def _model_object(self, name: str) -> dict[str, object]:
@@ -290,6 +284,9 @@ class Gateway:
         ready = len(waiting) < len(self.scheduler.engines) and not self._stopping
         body = {"ready": ready, "engines_without_replica": waiting}
         return _json(body, 200 if ready else 503)
+
+    def _openapi(self) -> web.StreamResponse:
+        return web.Response(body=document(), headers={"Content-Type": "application/json"})
 
     def _metrics(self) -> web.StreamResponse:
         return web.Response(body=self.metrics.render(), headers={"Content-Type": CONTENT_TYPE})

@@ -45,7 +45,7 @@ class Downstream:
         """A stream begins with an engine's headers, unless it has begun without them."""
         if self._response is None:
             headers.update(self.own)
-            self._gateway.add_request_id(self._http, headers, self.own)
+            self._gateway.add_request_id(self._http, headers)
             self._response = web.StreamResponse(status=status, headers=headers)
             await self._response.prepare(self._http)
         return self._response
@@ -58,7 +58,7 @@ class Downstream:
     def whole(self, answer: Answer) -> web.StreamResponse:
         """An engine's whole answer, to a client that has got nothing yet."""
         answer.headers.update(self.own)
-        self._gateway.add_request_id(self._http, answer.headers, self.own)
+        self._gateway.add_request_id(self._http, answer.headers)
         return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
 
     async def engines_error(self, answer: Answer) -> web.StreamResponse:

@@ -24,7 +24,7 @@ class Responses:
         return len(self._held)
 
     def remember(self, tenant: str, response: str, engine: str, replica: str) -> None:
-        """This replica has given `response` to a call of this tenant."""
+        """A call of this tenant got `response` from this replica."""
         if len(response) > MAX_ID:
             return
         self._held[tenant, response] = (engine, replica)

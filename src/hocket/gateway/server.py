@@ -18,7 +18,7 @@ from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
 from hocket.gateway.openai import ApiError
-from hocket.settings import Timeouts
+from hocket.settings import Settings
 
 KEEP_ALIVE_S = 75.0
 "how long an idle connection stays open: longer than the proxies before a gateway keep theirs (60 s), as nginx does"
@@ -32,13 +32,12 @@ quiet.setLevel(logging.CRITICAL)
 class Server(web.Server):
     """A server whose connections are `Connection`s."""
 
-    def __init__(
-        self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], timeouts: Timeouts, body_limit: int
-    ) -> None:
+    def __init__(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]], settings: Settings) -> None:
         loop = asyncio.get_running_loop()
 
         def request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-            return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=body_limit)
+            limit = self.settings.body_limit
+            return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=limit)
 
         super().__init__(
             handler,
@@ -48,7 +47,8 @@ class Server(web.Server):
             logger=quiet,
             keepalive_timeout=KEEP_ALIVE_S,
         )
-        self.timeouts = timeouts
+        #: may be replaced while it serves
+        self.settings = settings
 
     def __call__(self) -> RequestHandler:
         """A protocol for a new connection."""
@@ -62,7 +62,7 @@ class Connection(RequestHandler):
 
     def __init__(self, manager: Server, **more: Any) -> None:
         super().__init__(manager, **more)
-        self._timeouts = manager.timeouts
+        self._timeouts = manager.settings.timeouts
         self._head: asyncio.TimerHandle | None = None
         self._heard = False
         self._stalled: asyncio.TimerHandle | None = None

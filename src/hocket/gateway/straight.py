@@ -1,7 +1,7 @@
 """Requests that go straight to a replica: they are no calls, wait in no queue and take no slot.
 
-Tokenizing is work for a tokenizer, not for the model. A stored response (`/v1/responses/ID`) is known to the one replica
-that gave it, and to nobody else.
+Tokenizing is work for a tokenizer, not for the model. A stored response (`/v1/responses/ID`) is known to the one
+replica that gave it, and to nobody else.
 """
 
 from __future__ import annotations
