@@ -129,10 +129,10 @@ async def raw(world: Running, request: bytes) -> bytes:
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: -5\r\n\r\n",
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope",
-        b"GET /v1/models HTTP/1.1\r\nHost: a\r\nx: " + b"y" * 20_000 + b"\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope",
+        b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nx: " + b"y" * 20_000 + b"\r\n\r\n",
     ],
     ids=["tls", "version", "length", "chunked", "gzip", "header"],
 )
@@ -153,7 +153,7 @@ async def test_a_client_that_hangs_up_inside_its_request(engine: ScriptedEngine,
     world = await start(engine)
     address = urlsplit(world.url)
     _, writer = await asyncio.open_connection(address.hostname, address.port)
-    writer.write(b'POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 500\r\n\r\n{"model"')
+    writer.write(b'POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 500\r\n\r\n{"model"')
     await asyncio.sleep(0.05)
     writer.close()
     await writer.wait_closed()
@@ -166,7 +166,7 @@ async def test_headers_that_are_no_utf8_do_no_harm(engine: ScriptedEngine, start
     world = await start(engine)
     body = b'{"model":"small",' + M + b"}"
     request = (
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nx-request-id: \xff\r\nx-odd: \xe9\r\nx-good: \xc3\xa9\r\n"
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nx-request-id: \xff\r\nx-odd: \xe9\r\nx-good: \xc3\xa9\r\n"
         b"Content-Length: %d\r\n\r\n" % len(body)
     )
     answer = await raw(world, request + body)

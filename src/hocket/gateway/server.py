@@ -22,6 +22,8 @@ from hocket.settings import Settings
 
 KEEP_ALIVE_S = 75.0
 "how long an idle connection stays open: longer than the proxies before a gateway keep theirs (60 s), as nginx does"
+LINGER_S = 2.0
+"after an answer that came before the request's end: how long the rest is read and dropped, so that the answer arrives"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 quiet = logging.getLogger("hocket.gateway.http")
@@ -46,6 +48,7 @@ class Server(web.Server):
             access_log=None,
             logger=quiet,
             keepalive_timeout=KEEP_ALIVE_S,
+            lingering_time=LINGER_S,
         )
         #: may be replaced while it serves
         self.settings = settings
