@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from hocket import __version__
 from hocket.core import events as ev
 from hocket.core.commands import Command
+from hocket.core.spec import SchedulerSpec
 from hocket.errors import InputError
 from hocket.history.records import Ledger
 from hocket.history.store import Store
@@ -75,6 +76,9 @@ class HistoryRecorder:
         try:
             if type(event) is ev.JobOpened:
                 self._set_offset()
+            elif type(event) is ev.SettingsChanged:
+                self._ledger.prefixed = bool(event.spec.tenants)
+                self._run.policy = policy_of(event.spec)
             self._ledger.seen(event, commands)
         except Exception:
             # a bug here must not cost a call
@@ -85,6 +89,11 @@ class HistoryRecorder:
     def _set_offset(self) -> None:
         # anew for each job: a monotonic clock stands still while a laptop sleeps
         self._ledger.offset = time.time() - self._clock() if self._offset is None else self._offset
+
+
+def policy_of(spec: SchedulerSpec) -> str:
+    """What a run is said to be governed by: its orderings, or `observe`."""
+    return "observe" if spec.observe else " > ".join(spec.policy)
 
 
 class HistoryMetrics(Collector):
@@ -133,5 +142,5 @@ def recorder_of(settings: Settings, clock: Callable[[], float] = time.monotonic)
             raise
         log.warning("%s; there is no history", error)
         return None
-    policy = " > ".join(settings.orderings)
+    policy = policy_of(settings.to_spec())
     return HistoryRecorder(store, history, policy=policy, prefixed=bool(settings.tenants), clock=clock)

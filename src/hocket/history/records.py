@@ -78,6 +78,8 @@ class CallRecord(msgspec.Struct, gc=False):
     "why it was rejected or aborted; of a finished one, what its last failed attempt failed of"
     status: int | None = None
     "HTTP status of a rejection"
+    retry: int = 0
+    "the client's own count of attempts: above 0 it is an earlier call again"
 
 
 class ToolRecord(msgspec.Struct, gc=False):
@@ -250,6 +252,7 @@ class Ledger:
             event.hint_output_tokens,
             event.prompt_tokens,
             event.at - job.at,
+            retry=event.retry,
         )
         of.calls += 1
         job.open += 1

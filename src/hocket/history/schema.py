@@ -14,7 +14,7 @@ from sqlalchemy.types import TypeEngine
 
 from hocket.history.records import CallRecord, JobRecord, ToolRecord
 
-HEAD = "0001"
+HEAD = "0002"
 "the newest revision in `migrations/versions`"
 
 
@@ -40,7 +40,7 @@ class RunRecord(msgspec.Struct):
 metadata = MetaData()
 
 _TYPES: dict[Any, type[TypeEngine[Any]]] = {int: BigInteger, float: Double, str: Text}
-_SMALL = frozenset({"n", "pid", "urgency", "attempts", "status", "calls", "tool_runs"})
+_SMALL = frozenset({"n", "pid", "urgency", "attempts", "status", "retry", "calls", "tool_runs"})
 
 
 def _table(name: str, record: type[msgspec.Struct], key: tuple[str, ...], *indexes: Index) -> Table:

@@ -46,6 +46,8 @@ class Ran(msgspec.Struct, omit_defaults=True):
     urgency: int | None = None
     "where it is not the job's"
     parent: str | None = None
+    retry: int = 0
+    "the client's own count of attempts"
 
 
 # -------------------------------------------------------------------- to a trace
@@ -114,6 +116,7 @@ def _call_stage(call: CallRecord, job: JobRecord) -> _Entry:
         call.attempts,
         call.urgency if call.urgency != job.urgency else None,
         call.parent,
+        call.retry,
     )
     stage = Stage(
         id=f"s{call.n}",
@@ -245,6 +248,7 @@ def _call(job: JobRecord, n: int, stage: Stage, ran: Ran | None) -> CallRecord:
         call.arrived_s, call.ended_s = ran.arrived_s, ran.ended_s
         call.dispatched_s, call.started_s, call.first_token_s = ran.dispatched_s, ran.started_s, ran.first_token_s
         call.engine, call.replica, call.attempts, call.parent = ran.engine, ran.replica, ran.attempts, ran.parent
+        call.retry = ran.retry
         call.urgency = job.urgency if ran.urgency is None else ran.urgency
     return call
 

@@ -67,7 +67,7 @@ class Writer:
 
     def end(self, record: Record) -> None:
         """A record that is complete."""
-        if len(self._ended) < self._bound:
+        if len(self._ended) + len(self._batch) < self._bound:
             self._ended.append(record)
             if self._asleep:
                 self._rouse()
