@@ -1,16 +1,20 @@
 """Prometheus metrics: counted from the events and commands that pass, gauges read from the core when scraped.
 
 Label values that clients choose (application names) are capped: beyond the cap they are counted as `other`. The list
-is docs/reference/metrics.md; a test keeps it and this module equal.
+is docs/reference/metrics.md; a test keeps it and this module equal. Counting is plain dictionaries and lists; the
+client library, whose locks would cost more than the core does, sees them when it is asked for the text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
+from typing import Any
 
 from msgspec import Struct
-from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -18,29 +22,90 @@ from hocket.core import events as ev
 from hocket.core.commands import Abort, Command, Dispatch, Reject
 from hocket.core.scheduler import Scheduler
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each counter, which nobody reads
-
 MAX_APPS = 100
 "application names that get a label of their own"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000)
+_BOUNDS = [*(str(float(bound)) for bound in _SECONDS), "+Inf"]
+
+
+class Counter:
+    """A counter: one value for each combination of label values."""
+
+    def __init__(self, name: str, text: str, *labels: str) -> None:
+        self._name, self._text, self._labels = name, text, labels
+        self._values: dict[tuple[str, ...], float] = {}
+
+    def add(self, labels: tuple[str, ...], by: float = 1.0) -> None:
+        """Count; by 0 the value is there from then on."""
+        self._values[labels] = self._values.get(labels, 0.0) + by
+
+    def family(self) -> Metric:
+        """As the client library wants it."""
+        family = CounterMetricFamily(self._name, self._text, labels=self._labels)
+        for labels, value in self._values.items():
+            family.add_metric(labels, value)
+        return family
+
+
+class Buckets:
+    """A histogram of seconds, of one label value."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * len(_BOUNDS)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one."""
+        self.counts[bisect_left(_SECONDS, seconds)] += 1
+        self.total += seconds
+
+
+class Histogram:
+    """A histogram of seconds for each value of one label."""
+
+    def __init__(self, name: str, text: str, label: str) -> None:
+        self._name, self._text, self._label = name, text, label
+        self._of: dict[str, Buckets] = {}
+
+    def of(self, label: str) -> Buckets:
+        """The one of this label value; it is there from then on."""
+        buckets = self._of.get(label)
+        if buckets is None:
+            buckets = self._of[label] = Buckets()
+        return buckets
+
+    def family(self) -> Metric:
+        """As the client library wants it."""
+        family = HistogramMetricFamily(self._name, self._text, labels=[self._label])
+        for label, buckets in self._of.items():
+            cumulative = map(float, accumulate(buckets.counts))
+            family.add_metric([label], list(zip(_BOUNDS, cumulative, strict=True)), buckets.total)
+        return family
 
 
 class _OfEngine:
-    """The children of one engine, bound once: a look-up by labels costs more than the observation."""
+    """What is counted for one engine at each call: its labels are made once."""
+
+    __slots__ = ("duration", "finished", "first_token", "output", "prompt", "wait")
 
     def __init__(self, metrics: Metrics, engine: str) -> None:
-        self.wait = metrics.wait.labels(engine)
-        self.first_token = metrics.first_token.labels(engine)
-        self.duration = metrics.duration.labels(engine)
-        self.prompt = metrics.tokens.labels(engine, "prompt")
-        self.output = metrics.tokens.labels(engine, "output")
-        self.finished = metrics.calls.labels(engine, "finished")
+        self.wait = metrics.wait.of(engine)
+        self.first_token = metrics.first_token.of(engine)
+        self.duration = metrics.duration.of(engine)
+        self.prompt, self.output = (engine, "prompt"), (engine, "output")
+        self.finished = (engine, "finished")
+        metrics.tokens.add(self.prompt, 0)
+        metrics.tokens.add(self.output, 0)
+        metrics.calls.add(self.finished, 0)
 
 
-class _Call(Struct):
+class _Call(Struct, gc=False):
     """A call under way."""
 
+    of: _OfEngine
     engine: str
     job: str
     arrived_at: float
@@ -48,7 +113,7 @@ class _Call(Struct):
     streamed: bool = False
 
 
-class _Job(Struct):
+class _Job(Struct, gc=False):
     """A job under way."""
 
     app: str
@@ -57,7 +122,7 @@ class _Job(Struct):
     reason: str = "closed"
 
 
-class Metrics:
+class Metrics(Collector):
     """Sees every event and its commands; `render` gives the exposition text."""
 
     def __init__(self, scheduler: Scheduler) -> None:
@@ -65,28 +130,38 @@ class Metrics:
         self._calls: dict[str, _Call] = {}
         self._jobs: dict[str, _Job] = {}
         self._apps: set[str] = set()
+        self.calls = Counter("hocket_calls", "calls that ended", "engine", "outcome")
+        self.wait = Histogram("hocket_queue_wait_seconds", "from a call's arrival to its first dispatch", "engine")
+        self.first_token = Histogram("hocket_time_to_first_token_seconds", "from arrival to the first chunk", "engine")
+        self.duration = Histogram("hocket_call_duration_seconds", "from a call's arrival to its end", "engine")
+        self.tokens = Counter("hocket_tokens", "tokens of finished calls", "engine", "direction")
+        self.failures = Counter("hocket_replica_failures", "calls that a replica failed", "engine", "kind")
+        self.jobs = Counter("hocket_jobs", "jobs that ended", "app", "reason")
+        self.job_duration = Histogram("hocket_job_duration_seconds", "job arrival to its last stage's end", "app")
+        self.tools = Counter("hocket_tool_runs", "tool runs that ended", "app")
+        self.refused = Counter("hocket_refused_requests", "requests that were answered by an error at once", "code")
+        self._of: dict[str, _OfEngine] = {}
+        for name in scheduler.engines:
+            self._of_engine(name)
+        self._handlers: dict[type[ev.Event], Callable[[Any], None]] = {
+            ev.CallArrived: self._arrived,
+            ev.CallStreamed: self._streamed,
+            ev.CallFinished: self._finished,
+            ev.CallCancelled: self._cancelled,
+            ev.CallFailed: self._failed,
+            ev.JobOpened: self._opened,
+            ev.JobClosed: self._closing,
+            ev.ToolFinished: self._tool_finished,
+        }
         self.registry = CollectorRegistry()
-        self._define()
-        self._of = {name: _OfEngine(self, name) for name in scheduler.engines}
+        self.registry.register(self)
         self.registry.register(_State(scheduler))
 
-    def _define(self) -> None:
-        def histogram(name: str, text: str, label: str) -> Histogram:
-            return Histogram(name, text, [label], buckets=_SECONDS, registry=self.registry)
-
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(name, text, labels, registry=self.registry)
-
-        self.calls = counter("hocket_calls", "calls that ended", "engine", "outcome")
-        self.wait = histogram("hocket_queue_wait_seconds", "from a call's arrival to its first dispatch", "engine")
-        self.first_token = histogram("hocket_time_to_first_token_seconds", "from arrival to the first chunk", "engine")
-        self.duration = histogram("hocket_call_duration_seconds", "from a call's arrival to its end", "engine")
-        self.tokens = counter("hocket_tokens", "tokens of finished calls", "engine", "direction")
-        self.failures = counter("hocket_replica_failures", "calls that a replica failed", "engine", "kind")
-        self.jobs = counter("hocket_jobs", "jobs that ended", "app", "reason")
-        self.job_duration = histogram("hocket_job_duration_seconds", "job arrival to its last stage's end", "app")
-        self.tools = counter("hocket_tool_runs", "tool runs that ended", "app")
-        self.refused = counter("hocket_refused_requests", "requests that were answered by an error at once", "code")
+    def collect(self) -> Iterable[Metric]:
+        """See `Collector`."""
+        counted = (self.calls, self.wait, self.first_token, self.duration, self.tokens, self.failures)
+        for one in (*counted, self.jobs, self.job_duration, self.tools, self.refused):
+            yield one.family()
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""
@@ -94,70 +169,72 @@ class Metrics:
 
     def refuse(self, code: str) -> None:
         """A request was bad, or nobody's: it did not become a call."""
-        self.refused.labels(code).inc()
+        self.refused.add((code,))
 
     def seen(self, event: ev.Event, commands: Sequence[Command]) -> None:
         """Count one event and what the core ordered."""
-        match event:
-            case ev.CallArrived():
-                self._arrived(event)
-            case ev.CallStreamed():
-                self._streamed(event)
-            case ev.CallFinished():
-                self._finished(event)
-            case ev.CallCancelled():
-                self._ended(event.call, "cancelled", event.at)
-            case ev.CallFailed():
-                if (call := self._calls.get(event.call)) is not None:
-                    self.failures.labels(call.engine, event.kind).inc()
-            case ev.JobOpened():
-                self._jobs[event.job] = _Job(self._app(event.app), event.at, event.at)
-            case ev.ToolFinished():
-                self._tool_finished(event)
-            case ev.JobClosed():
-                self._closing(event)
+        kind = type(event)
+        handler = self._handlers.get(kind)
+        if handler is not None:
+            handler(event)
         for command in commands:
             self._ordered(command, event.at)
-        if isinstance(event, ev.JobClosed):
-            self._closed(event.job)
+        if kind is ev.JobClosed:
+            self._closed(event.job)  # type: ignore[attr-defined]
 
     def _ordered(self, command: Command, at: float) -> None:
         if isinstance(command, Dispatch):
             call = self._calls.get(command.call)
             if call is not None and not call.dispatched:
                 call.dispatched = True
-                self._of[call.engine].wait.observe(at - call.arrived_at)
+                call.of.wait.observe(at - call.arrived_at)
         elif isinstance(command, Reject):
             self._ended(command.call, "rejected", at)
         elif isinstance(command, Abort):
             self._ended(command.call, "aborted", at)
 
+    def _of_engine(self, name: str) -> _OfEngine:
+        """Engines come with the settings, and with new ones."""
+        of = self._of.get(name)
+        if of is None:
+            of = self._of[name] = _OfEngine(self, name)
+        return of
+
     def _arrived(self, event: ev.CallArrived) -> None:
         call = self._scheduler.calls.get(event.call)
         if call is not None:
-            self._calls[event.call] = _Call(call.engine.name, event.job, event.at)
+            name = call.engine.name
+            self._calls[event.call] = _Call(self._of_engine(name), name, event.job, event.at)
 
     def _streamed(self, event: ev.CallStreamed) -> None:
         call = self._calls.get(event.call)
         if call is not None and not call.streamed:
             call.streamed = True
-            self._of[call.engine].first_token.observe(event.at - call.arrived_at)
+            call.of.first_token.observe(event.at - call.arrived_at)
 
     def _finished(self, event: ev.CallFinished) -> None:
         call = self._calls.pop(event.call, None)
         if call is None:
             return
-        of = self._of[call.engine]
-        of.finished.inc()
+        of = call.of
+        self.calls.add(of.finished)
         of.duration.observe(event.at - call.arrived_at)
-        of.prompt.inc(event.prompt_tokens)
-        of.output.inc(event.output_tokens)
+        self.tokens.add(of.prompt, event.prompt_tokens)
+        self.tokens.add(of.output, event.output_tokens)
         self._stage_ended(call.job, event.at)
+
+    def _cancelled(self, event: ev.CallCancelled) -> None:
+        self._ended(event.call, "cancelled", event.at)
+
+    def _failed(self, event: ev.CallFailed) -> None:
+        call = self._calls.get(event.call)
+        if call is not None:
+            self.failures.add((call.engine, event.kind))
 
     def _ended(self, call_id: str, outcome: str, at: float) -> None:
         call = self._calls.pop(call_id, None)
         if call is not None:
-            self.calls.labels(call.engine, outcome).inc()
+            self.calls.add((call.engine, outcome))
             self._stage_ended(call.job, at)
 
     def _stage_ended(self, job_id: str, at: float) -> None:
@@ -166,6 +243,9 @@ class Metrics:
             job.ended_at = at
             # a job that was closed while this call ran is over now
             self._closed(job_id)
+
+    def _opened(self, event: ev.JobOpened) -> None:
+        self._jobs[event.job] = _Job(self._app(event.app), event.at, event.at)
 
     def _closing(self, event: ev.JobClosed) -> None:
         # before the commands: they may abort its calls, and the last of them ends the job
@@ -177,13 +257,13 @@ class Metrics:
         job = self._jobs.get(event.job)
         if job is not None:
             job.ended_at = event.at
-            self.tools.labels(job.app).inc()
+            self.tools.add((job.app,))
 
     def _closed(self, job_id: str) -> None:
         if job_id in self._jobs and job_id not in self._scheduler.jobs:
             job = self._jobs.pop(job_id)
-            self.jobs.labels(job.app, job.reason).inc()
-            self.job_duration.labels(job.app).observe(job.ended_at - job.opened_at)
+            self.jobs.add((job.app, job.reason))
+            self.job_duration.of(job.app).observe(job.ended_at - job.opened_at)
 
     def _app(self, name: str) -> str:
         if name not in self._apps:
