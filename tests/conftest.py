@@ -13,6 +13,14 @@ from hocket.engines import weights
 from hocket.engines.embedded import EmbeddedSpec, command
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A gateway records its calls by default: not in the history of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @contextmanager
 def serving(spec: EmbeddedSpec) -> Iterator[str]:
     """The base URL of one embedded engine, which lives as long as the block."""

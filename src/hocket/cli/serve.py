@@ -74,17 +74,22 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 async def _serve(settings: Settings, reread: Callable[[], Settings] | None) -> int:
     from hocket.errors import InputError
     from hocket.gateway.app import Gateway
+    from hocket.history.recorder import HistoryMetrics, recorder_of
     from hocket.journal import JournalWriter
 
     journal = JournalWriter(settings.journal, settings.to_spec()) if settings.journal else None
-    gateway = Gateway(settings, journal, reread=reread)
+    history = recorder_of(settings)
+    gateway = Gateway(settings, journal, observers=[history] if history else [], reread=reread)
+    if history:
+        gateway.metrics.registry.register(HistoryMetrics(history.writer))
+        history.start()
     stop, again = asyncio.Event(), asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, again.set)
     reloads = asyncio.create_task(_reload_whenever(again, gateway, reread))
     try:
-        _greet(settings, await gateway.start())
+        _greet(settings, await gateway.start(), history.where if history else None)
         stopped, ready = asyncio.create_task(stop.wait()), asyncio.create_task(gateway.engines_ready())
         waiting: set[asyncio.Task[Any]] = {stopped, ready}
         while stopped in waiting:
@@ -102,6 +107,8 @@ async def _serve(settings: Settings, reread: Callable[[], Settings] | None) -> i
         reloads.cancel()
         await gateway.stop()
         _kept(journal.close if journal else None)
+        if history:
+            history.stop()
     return 0
 
 
@@ -128,9 +135,11 @@ def _kept(write: Callable[[], None] | None) -> None:
         pass
 
 
-def _greet(settings: Settings, url: str) -> None:
+def _greet(settings: Settings, url: str, history: str | None) -> None:
     model = settings.engines[0].served[0]
     key = ' -H "Authorization: Bearer $KEY"' if settings.tenants else ""
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}]}}'
     print(f"hocket listens on {url}/v1 (policy {' > '.join(settings.orderings)})")
+    if history:
+        print(f"jobs and calls are recorded in {history}, without any text (`history: off` ends that)")
     print(f"try: curl {url}/v1/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'", flush=True)

@@ -105,7 +105,8 @@ def settings(port: int, policy: str) -> str:
     for name, cpus in zip(("small", "large"), CPUS, strict=True):
         engines += f"  - {{name: {name}, kind: embedded, max_concurrency: {WINDOW}, context: 1024, threads: 1"
         engines += f", cpus: {cpus}}}\n" if cpus else "}\n"
-    return f"listen: 127.0.0.1:{port}\npolicy: [{', '.join(parse_policy(policy))}]\nengines:\n{engines}"
+    orderings = ", ".join(parse_policy(policy))
+    return f"listen: 127.0.0.1:{port}\npolicy: [{orderings}]\nhistory: off\nengines:\n{engines}"
 
 
 class Pass(NamedTuple):

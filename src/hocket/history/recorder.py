@@ -47,6 +47,7 @@ class HistoryRecorder:
         `prefixed`: see `Ledger`.
         """
         settings = settings or HistorySettings()
+        self.where = str(store.name)
         self._clock, self._offset = clock, offset
         self._run = new_run(policy, __version__)
         self.writer = Writer(

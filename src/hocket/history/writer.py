@@ -97,7 +97,7 @@ class Writer:
     # ---------------------------------------------------------------- the thread
 
     def _main(self) -> None:
-        more = False
+        more = True  # jobs of a process that died need not wait
         while not self._stopping.is_set():
             if not more:
                 self._sleep()
