@@ -144,7 +144,7 @@ class ScriptedEngine:
         try:
             if script.first_s:
                 await asyncio.sleep(script.first_s)
-            return await self._behave(request, script, seen, bool(asked.stream))
+            return await self._behave(request, script, seen, bool(asked.stream) and request.path != "/v1/embeddings")
         except (asyncio.CancelledError, ConnectionError):
             seen.aborted = time.monotonic()
             raise

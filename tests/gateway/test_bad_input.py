@@ -97,7 +97,7 @@ async def test_a_body_that_is_too_large(engine: ScriptedEngine, start: Start, de
         ("POST", "/v1/nothing", 404),
         ("GET", "/v1/models/none", 404),
         ("GET", "/v1/jobs/", 404),
-        ("PATCH", "/v1/jobs/x", 404),
+        ("PATCH", "/v1/jobs/x", 405),
         ("POST", "/v1/jobs/x/tools/", 404),
         ("POST", "/v1/jobs/x/tools/y:start", 404),
         ("GET", "/%ff%fe", 404),

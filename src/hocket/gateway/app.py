@@ -260,14 +260,20 @@ class Gateway:
             case "POST", ["tools", verb] if verb.endswith(":end"):
                 name = unquote(verb.removesuffix(":end"))
                 return _json(self.jobs.end_tool(tenant, job, name, await self.read(http)))
+            case _, []:
+                raise not_allowed(http, ["GET", "DELETE"])
+            case _, ["tools", verb] if verb.endswith((":start", ":end")):
+                raise not_allowed(http, ["POST"])
         raise ApiError(404, f"there is no {http.method} {http.path[:200]}", code="unknown_path")
 
     # ---------------------------------------------------------------- for operators
 
     async def _operate(self, http: web.BaseRequest, path: str) -> web.StreamResponse:
         self.guard.admin(http)
-        if (http.method, path) != ("POST", "/admin/reload"):
-            raise ApiError(404, f"there is no {http.method} {path[:200]}; try POST /admin/reload", code="unknown_path")
+        if path != "/admin/reload":
+            raise ApiError(404, f"there is no {path[:200]}; there is POST /admin/reload", code="unknown_path")
+        if http.method != "POST":
+            raise not_allowed(http, ["POST"])
         if self._reread is None:
             raise ApiError(409, "this gateway was started without a settings file: nothing to read", code="no_settings")
         try:

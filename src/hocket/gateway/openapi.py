@@ -29,8 +29,10 @@ CODES: dict[int, tuple[str, ...]] = {
         "missing_required_parameter",
         "invalid_identity",
         "invalid_query",
+        "invalid_settings",
     ),
-    401: ("missing_api_key", "invalid_api_key"),
+    401: ("missing_api_key", "invalid_api_key", "invalid_admin_key"),
+    403: ("foreign_host", "foreign_origin", "admin_off"),
     404: (
         "model_not_found",
         "unknown_job",
@@ -41,7 +43,7 @@ CODES: dict[int, tuple[str, ...]] = {
     ),
     405: ("method_not_allowed",),
     408: ("request_timeout",),
-    409: ("job_closed", "job_of_another_app", "tool_run_exists", "job_aborted"),
+    409: ("job_closed", "job_of_another_app", "tool_run_exists", "job_aborted", "no_settings"),
     413: ("body_too_large",),
     431: ("headers_too_large",),
     500: ("internal_error",),
@@ -61,6 +63,7 @@ _MEANINGS = {
     200: "done",
     400: "the request is bad",
     401: "no key, or an unknown one",
+    403: "an open gateway serves this machine alone",
     404: "there is no such thing",
     405: "the path takes another method",
     408: "the request did not come in time",
@@ -71,7 +74,12 @@ _MEANINGS = {
     502: "a replica failed",
     503: "not now",
 }
-_EVERYWHERE = (408, 431, 500)
+_RESPONSES = {
+    ("/v1/responses/{response}", "get"): "response",
+    ("/v1/responses/{response}", "delete"): "delete_response",
+    ("/v1/responses/{response}/cancel", "post"): "cancel_response",
+}
+_EVERYWHERE = (403, 408, 431, 500)
 _ID = r"^[!-~]([ -~]*[!-~])?$"
 _OBJECT: Json = {"type": "object"}
 
@@ -98,7 +106,8 @@ def _document() -> Json:
             "parameters": _parameters(),
             "responses": {str(status): _error(status) for status in CODES},
             "securitySchemes": {
-                "key": {"type": "http", "scheme": "bearer", "description": "wanted where tenants are set"}
+                "key": {"type": "http", "scheme": "bearer", "description": "wanted where tenants are set"},
+                "admin": {"type": "http", "scheme": "bearer", "description": "wanted where admin_key_sha256 is set"},
             },
         },
     }
@@ -114,7 +123,10 @@ def _calls() -> Json:
 def _call(endpoint: Endpoint) -> Json:
     ok: Json = {"description": "the engine's answer", "content": {"application/json": {"schema": _OBJECT}}}
     if endpoint.streams:
-        ok["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+        ok["content"]["text/event-stream"] = {}
+    if endpoint.path == "/v1/responses":
+        here = {"response": "$response.body#/id"}
+        ok["links"] = {name: {"operationId": name, "parameters": here} for name in _RESPONSES.values()}
     return {
         "operationId": endpoint.path.removeprefix("/v1/").replace("/", "_"),
         "summary": f"A call, by its `{endpoint.input}`. It waits here until it is its turn.",
@@ -122,7 +134,7 @@ def _call(endpoint: Endpoint) -> Json:
         "requestBody": _json_body(_request(endpoint)),
         "responses": {
             "200": ok,
-            **_errors(401, 408, 409, 413, 431),
+            **_errors(401, 403, 408, 409, 413, 431),
             "default": {
                 "description": "an error: hocket's own, or the engine's as it came",
                 "content": {"application/json": {"schema": _OBJECT}},
@@ -177,17 +189,10 @@ def _straight() -> Json:
         operation = _operation(path[1:], "As the engine does it; takes no slot.", _OBJECT, 400, 401, 404, 413, 502, 503)
         operation["responses"]["default"] = _of_engine("an error of the engine, as it came")
         out[path] = {"post": {**operation, "requestBody": _json_body(model)}}
-    for path, methods in {
-        "/v1/responses/{response}": ("get", "delete"),
-        "/v1/responses/{response}/cancel": ("post",),
-    }.items():
-        out[path] = {"parameters": [_path("response")]}
-        for method in methods:
-            name = {"get": "response", "delete": "delete_response", "post": "cancel_response"}[method]
-            summary = "Asked of the replica that gave the response."
-            operation = _operation(name, summary, _OBJECT, 401, 404, 413, 502, 503)
-            operation["responses"]["default"] = _of_engine("an error of the engine, as it came")
-            out[path][method] = operation
+    for (path, method), name in _RESPONSES.items():
+        operation = _operation(name, "Asked of the replica that gave the response.", _OBJECT, 401, 404, 413, 502, 503)
+        operation["responses"]["default"] = _of_engine("an error of the engine, as it came")
+        out.setdefault(path, {"parameters": [_path("response")]})[method] = operation
     return out
 
 
@@ -217,6 +222,7 @@ def _operators() -> Json:
     ready = _operation("ready", "Whether an engine has a replica.", _ref("schemas", "Ready"))
     ready["responses"]["503"] = {**ready["responses"]["200"], "description": "no engine has one"}
     text = {"description": "Prometheus metrics", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    reload = _operation("reload", "Read the settings file again.", _ref("schemas", "Reloaded"), 400, 401, 409)
     paths: Json = {
         "/health": {"get": _operation("health", "200 while the process lives.", _ref("schemas", "Health"))},
         "/ready": {"get": ready},
@@ -225,7 +231,7 @@ def _operators() -> Json:
     }
     for item in paths.values():
         item["get"]["security"] = [{}]
-    return paths
+    return {**paths, "/admin/reload": {"post": {**reload, "security": [{"admin": []}, {}]}}}
 
 
 # ---------------------------------------------------------------- parts
@@ -299,8 +305,9 @@ def _parameters() -> Json:
         "job": (name, "the job"),
         "stage": (name, "the stage of the application's graph"),
         "parent": (name, "the stage that caused this one"),
-        "urgency": ({"type": "integer", "minimum": 0, "maximum": 4}, "0 (emergency) to 4 (background)"),
-        "deadline-ms": ({"type": "integer", "minimum": 1, "maximum": MAX_DEADLINE_MS}, "milliseconds from now"),
+        # a header is text: only so can an unlisted one be told from a bad one
+        "urgency": ({"type": "string", "pattern": "^0{0,9}[0-4]$"}, "0 (emergency) to 4 (background)"),
+        "deadline-ms": ({"type": "string", "pattern": "^0{0,3}[1-9][0-9]{0,11}$"}, "milliseconds from now"),
     }
     return {
         key: {"name": HEADERS[key], "in": "header", "schema": schema, "description": text}
@@ -328,6 +335,7 @@ def _schemas() -> Json:
     return {
         "Health": known(status={"const": "ok"}),
         "Ready": known(ready={"type": "boolean"}, engines_without_replica={"type": "array", "items": text}),
+        "Reloaded": known(status={"const": "reloaded"}, engines={"type": "array", "items": text}),
         "Model": known(id=text, object={"const": "model"}, created=count, owned_by={"const": "hocket"}),
         "OpenedJob": known(id=text, object={"const": "job"}),
         "Job": {**job, "properties": {**job["properties"], **more}},
