@@ -38,6 +38,7 @@ def check(scheduler: Scheduler) -> None:
             assert replica.inflight == inflight[id(replica)], f"{replica.id}: inflight {replica.inflight}"
             assert 0 <= replica.free <= max(0, replica.window - replica.inflight), f"{replica.id}: free {replica.free}"
             assert replica.present or not replica.free, f"{replica.id}: removed, but with free slots"
+            assert replica.search is None or replica.search.size == replica.window, f"{replica.id}: window"
     for job in scheduler.jobs.values():
         states = Counter(call.state for call in job.calls.values())
         assert job.waiting == states[CallState.QUEUED], f"job {job.id}: waiting {job.waiting}"

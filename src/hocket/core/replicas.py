@@ -12,6 +12,7 @@ from hocket.core.commands import Command
 from hocket.core.slots import Slots
 from hocket.core.spec import SchedulerSpec
 from hocket.core.state import Call, Engine, Replica
+from hocket.core.windows import WindowSearch
 
 REST_S = 1.0
 "how long a replica rests after a 429 without Retry-After, or when it could not be connected to"
@@ -35,7 +36,7 @@ class Replicas(Slots):
         replica = engine.listed.get(event.replica)
         if replica is None:
             replica = engine.listed[event.replica] = Replica(event.replica, len(engine.listed), event.window)
-        replica.window = event.window
+        self._set_window(engine, replica, event.window)
         replica.present = True
         replica.misses = 0
         engine.replicas[replica.id] = replica
@@ -57,6 +58,9 @@ class Replicas(Slots):
         if replica is None:
             return
         replica.misses = 0 if event.healthy else replica.misses + 1
+        if replica.search is not None and event.running is not None and event.waiting is not None:
+            replica.search.observed(self.now, event.running, event.waiting, replica.inflight)
+            replica.window = replica.search.size
         self._refresh(engine, replica)
         self._fill(engine, out)
 
@@ -89,6 +93,27 @@ class Replicas(Slots):
             self._refresh(engine, replica)
             self._timers.add(until, (engine, replica))
             self._wake_at(until, out)
+
+    # ---------------------------------------------------------------- windows
+
+    def _set_window(self, engine: Engine, replica: Replica, window: int) -> None:
+        """`window` as the settings give it, or as far as a search has come; one begins there, or where others are."""
+        if not engine.auto_window or self.spec.observe:
+            replica.search = None
+        elif replica.search is None:
+            others = (other.search.home for other in engine.replicas.values() if other.search is not None)
+            replica.search = WindowSearch.start(self.now, next(others, window))
+        replica.window = window if replica.search is None else replica.search.size
+
+    def _learn(self, call: Call, replica: Replica, tokens: int = 0, *, ended: bool = False) -> None:
+        """News for the search of a window: `call` has made so many tokens so far, or has ended."""
+        search = replica.search
+        assert search is not None, "its window is given"
+        made = search.made(call.id, call.prompt_tokens, tokens, ended)
+        search.report(self.now, call.charged_at, made, ended, replica.inflight)
+        if search.size != replica.window:
+            replica.window = search.size
+            self._refresh(call.engine, replica)
 
     # ---------------------------------------------------------------- slots
 

@@ -212,6 +212,10 @@ class Scheduler(Replicas):
         if call is None or call.state is QUEUED:
             _stray(call)
             return
+        replica = call.replica
+        if replica is not None and replica.search is not None:
+            self._learn(call, replica, event.tokens)
+            self._fill(call.engine, out)
         self._charge(call)
 
     def _call_finished(self, event: ev.CallFinished, out: list[Command]) -> None:
@@ -222,6 +226,9 @@ class Scheduler(Replicas):
         replica = call.replica
         if replica is not None and replica.failures:
             self._delivered(replica, call.engine)
+        if replica is not None and replica.search is not None:
+            self._learn(call, replica, event.output_tokens or 1)  # an embedding is an answer, too
+            self._charge(call)
         self._end(call, out)
         self._fill(call.engine, out)
 
@@ -340,6 +347,7 @@ class Scheduler(Replicas):
             self._place(call, out)
         for engine in self.engines.values():
             for replica in engine.listed.values():
+                self._set_window(engine, replica, replica.window)
                 self._refresh(engine, replica)
             self._relist(engine)
             self._fill(engine, out)

@@ -14,7 +14,7 @@ from hocket.core.ordering import Fact, Ordering
 from hocket.core.queue import ReadyQueue
 from hocket.core.routing import Routing
 from hocket.core.spec import SchedulerSpec
-from hocket.core.state import Application, Call, CallState, Engine, Job, Tenant
+from hocket.core.state import Application, Call, CallState, Engine, Job, Replica, Tenant
 from hocket.core.timers import Timers, Waits
 
 # bound once: looking a member up in its enum costs more than most of what follows
@@ -38,7 +38,10 @@ class Slots:
     def __init__(self, spec: SchedulerSpec, policy: Policy) -> None:
         self.now = 0.0
         self.engines = {
-            e.name: Engine(e.name, e.models, ReadyQueue(policy.orderings, self), policy.routing()) for e in spec.engines
+            e.name: Engine(
+                e.name, e.models, ReadyQueue(policy.orderings, self), policy.routing(), auto_window=e.auto_window
+            )
+            for e in spec.engines
         }
         #: engines that the settings no longer name, while they hold calls
         self.gone: dict[str, Engine] = {}
@@ -57,7 +60,7 @@ class Slots:
         self.engines = {}
         for e in spec.engines:
             engine = known.pop(e.name, None) or Engine(e.name, e.models, ReadyQueue((), self), policy.routing())
-            engine.models = e.models
+            engine.models, engine.auto_window = e.models, e.auto_window
             engine.queue = ReadyQueue(policy.orderings, self)
             engine.routing = policy.routing()
             self.engines[e.name] = engine
@@ -126,6 +129,8 @@ class Slots:
     def _leave_slot(self, call: Call) -> None:
         replica, now, job = call.replica, self.now, call.job
         assert replica is not None, "the call is in no slot"
+        if replica.search is not None:
+            self._learn(call, replica, ended=True)
         # what _charge does, written out: the call would cost more than the work
         job.service_s += now - call.charged_at
         if self._reads_service and job.waiting:
@@ -141,6 +146,9 @@ class Slots:
         tenant.running -= 1
         if self._reads_running:
             self._touch(Fact.RUNNING, tenant)
+
+    def _learn(self, call: Call, replica: Replica, tokens: int = 0, *, ended: bool = False) -> None:
+        raise NotImplementedError  # by the half above, which knows what a window is
 
     def _charge(self, call: Call) -> None:
         """Add the slot time since the last charge to the job's attained service."""
@@ -164,7 +172,7 @@ class Slots:
         self._reads_running = Fact.RUNNING in reads
         self._reads_size = Fact.SIZE in reads
         #: whether `CallStreamed` after the first token is of use to the policy
-        self.wants_progress = self._reads_service
+        self.wants_progress = self._reads_service or any(engine.auto_window for engine in self.engines.values())
 
     def _fall_back(self, error: Exception) -> None:
         """An ordering raised, or its keys do not compare: order by the fallback from now on, and lose no call.

@@ -10,9 +10,12 @@ from collections import deque
 from heapq import heapify
 from typing import Any
 
+import msgspec
+
 from hocket.core.queue import ReadyQueue
 from hocket.core.scheduler import Scheduler
 from hocket.core.state import Application, Call, CallState, Engine, Job, Replica, Tenant
+from hocket.core.windows import WindowSearch
 
 Plain = dict[str, Any]
 
@@ -42,7 +45,7 @@ def save(scheduler: Scheduler) -> Plain:
         "policy_error": s.policy_error,
         "tenants": [_plain(tenant, _TENANT) for tenant in s.tenants.values()],
         "apps": [_plain(app, _APP) for app in s.apps.values()],
-        "replicas": {e.name: [_plain(replica, _REPLICA) for replica in e.listed.values()] for e in _engines(s)},
+        "replicas": {e.name: [_replica(replica) for replica in e.listed.values()] for e in _engines(s)},
         "jobs": [_plain(job, _JOB) | {"app": job.app.name, "tenant": job.tenant.name} for job in s.jobs.values()],
         "calls": [
             _plain(call, _CALL)
@@ -70,7 +73,9 @@ def restore(scheduler: Scheduler, state: Plain) -> None:
     for name in state["replicas"].keys() - s.engines.keys():
         s.gone[name] = Engine(name, [], ReadyQueue((), s), s.policy_of(s.spec).routing())
     for engine in _engines(s):
-        for replica in (Replica(**fields) for fields in state["replicas"][engine.name]):
+        for fields in state["replicas"][engine.name]:
+            fields["search"] = msgspec.convert(fields["search"], WindowSearch | None)
+            replica = Replica(**fields)
             engine.listed[replica.id] = replica
             engine.room += replica.free
             if replica.present:
@@ -103,6 +108,10 @@ def _engine(s: Scheduler, name: str) -> Engine:
 
 def _plain(record: object, fields: tuple[str, ...]) -> Plain:
     return {field: getattr(record, field) for field in fields}
+
+
+def _replica(replica: Replica) -> Plain:
+    return _plain(replica, _REPLICA) | {"search": msgspec.to_builtins(replica.search)}
 
 
 def _call(s: Scheduler, fields: Plain) -> None:

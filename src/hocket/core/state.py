@@ -16,6 +16,7 @@ import msgspec
 if TYPE_CHECKING:
     from hocket.core.queue import Node, ReadyQueue
     from hocket.core.routing import Routing
+    from hocket.core.windows import WindowSearch
 
 
 class CallState(StrEnum):
@@ -154,6 +155,8 @@ class Replica:
     "its key in the index of a routing policy"
     present: bool = True
     "False once it was removed; calls that it held may still end"
+    search: WindowSearch | None = None
+    "what finds its window; None where the settings give it"
 
     def __lt__(self, other: Replica) -> bool:
         """Equal keys meet in a heap only where one entry is stale: any order will do."""
@@ -173,6 +176,8 @@ class Engine:
     "free slots over its replicas; while there is one, no call waits"
     only: Replica | None = None
     "its replica, if it has one alone: then there is nothing to choose"
+    auto_window: bool = False
+    "whether the windows of its replicas are searched for"
     listed: dict[str, Replica] = field(default_factory=dict)
     "every replica ever added: one that returns keeps its place, and the calls that it may still hold"
 

@@ -1,0 +1,385 @@
+"""How wide a replica's window is, where the operator said `max_concurrency: auto`.
+
+The aim is the smallest window at which throughput stops growing: the w that makes
+
+    ln(tokens per second) - PRICE·ln(w)
+
+largest. That is Kleinrock's power with a high price on throughput: where a window that is 1 % larger brings less than
+0.03 % more tokens, it is not worth it, because calls that wait here can still be put in another order and calls that
+wait in the engine cannot. Latency is no guide (as it is for TCP Vegas, BBR or gradient limiters): in a batching engine
+each call is slower with every further one, from the first on, while the throughput still grows.
+
+`Meter` measures the throughput at one window; `WindowSearch` decides what to measure next. Both are plain data and
+know no clock. docs/concepts/windows.md explains them with pictures.
+"""
+
+from __future__ import annotations
+
+from math import log, sqrt
+
+from msgspec import Struct
+
+PRICE = 0.03
+"what one more in ln(window) must bring in ln(throughput)"
+PROMPT_WEIGHT = 0.1
+"output tokens that a prompt token counts for: an engine prefills about ten in the time of one more decoded"
+MOST = 4096
+"the largest window"
+ARM_S = 1.0
+"the shortest measurement"
+LONGEST_S = 30.0
+"the longest measurement, and the longest wait for a new window to show"
+FEWEST = 4
+"calls that must end in a measurement, also where the window is smaller"
+FILL_S = 2.0
+"how long the queue may take to fill a larger window"
+ROUNDS = 3
+"measurements of one window before a comparison ends undecided"
+SURE = 2.0
+"standard errors that make a difference certain"
+NOISE = 0.04
+"standard deviation of ln(throughput) between two measurements, before any is known"
+HOLD_S = 30.0
+"how long a window that was found is kept before the next trial"
+LONGEST_HOLD_S = 120.0
+"the same, after trials that changed nothing: each hold is twice as long as the one before"
+CHANGED = 0.15
+"a shift of ln(throughput), twice in a row, after which the engine is another one"
+WORTH = 0.03
+"gain in ln(throughput) for which a narrower search is worth its time"
+QUEUES = 2
+"observations in a row of a replica that itself keeps calls waiting, after which its window is cut"
+
+
+class Meter(Struct):
+    """Tokens per second of a replica while it holds `size` calls.
+
+    A measurement has three phases. It settles, until the replica holds just `size` calls and as many have ended, so
+    that what a larger window started all at once is over. It counts, until as many calls have ended again. It ripens,
+    until what its calls made meanwhile is known: a call that does not stream says so only at its end, and its tokens
+    belong to all the time since it was sent, not to that moment.
+    """
+
+    size: int
+    phase: str = "settling"
+    "settling | counting | ripening | over"
+    since: float = 0.0
+    "when the phase began; from `counting` on, when counting began"
+    until: float = 0.0
+    "when counting ended"
+    at: float = 0.0
+    "of the latest report"
+    reached: bool = False
+    "whether the replica has held just `size` calls"
+    ends: int = 0
+    "calls that ended in this phase"
+    tokens: float = 0.0
+    "that were made while counting, prompts weighed in"
+    held_s: float = 0.0
+    "slot-seconds: the calls in the replica, integrated"
+    known_s: float = 0.0
+    "of these, how many have been reported on"
+    starved: bool = False
+    "it is over because too few calls waited to keep the window full: nothing was learned"
+    rate: float = 0.0
+    "tokens per second; once it is over"
+
+    def begin(self, now: float, size: int, settled: bool = False) -> None:
+        """Measure at `size` from now on. `settled`: it was the size before as well."""
+        self.size, self.since, self.ends, self.starved = size, now, 0, False
+        self.phase, self.reached = "settling", False
+        if settled:
+            self._count(now)
+
+    def report(self, now: float, since: float, tokens: float, ended: bool, inflight: int, patience_s: float) -> bool:
+        """A call, one of `inflight`, made `tokens` since `since`, and has `ended`. Whether the measurement is over.
+
+        `patience_s`: how long to count at most, for calls that hardly move.
+        """
+        passed, self.at = now - self.at, now
+        self.ends += ended
+        if self.phase == "settling":
+            return self._settle(now, inflight, ended)
+        begun = max(since, self.since)
+        if self.phase == "counting":
+            self.held_s += inflight * passed
+            self._add(now, since, begun, now, tokens)
+            length = now - self.since
+            if length < ARM_S or (self.ends < max(self.size, FEWEST) and length < patience_s):
+                return False
+            self.until, self.phase = now, "ripening"
+            if self.held_s < 0.9 * self.size * length:
+                return self._over(starved=True)
+        elif since < self.until:
+            self._add(now, since, begun, self.until, tokens)
+        length = self.until - self.since
+        if self.known_s < 0.95 * self.held_s and now - self.until < 2.0 * length:
+            return False
+        self.rate = max(self.tokens, 1e-9) / length
+        return self._over(starved=False)
+
+    def _settle(self, now: float, inflight: int, ended: bool) -> bool:
+        if not self.reached:
+            # a larger window is full at once where calls wait; a smaller one when enough calls have ended
+            if inflight >= self.size >= inflight - ended:
+                self.reached, self.since, self.ends = True, now, 0
+            elif inflight < self.size and now - self.since > FILL_S:
+                return self._over(starved=True)
+        elif self.ends >= self.size or now - self.since > LONGEST_S:
+            self._count(now)
+        return False
+
+    def _count(self, now: float) -> None:
+        self.phase, self.since, self.at, self.ends = "counting", now, now, 0
+        self.tokens = self.held_s = self.known_s = 0.0
+
+    def _add(self, now: float, since: float, begun: float, until: float, tokens: float) -> None:
+        """Of what a call made between `since` and `now`, evenly, the part between `begun` and `until`."""
+        self.known_s += until - begun
+        self.tokens += tokens * (until - begun) / (now - since) if now > since else tokens
+
+    def _over(self, *, starved: bool) -> bool:
+        self.phase, self.starved = "over", starved
+        return True
+
+
+class WindowSearch(Struct):
+    """Finds the window of one replica, and follows it.
+
+    It compares `home`, the best window so far, with one `trial` at a time. First it doubles (or halves) home as long as
+    that is better; then it bisects between home and the nearest windows that were worse, `low` and `high`; then it
+    holds home, and tries a neighbour now and then. A comparison ends when its outcome is certain, measured by the
+    noise between equal measurements, or after ROUNDS; when nothing is certain, the smaller window wins.
+    """
+
+    size: int
+    "the window now: home, or a trial"
+    home: int
+    meter: Meter
+    trial: int = 0
+    "0: none"
+    at_home: list[float] = []
+    "ln(tokens per second) there, latest last"
+    at_trial: list[float] = []
+    low: int = 0
+    "the nearest smaller window that was worse; 0: none is known"
+    high: int = 0
+    slope: float = 1.0
+    "how ln(throughput) grew with ln(window) up to home"
+    rising: bool = True
+    "the direction of the latest trial"
+    variance: float = NOISE**2
+    "of ln(tokens per second) between measurements at one window"
+    ends_per_s: float = 0.0
+    "calls, at home"
+    held_until: float = -1.0
+    "home is kept until then; -1: it is being searched for"
+    hold_s: float = HOLD_S
+    probing: bool = False
+    "whether the trial is one out of a hold: it must be certain to change anything"
+    odd: int = 0
+    "measurements in a row, out of a hold, that show another engine"
+    queueing: int = 0
+    "observations in a row of calls that wait inside the replica"
+    cap: int = MOST
+    "no trial above it: the replica kept calls waiting there"
+    cap_until: float = 0.0
+    told: dict[str, int] = {}
+    "tokens so far of each call in the replica that has told any"
+
+    @classmethod
+    def start(cls, now: float, window: int) -> WindowSearch:
+        """A search that begins at `window`."""
+        meter = Meter(window)
+        meter.begin(now, window)
+        return cls(window, window, meter)
+
+    # ---------------------------------------------------------------- facts
+
+    def made(self, call: str, prompt_tokens: int, tokens: int, ended: bool) -> float:
+        """What a call, which has made `tokens` so far, has added since it was last asked about; its prompt counts once.
+
+        A call that `ended` is forgotten, and adds nothing: it told of its tokens before.
+        """
+        if ended:
+            self.told.pop(call, None)
+            return 0.0
+        before = self.told.get(call)
+        self.told[call] = tokens
+        return tokens + PROMPT_WEIGHT * prompt_tokens if before is None else max(tokens - before, 0)
+
+    def report(self, now: float, since: float, tokens: float, ended: bool, inflight: int) -> None:
+        """A call of the replica, one of `inflight`, made `tokens` (weighed) since `since`. `size` may have changed."""
+        if not self.meter.report(now, since, tokens, ended, inflight, self._patience()):
+            return
+        if self.meter.starved:
+            self._starved(now)
+        else:
+            self._measured(now, log(self.meter.rate))
+
+    def observed(self, now: float, running: int, waiting: int, inflight: int) -> None:
+        """What the replica says of itself. One that keeps calls waiting has more than it can use."""
+        if not waiting or not 0 < running < inflight:
+            self.queueing = 0
+            return
+        self.queueing += 1
+        if self.queueing >= QUEUES and self.size > running:
+            self.cap, self.cap_until = running, now + LONGEST_HOLD_S
+            if self.home > running:
+                self.home, self.low, self.high = running, 0, 0
+                self.at_home = []
+            self._drop_trial()
+            self._go(now, self.home)
+
+    def _patience(self) -> float:
+        """How long to count: where a trial is far slower than home, that is soon clear."""
+        if self.size == self.home or not self.ends_per_s:
+            return LONGEST_S
+        return min(LONGEST_S, ARM_S + 1.5 * self.size / self.ends_per_s)
+
+    # ---------------------------------------------------------------- decisions
+
+    def _starved(self, now: float) -> None:
+        """Too few calls wait: a larger window would stay empty. What is known stays, and is looked at later."""
+        if self.trial:
+            self._drop_trial()
+            self._hold(now)
+        self._go(now, self.home)
+
+    def _measured(self, now: float, x: float) -> None:
+        if self.trial and self.size == self.trial:
+            self._learn_noise(self.at_trial, x)
+            self.at_trial.append(x)
+        else:
+            self._learn_noise(self.at_home, x)
+            self.ends_per_s = self.meter.ends / (self.meter.until - self.meter.since)
+            if self.held_until >= 0.0 and self._is_odd(x):
+                self._go(now, self.home)
+                return
+            self.at_home = [*self.at_home[-3:], x]
+        if self.trial:
+            self._compare(now)
+        elif now >= self.held_until:
+            self._next_trial(now)
+        else:
+            self._go(now, self.home)
+
+    def _is_odd(self, x: float) -> bool:
+        """Whether throughput at home is no longer what it was. The second time in a row, the search begins anew."""
+        shift = x - _mean(self.at_home) if self.at_home else 0.0
+        if abs(shift) <= max(CHANGED, 4.0 * sqrt(self.variance)):
+            self.odd = 0
+            return False
+        self.odd += 1
+        if self.odd < 2:
+            return True
+        self.odd, self.at_home, self.held_until, self.hold_s = 0, [], -1.0, HOLD_S
+        self.low = self.high = 0
+        self.slope, self.rising = 1.0, shift > 0.0
+        return False
+
+    def _compare(self, now: float) -> None:
+        home, trial = self.at_home, self.at_trial
+        if home and trial:
+            gain = _mean(trial) - _mean(home) - PRICE * log(self.trial / self.home)
+            error = sqrt(self.variance * (1.0 / len(home) + 1.0 / len(trial)))
+            if abs(gain) > SURE * error:
+                self._decide(now, gain > 0.0)
+                return
+            if len(trial) >= ROUNDS:
+                self._decide(now, self._prefers(gain, error))
+                return
+        # out of a hold the two take turns, so that a drift of the engine cancels out
+        turn = self.probing and self.size == self.trial
+        self._go(now, self.home if turn else self.trial)
+
+    def _prefers(self, gain: float, error: float) -> bool:
+        """Whether an uncertain trial is taken: a smaller window where it seems as good, a larger one hardly ever."""
+        if self.trial < self.home:
+            return gain > (0.0 if self.probing else -0.5 * error)
+        return gain > error and not self.probing
+
+    def _decide(self, now: float, better: bool) -> None:
+        old, new = self.home, self.trial
+        if better:
+            grown = _mean(self.at_trial) - _mean(self.at_home)
+            if self.probing:
+                self.low = self.high = 0
+            if new > old:
+                self.low, self.slope = old, max(grown / log(new / old), 0.0)
+            else:
+                self.high = old
+            self.home, self.at_home, self.hold_s = new, self.at_trial[-3:], HOLD_S
+        elif new > old:
+            self.high = new
+        else:
+            self.low, self.slope = new, max((_mean(self.at_home) - _mean(self.at_trial)) / log(old / new), 0.0)
+        was_probing, self.probing = self.probing, False
+        self._drop_trial()
+        if better:
+            self._next_trial(now)
+            return
+        self.rising = not self.rising
+        if was_probing:
+            self._hold(now)
+        # after a failure home is measured once more, before the next trial is compared with it
+        self._go(now, self.home)
+
+    def _next_trial(self, now: float) -> None:
+        if self.held_until >= 0.0:
+            self.probing, self.held_until = True, -1.0
+        above, below = self._above(now), self._below()
+        first, second = (above, below) if self.rising else (below, above)
+        self.trial = first or second
+        if self.trial:
+            self.rising = self.trial > self.home
+        else:
+            self._hold(now)
+        self._go(now, self.trial or self.home)
+
+    def _above(self, now: float) -> int:
+        """The next larger window to try; 0 if none is worth it."""
+        cap = self.cap if now < self.cap_until else MOST
+        if self.probing:
+            found = max(self.home + 1, round(self.home * sqrt(2.0)))
+        elif not self.high:
+            found = 2 * self.home
+        elif (self.slope - PRICE) * log(self.high / self.home) > WORTH:
+            # throughput is concave as a rule: beyond home it grows no faster than up to it
+            found = round(sqrt(self.home * self.high))
+        else:
+            return 0
+        found = min(found, cap)
+        return found if self.home < found and (not self.high or self.probing or found < self.high) else 0
+
+    def _below(self) -> int:
+        """The next smaller window to try; 0 if none is worth it."""
+        if self.probing:
+            return min(self.home - 1, round(self.home / sqrt(2.0)))
+        if not self.low:
+            return self.home // 2
+        found = round(sqrt(self.low * self.home))
+        return found if self.low < found < self.home and self.home > 1.5 * self.low else 0
+
+    def _hold(self, now: float) -> None:
+        self.held_until = now + self.hold_s
+        self.hold_s = min(2.0 * self.hold_s, LONGEST_HOLD_S)
+        self.odd, self.probing = 0, False
+
+    def _drop_trial(self) -> None:
+        self.trial, self.at_trial = 0, []
+
+    def _go(self, now: float, size: int) -> None:
+        """Measure at `size` next."""
+        self.meter.begin(now, size, settled=size == self.size and self.meter.reached)
+        self.size = size
+
+    def _learn_noise(self, samples: list[float], x: float) -> None:
+        if samples:
+            n = len(samples)
+            off = max(-0.2, min(0.2, x - _mean(samples)))
+            self.variance += 0.15 * (off * off * n / (n + 1) - self.variance)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
