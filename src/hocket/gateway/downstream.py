@@ -72,7 +72,8 @@ class Downstream:
                 return self._response
         except (msgspec.MsgspecError, RecursionError):
             pass
-        return await self.error(ApiError(answer.status, f"the engine answered {answer.status}", code="upstream_status"))
+        message = f"the engine answered {answer.status}, in words that are none of this API's"
+        return await self.error(ApiError(502, message, code="upstream_garbage"))
 
     async def error(self, error: ApiError) -> web.StreamResponse:
         """An error of hocket's own. A stream that has begun must not look complete."""
