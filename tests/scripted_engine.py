@@ -101,6 +101,8 @@ class ScriptedEngine:
         self.plan: deque[Script] = deque()
         self.seen: list[Seen] = []
         self.inflight = self.peak = 0
+        self.healthy = True
+        "what a health check is told; checks are not among `seen`"
         self.url = ""
         self._record = record
         self._server: web.Server | None = None
@@ -129,6 +131,8 @@ class ScriptedEngine:
         return [seen for seen in self.seen if seen.aborted is not None]
 
     async def _serve(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.method == "GET" and request.path in {"/health", "/v1/models"}:
+            return web.Response(status=200 if self.healthy else 503, text='{"data": []}')
         raw = await request.read()
         asked = _asked.decode(raw or b"{}")
         script = asked.scripted or (self.plan.popleft() if self.plan else self.default)

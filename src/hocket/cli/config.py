@@ -1,6 +1,7 @@
-"""Check a settings file.
+"""Check a settings file, or print its JSON schema for an editor.
 
 example: hocket config check hocket.yaml
+         hocket config schema > hocket.schema.json
 """
 
 from __future__ import annotations
@@ -15,13 +16,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     check = actions.add_parser("check", help="say whether a settings file is right, and what it means")
     check.add_argument("file", help="path to hocket.yaml")
     check.add_argument("--json", action="store_true", help="print the settings with all defaults filled in")
+    actions.add_parser("schema", help="print the JSON schema of the file")
 
 
 def run(args: argparse.Namespace) -> int:
     import msgspec
 
-    from hocket.settings import load_settings
+    from hocket.settings import Settings, load_settings
 
+    if args.action == "schema":
+        json.dump(msgspec.json.schema(Settings), sys.stdout, indent=2)
+        print()
+        return 0
     settings = load_settings(args.file)
     if args.json:
         json.dump(msgspec.to_builtins(settings), sys.stdout, indent=2)
@@ -29,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print(f"{args.file}: ok")
     print(f"  listen   {settings.listen}")
+    print(f"  mode     {settings.mode}")
     print(f"  policy   {' > '.join(settings.orderings)}")
     for engine in settings.engines:
         count = engine.replicas if isinstance(engine.replicas, int) else len(engine.replicas)

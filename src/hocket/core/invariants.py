@@ -36,8 +36,8 @@ def check(scheduler: Scheduler) -> None:
         assert engine.replicas == present, f"{engine.name}: replicas"
         for replica in engine.listed.values():
             assert replica.inflight == inflight[id(replica)], f"{replica.id}: inflight {replica.inflight}"
-            assert 0 <= replica.free <= max(0, replica.window - replica.inflight), f"{replica.id}: free {replica.free}"
-            assert replica.present or not replica.free, f"{replica.id}: removed, but with free slots"
+            assert replica.free == max(0, replica.limit - replica.inflight), f"{replica.id}: free {replica.free}"
+            assert replica.present or not replica.limit, f"{replica.id}: removed, but it may be sent calls"
             assert replica.search is None or replica.search.size == replica.window, f"{replica.id}: window"
     for job in scheduler.jobs.values():
         states = Counter(call.state for call in job.calls.values())
