@@ -188,7 +188,7 @@ async def test_a_text_that_begins_with_an_earlier_one_goes_on_from_it() -> None:
         more = world.ask(prompt=prompt, path=TEXT).end({"choices": [{"text": "Look."}]})
         assert (more.job, more.parent) == (one.job, "call"), length
     assert world.ask(prompt="Short.", path=TEXT).job != world.ask(prompt="Short. More.", path=TEXT).job
-    assert world.ask(prompt=[prompt, prompt + "y"], path=TEXT).job not in {one.job}
+    assert world.ask(prompt=[prompt, prompt + "y"], path=TEXT).job != one.job
 
 
 async def test_token_ids_are_compared_number_by_number() -> None:

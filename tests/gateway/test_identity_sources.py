@@ -300,8 +300,23 @@ JSON = st.recursive(
 NAMES = [*SESSIONS, *PARENT_SESSIONS, *FINALS, *AGENTS, *PARENT_AGENTS, *PRIORITIES, "traceparent", "baggage"]
 CONTEXT = st.dictionaries(
     st.sampled_from(
-        "program_id root_program_id parent_program_id session_id agent_id agent_role step_id priority osl "
-        "deadline_seconds expected_output_length trajectory_id parent_trajectory_id session_type_id id".split()
+        [
+            "program_id",
+            "root_program_id",
+            "parent_program_id",
+            "session_id",
+            "agent_id",
+            "agent_role",
+            "step_id",
+            "priority",
+            "osl",
+            "deadline_seconds",
+            "expected_output_length",
+            "trajectory_id",
+            "parent_trajectory_id",
+            "session_type_id",
+            "id",
+        ]
     ),
     JSON,
 )
@@ -313,7 +328,7 @@ CONTEXT = st.dictionaries(
     xargs=JSON | st.fixed_dictionaries({"agentic_context": JSON | CONTEXT}),
     nvext=JSON | st.fixed_dictionaries({"agent_context": JSON | CONTEXT, "agent_hints": JSON | CONTEXT}),
     more=st.fixed_dictionaries(
-        {}, optional={name: JSON for name in ("session_id", "litellm_session_id", "conversation", "priority")}
+        {}, optional=dict.fromkeys(("session_id", "litellm_session_id", "conversation", "priority"), JSON)
     ),
 )
 def test_whatever_others_say_is_a_usable_claim(

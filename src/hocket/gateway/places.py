@@ -63,7 +63,8 @@ class Place(msgspec.Struct):
 
     def listen(self, meter: Meter) -> Meter:
         """A meter of the answer's stream that hears what has to be remembered of it."""
-        return meter if self.trail is None or not self.trail.listens else Listener(meter, self.trail)
+        trail = self.trail
+        return Listener(meter, trail) if trail is not None and (trail.reads_text or trail.reads_tools) else meter
 
 
 class Places:

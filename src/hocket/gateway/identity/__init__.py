@@ -1,7 +1,7 @@
 """Who calls, and where a call belongs.
 
-The tenant comes from the API key alone (`tenants`). Application, job, stage and parent come from a chain of sources; for
-each of them the first source that knows it counts:
+The tenant comes from the API key alone (`tenants`). Application, job, stage and parent come from a chain of sources, of
+which the first that knows a value counts:
 
 1. `explicit`: headers and metadata for hocket itself;
 2. `foreign.trace`: W3C trace context and baggage;

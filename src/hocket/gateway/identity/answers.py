@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
 import msgspec
-from msgspec import structs
 
 from hocket.gateway.answers import Meter, StreamEnd
 from hocket.gateway.identity.conversation import Chain, Message, Reader, ToolCall
-from hocket.gateway.identity.memory import Memory, Turn
+from hocket.gateway.identity.memory import MAX_TWINS, Memory, Turn
 
-MAX_EVENT = 2**20
-"bytes; a longer event of a stream is not read"
-_LAST = b'"response.completed"'
+BATCH = 4096
+"bytes of a stream that are read at once: less work than chunk by chunk"
+MAX_HELD = 2**20
+"bytes of one answer that are held until its end; a longer one is not remembered"
 MAX_CALLS = 128
 "tool calls of one answer that are remembered"
+
+_CONTENT = re.compile(rb'"content": ?"((?:[^"\\]|\\.)+)"')
+_TOOLS, _COMPLETED, _OUTPUT = b'"tool_calls"', b'"response.completed"', b'"output"'
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -35,40 +40,33 @@ class _LastEvent(msgspec.Struct, gc=False):
 
 _answers = msgspec.json.Decoder(_Answer)
 _last_events = msgspec.json.Decoder(_LastEvent)
+_string = msgspec.json.Decoder(str)
 
 
 class Trail:
-    """Where one call leaves its traces. Nothing here raises: what cannot be read is not remembered.
+    """Where one call leaves its traces. Nothing here raises: what cannot be read is not remembered."""
 
-    `tools`: its answer may call tools. A stream's text is put together only where another job has asked the same, to
-    tell the two apart.
-    """
-
-    __slots__ = ("_chain", "_memory", "_reader", "_turn", "calls_tools", "listens", "twin")
+    __slots__ = ("_chain", "_memory", "_reader", "_turn", "calls_tools", "reads_text", "reads_tools")
 
     def __init__(self, reader: Reader, memory: Memory, chain: Chain, turn: Turn, tools: bool) -> None:
         self._reader, self._memory, self._chain, self._turn = reader, memory, chain, turn
-        self.twin = chain.state is not None and any(other.job != turn.job for other in memory.at(chain.end))
-        self.listens = tools or self.twin
+        twins = memory.add_end(chain, turn)
+        chain.text = b""  # no prompt is kept
+        self.reads_tools = tools
+        #: where many ask the same, as monitors and benchmarks do, nobody can be told from the others anyway
+        self.reads_text = chain.state is not None and twins < MAX_TWINS
         self.calls_tools = False
-        memory.add_end(chain, turn)
-        chain.text = b""
 
     def whole(self, body: bytes) -> None:
         """The answer came in one piece."""
-        try:
-            self._keep(_answers.decode(body))
-        except (msgspec.MsgspecError, RecursionError):
-            pass
+        if self.reads_text or _TOOLS in body or _OUTPUT in body:
+            try:
+                self.keep(_answers.decode(body))
+            except (msgspec.MsgspecError, RecursionError):
+                pass
 
-    def end(self, body: bytes) -> None:
-        """The last event of a stream of /v1/responses."""
-        try:
-            self._keep(_last_events.decode(body).response)
-        except (msgspec.MsgspecError, RecursionError):
-            pass
-
-    def _keep(self, answer: _Answer) -> None:
+    def keep(self, answer: _Answer) -> None:
+        """An answer that is complete."""
         if answer.output is not None:
             if answer.id is not None:
                 self._memory.add(self._reader.hash("response", answer.id), self._turn)
@@ -78,34 +76,36 @@ class Trail:
                 choice.message.role = "assistant"
                 self.remember([choice.message])
 
-    def remember(self, messages: list[Message], text: bool = True) -> None:
-        """The answer. `text`: it is complete, not only its tool calls."""
-        calls = [call.id for message in messages for call in message.tool_calls or ()]
-        calls += [message.call_id for message in messages]
-        for call in calls[:MAX_CALLS]:
+    def remember(self, messages: list[Message]) -> None:
+        """What the model said."""
+        for message in messages:
+            if message.tool_calls or message.call_id:
+                self._remember_calls([message.call_id, *(call.id for call in message.tool_calls or ())])
+        if self.reads_text:
+            state = self._chain.state.copy()
+            for message in messages:
+                if message.type != "reasoning":
+                    state.update(message.canonical())
+            turn = self._turn
+            self._memory.add(state.digest(), Turn(turn.job, turn.app, turn.stage, turn.parent, turn.fingerprint))
+            turn.answered = True
+
+    def _remember_calls(self, ids: list[str | None]) -> None:
+        for call in ids[:MAX_CALLS]:
             if call:
                 self.calls_tools = True
                 self._memory.add(self._reader.hash("tool call", call), self._turn)
-        state = self._chain.state
-        if not text or state is None:
-            return
-        state = state.copy()
-        for message in messages:
-            if message.type != "reasoning":
-                state.update(message.canonical())
-        self._memory.add(state.digest(), structs.replace(self._turn, answered=False))
-        self._turn.answered = True
 
 
 class Listener:
-    """A meter that also reads the stream: the ids of its tool calls, and its text where that is wanted."""
+    """A meter that reads the stream, too: the ids of its tool calls, and its text."""
 
     def __init__(self, inner: Meter, trail: Trail) -> None:
         self._inner, self._trail = inner, trail
-        self._text: list[str] = []
+        self._chunks: list[bytes] = []
+        self._held = 0
+        self._text: list[bytes] = []
         self._calls: list[ToolCall] = []
-        self._rest = b""
-        self._wanted = b"data:" if trail.twin else b'"tool_calls"'
 
     @property
     def events(self) -> int:
@@ -114,31 +114,36 @@ class Listener:
 
     def feed(self, chunk: bytes) -> bytes:
         """See `Meter`."""
-        seen = self._rest + chunk if self._rest else chunk
-        if seen.endswith(b"\n"):
-            self._rest = b""
-        else:
-            seen, _, rest = seen.rpartition(b"\n")
-            self._rest = rest if len(rest) <= MAX_EVENT else b""
-        if self._wanted in seen or _LAST in seen:
-            for line in seen.splitlines():
-                if line.startswith(b"data:"):
-                    self._read(line)
+        if self._held <= MAX_HELD:
+            self._chunks.append(chunk)
+            self._held += len(chunk)
+            if self._held > BATCH and b"\n" in chunk:
+                self._read()
         return self._inner.feed(chunk)
 
-    def _read(self, line: bytes) -> None:
-        if _LAST in line:
-            self._trail.end(line[5:])
-        elif self._wanted in line:
-            try:
-                choices = _answers.decode(line[5:]).choices
-            except (msgspec.MsgspecError, RecursionError):
-                return
-            for choice in choices[:1]:
-                if choice.delta is not None:
-                    if isinstance(choice.delta.content, str):
-                        self._text.append(choice.delta.content)
-                    self._calls += [call for call in choice.delta.tool_calls or () if call.id]
+    def _read(self) -> None:
+        """Whole lines become texts and ids; the rest waits."""
+        seen, newline, rest = b"".join(self._chunks).rpartition(b"\n")
+        self._chunks = [rest]
+        seen += newline
+        if self._trail.reads_text:
+            self._text += _CONTENT.findall(seen)
+        self._held = len(rest) + sum(map(len, self._text))
+        if _TOOLS in seen or _COMPLETED in seen:
+            for line in seen.splitlines():
+                if line.startswith(b"data:"):
+                    self._read_line(line)
+
+    def _read_line(self, line: bytes) -> None:
+        try:
+            if _COMPLETED in line:
+                self._trail.keep(_last_events.decode(line[5:]).response)
+            elif _TOOLS in line:
+                for choice in _answers.decode(line[5:]).choices:
+                    if choice.delta is not None:
+                        self._calls += [call for call in choice.delta.tool_calls or () if call.id]
+        except (msgspec.MsgspecError, RecursionError):
+            pass
 
     def flush(self) -> bytes:
         """See `Meter`."""
@@ -146,7 +151,16 @@ class Listener:
 
     def end(self, prompt_tokens: int) -> StreamEnd:
         """See `Meter`."""
-        if self._text or self._calls:
-            message = Message("assistant", content="".join(self._text), tool_calls=self._calls)
-            self._trail.remember([message], text=self._trail.twin)
-        return self._inner.end(prompt_tokens)
+        end = self._inner.end(prompt_tokens)
+        if self._held <= MAX_HELD and not end.failed:
+            self._read()
+            if self._text or self._calls:
+                self._remember()
+        return end
+
+    def _remember(self) -> None:
+        try:
+            text = _string.decode(b'"%b"' % b"".join(self._text))
+        except msgspec.MsgspecError:
+            text = ""
+        self._trail.remember([Message("assistant", content=text, tool_calls=self._calls)])

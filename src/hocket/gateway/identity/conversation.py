@@ -1,9 +1,9 @@
 """What a request's messages show without being kept: a stage's fingerprint, and a chain of hashes.
 
 The chain has one hash for each message, of that message and all before it. A request that extends an earlier one has
-the earlier one's last hash among its own, so that one look-up a message finds it. Hashed is what the messages say, in one
-form: a text may come as a string or as parts, its fields in any order, with or without margins. System prompts are not
-in the chain: agents that take turns over one conversation each put their own before it. Hashes have a key of this
+the earlier one's last hash among its own, so that one look-up a message finds it. Hashed is what the messages say, in
+one form: a text may come as a string or as parts, its fields in any order, with or without margins. System prompts are
+not in the chain: agents that take turns over one conversation each put their own before it. Hashes have a key of this
 process and of the tenant: they mean nothing elsewhere.
 """
 
@@ -61,12 +61,12 @@ class Message(msgspec.Struct, gc=False):
 
     def canonical(self) -> bytes:
         """What it says. Arguments of tool calls are left out: their ids stand for them, and clients rewrite them."""
-        ids = [f"{call.id}" for call in self.tool_calls or ()]
-        if self.role != "user":
-            ids += [self.tool_call_id or "", self.call_id or "", self.name or ""]
-        who = self.role or self.type
         said = self.content if self.output is None else self.output
-        return b"\0%b\1%b\2%b\3" % (who.encode(), "\4".join(ids).encode("utf-8", "surrogatepass"), text_of(said))
+        if self.role == "user":
+            return b"\0user\2%b\3" % text_of(said)
+        ids = [call.id or "" for call in self.tool_calls] if self.tool_calls else []
+        who = (self.role or self.type, self.tool_call_id or "", self.call_id or "", self.name or "", *ids)
+        return b"\0%b\2%b\3" % ("\1".join(who).encode("utf-8", "surrogatepass"), text_of(said))
 
 
 class _Part(msgspec.Struct, gc=False):
@@ -155,7 +155,7 @@ class Reader:
                 elif (call := message.tool_call_id or message.call_id) is not None:
                     echoes.append(call)
                 state.update(message.canonical())
-                hashes.append(state.copy().digest())
+                hashes.append(state.digest())
         return Chain(hashes, state, echoes) if hashes else None, _fingerprint(system, tools)
 
     def _prompt(self, raw: bytes) -> Chain | None:
@@ -172,7 +172,7 @@ class Reader:
         hashes = [state.digest()]
         for start in range(0, len(text) - BLOCK + 1, BLOCK):
             state.update(text[start : start + BLOCK])
-            hashes.append(state.copy().digest())
+            hashes.append(state.digest())
         return Chain(hashes, text=text)
 
 
@@ -205,9 +205,9 @@ def _fingerprint(system: Sequence[bytes], tools: msgspec.Raw) -> str | None:
             names = sorted(tool.function.name if tool.function else tool.name for tool in _tools.decode(raw))
         except msgspec.MsgspecError:
             pass  # null, or something that the engine has to judge
-    said = b"\0".join(system)
-    if not said and not names:
+    if not system and not names:
         return None
+    said = b"\0".join(system)
     digest = blake2b(said.translate(None, _CHANGING), digest_size=4)
     digest.update("\0".join(["", *names]).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()

@@ -106,9 +106,9 @@ _READ = frozenset((*SESSIONS, *PARENT_SESSIONS, *FINALS, *AGENTS, *PARENT_AGENTS
 
 def client_headers(headers: MultiMapping[str], request: Request) -> Claim:
     """Headers that agents, their libraries and other gateways send without being asked."""
-    said = {name: value for given, value in headers.items() if (name := given.lower()) in _READ}
-    if not said:
+    if _READ.isdisjoint(map(str.lower, headers)):
         return NOTHING
+    said = {name: value for given, value in headers.items() if (name := given.lower()) in _READ}
     session, parent = _first(said, SESSIONS), _first(said, PARENT_SESSIONS)
     agent, parent_agent = _first(said, AGENTS), _first(said, PARENT_AGENTS)
     job = None

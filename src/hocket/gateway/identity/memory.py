@@ -52,26 +52,29 @@ class Memory:
 
     # ---------------------------------------------------------------- turns
 
-    def add(self, key: bytes, turn: Turn) -> None:
-        """`key` belongs to `turn`. An earlier turn of the same job with the same key is forgotten."""
-        twins = self._turns.get(key)
+    def add(self, key: bytes, turn: Turn) -> int:
+        """`key` belongs to `turn`: of how many jobs is it now? An earlier turn of the same job is forgotten."""
+        turns = self._turns
+        twins = turns.get(key)
         if twins is None:
-            self._turns[key] = (turn,)
-            if len(self._turns) > self._limit:
-                self._turns.popitem(last=False)
-            return
-        self._turns[key] = (*(twin for twin in twins if twin.job != turn.job), turn)[-MAX_TWINS:]
-        self._turns.move_to_end(key)
+            turns[key] = (turn,)
+            if len(turns) > self._limit:
+                turns.popitem(last=False)
+            return 1
+        twins = (*[twin for twin in twins if twin.job != turn.job], turn)[-MAX_TWINS:]
+        turns[key] = twins
+        turns.move_to_end(key)
+        return len(twins)
 
-    def add_end(self, chain: Chain, turn: Turn) -> None:
-        """The end of a request belongs to `turn`."""
-        self.add(chain.end, turn)
+    def add_end(self, chain: Chain, turn: Turn) -> int:
+        """The end of a request belongs to `turn`: of how many jobs is it now?"""
         if chain.text:
             block = chain.hashes[-1]
             self._tails[block] = self._tails.get(block, 0) | 1 << len(chain.text) % BLOCK
             self._tails.move_to_end(block)
             if len(self._tails) > self._limit:
                 self._tails.popitem(last=False)
+        return self.add(chain.end, turn)
 
     def at(self, key: bytes) -> tuple[Turn, ...]:
         """The turns that `key` belongs to."""
@@ -85,11 +88,11 @@ class Memory:
         """The turns that `chain` extends, the longest first."""
         if chain.text:
             yield from self._before_text(chain)
-            return
-        turns = self._turns
-        for key in reversed(chain.hashes[:-1]):
-            if key in turns:
-                yield self.at(key)
+        elif len(chain.hashes) > 1:
+            turns = self._turns
+            for key in reversed(chain.hashes[:-1]):
+                if key in turns:
+                    yield self.at(key)
 
     def _before_text(self, chain: Chain) -> Iterator[tuple[Turn, ...]]:
         text = chain.text
