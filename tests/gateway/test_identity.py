@@ -10,6 +10,7 @@ import pytest
 
 from hocket.core.events import CallArrived, JobClosed, JobOpened, ToolFinished, ToolStarted
 from hocket.settings import TenantSettings
+from hocket.settings.identity import IdentitySettings
 from tests.gateway.conftest import Running, Start, soon
 from tests.scripted_engine import Script, ScriptedEngine
 
@@ -73,19 +74,60 @@ async def test_calls_of_one_job_share_it_and_a_call_may_differ_in_urgency(engine
 
 
 async def test_a_call_without_identity_is_a_job_of_its_own(engine: ScriptedEngine, start: Start) -> None:
-    world = await start(engine)
+    world = await start(engine, identity=IdentitySettings(idle_s=0.2))
     answers = [await call(world) for _ in range(3)]
     jobs = {headers["x-hocket-job"] for _, _, headers in answers}
-    assert len(jobs) == 3
-    assert not world.gateway.scheduler.jobs, "such a job ends with its call"
+    assert jobs == world.gateway.scheduler.jobs.keys() and len(jobs) == 3
+    await soon(lambda: not world.gateway.scheduler.jobs)
     assert [event.app for event in events(world, JobOpened)] == ["default"] * 3
 
 
 async def test_an_application_without_a_job_is_a_job_of_its_own_too(engine: ScriptedEngine, start: Start) -> None:
     world = await start(engine)
     await call(world, identity(app="chat"))
-    assert [event.app for event in events(world, JobOpened)] == ["chat"]
-    assert not world.gateway.scheduler.jobs
+    await call(world, identity(app="chat"))
+    assert [event.app for event in events(world, JobOpened)] == ["chat"] * 2
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_conversation_that_names_nothing_is_one_job(engine: ScriptedEngine, start: Start, stream: bool) -> None:
+    world = await start(engine)
+    said = [{"role": "system", "content": "You count."}]
+    jobs = []
+    for turn in range(4):
+        said.append({"role": "user", "content": f"And {turn}?"})
+        async with world.post({"messages": said, "stream": stream}) as response:
+            await response.read()
+            jobs.append(response.headers["x-hocket-job"])
+        text = "".join(f"t{i}" for i in range(8)) if stream else "x" * 8
+        said.append({"role": "assistant", "content": text})
+    assert len(set(jobs)) == 1
+    arrived = events(world, CallArrived)
+    assert [event.parent for event in arrived] == [None, *[arrived[0].stage] * 3]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_two_clients_that_say_the_same_are_told_apart(engine: ScriptedEngine, start: Start, stream: bool) -> None:
+    world = await start(engine)
+    ask = {"role": "user", "content": "Throw a die."}
+
+    async def say(*messages: dict[str, str], chunks: int) -> str:
+        body = {"messages": messages, "stream": stream, "scripted": {"chunks": chunks}}
+        async with world.post(body) as response:
+            await response.read()
+            return str(response.headers["x-hocket-job"])
+
+    def answer(chunks: int) -> dict[str, str]:
+        return {"role": "assistant", "content": "".join(f"t{i}" for i in range(chunks)) if stream else "x" * chunks}
+
+    one, two = await asyncio.gather(say(ask, chunks=3), say(ask, chunks=4))
+    again = {"role": "user", "content": "Again."}
+    assert one != two
+    assert await say(ask, answer(4), again, chunks=2) == two
+    assert await say(ask, answer(3), again, chunks=2) == one
+    third, fourth = await say(ask, chunks=5), await say(ask, chunks=5)
+    unclear = await say(ask, answer(5), again, chunks=2)
+    assert len({one, two, third, fourth, unclear}) == 5
 
 
 @pytest.mark.parametrize(
