@@ -1,31 +1,26 @@
 """The way out: one replica's connections, what its failures are called, and which headers pass.
 
-Bytes pass as they are. aiohttp's many exceptions become one, `ReplicaFailed`, in the core's terms.
+Bytes pass as they are. What goes wrong becomes one exception, `ReplicaFailed`, in the core's terms.
 """
 
 from __future__ import annotations
 
 import asyncio
-import io
 import re
 import time
 from collections.abc import Iterable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import NoReturn
 
-import aiohttp
 from msgspec import Struct
 from multidict import CIMultiDict
-from yarl import URL
 
 from hocket.gateway.answers import looks_like_sse
+from hocket.gateway.wire import Pool, Response, WireError
 from hocket.settings import Timeouts
 
 KEEP_ALIVE_S = 4.0
 "below the 5 s after which vLLM's uvicorn and llama.cpp's server close: a request must not meet a closing connection"
-BIG_BODY = 2**20
-"bytes above which a body is sent in pieces, so that the event loop stays responsive"
-
 MAX_RETRY_AFTER_S = 3600.0
 "no replica rests longer, whatever it asks for"
 
@@ -88,29 +83,27 @@ class Replica:
 
     def __init__(self, url: str, timeouts: Timeouts, *, api_key: str | None = None, reuse: bool = True) -> None:
         self.url = url
-        self._urls: dict[str, URL] = {}
         self._timeouts = timeouts
         self._active = 0
         self._retired = False
         self._authorization = f"Bearer {api_key}" if api_key else None
-        pool = {"keepalive_timeout": KEEP_ALIVE_S} if reuse else {"force_close": True}
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, **pool),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=timeouts.connect, sock_read=timeouts.first_byte),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            skip_auto_headers=["User-Agent", "Accept-Encoding"],
+        self._pool = Pool(
+            url,
+            connect_s=timeouts.connect,
+            first_byte_s=timeouts.first_byte,
+            between_s=timeouts.between_chunks,
+            keep_alive_s=KEEP_ALIVE_S if reuse else 0.0,
         )
 
     async def close(self) -> None:
-        """Drop the connections. No call may be open: aiohttp would leave it waiting for ever."""
-        await self._session.close()
+        """Drop the connections; calls that are open fail."""
+        self._pool.close()
 
     def retire(self) -> None:
         """Close once the last open call has ended."""
         self._retired = True
         if self._active == 0:
-            self._closing = asyncio.get_running_loop().create_task(self.close())
+            self._pool.close()
 
     async def idle(self) -> None:
         """Wait until the last open call has ended. `retire` it before."""
@@ -120,15 +113,18 @@ class Replica:
     async def answers(self, path: str, within_s: float) -> bool:
         """Whether the replica answers a GET, and not that it is broken."""
         headers = {} if self._authorization is None else {"Authorization": self._authorization}
-        timeout = aiohttp.ClientTimeout(total=within_s)
         try:
-            async with self._session.get(self.url + path, headers=headers, timeout=timeout) as response:
-                await response.read()
-                return response.status < 500
-        except (aiohttp.ClientError, OSError, TimeoutError, RuntimeError):  # RuntimeError: it was closed meanwhile
+            async with asyncio.timeout(within_s):
+                response = await self._pool.request("GET", path, headers, b"")
+                try:
+                    await response.read()
+                finally:
+                    response.close()
+        except (WireError, TimeoutError):
             return False
+        return response.status < 500
 
-    def release(self, response: aiohttp.ClientResponse) -> None:
+    def release(self, response: Response) -> None:
         """An answer that `post` gave is done with: what has not come yet is cut off."""
         response.close()
         self._ended()
@@ -136,49 +132,44 @@ class Replica:
     def _ended(self) -> None:
         self._active -= 1
         if self._retired and self._active == 0:
-            self.retire()
+            self._pool.close()
 
-    async def post(self, path: str, body: bytes, headers: CIMultiDict[str]) -> aiohttp.ClientResponse:
+    async def post(self, path: str, body: bytes, headers: CIMultiDict[str]) -> Response:
         """Send a request; return once the answer's headers are there. Raises ReplicaFailed.
 
         Give the answer back with `release`.
         """
         return await self.send("POST", path, body, headers)
 
-    async def send(self, method: str, path: str, body: bytes, headers: CIMultiDict[str]) -> aiohttp.ClientResponse:
+    async def send(self, method: str, path: str, body: bytes, headers: CIMultiDict[str]) -> Response:
         """As `post`, by any method. `path` may end in a query; it passes as it is."""
-        url = self._urls.get(path)
-        if url is None:
-            url = URL(self.url + path, encoded=True)
-            if "?" not in path:  # a client may think of any number of queries
-                self._urls[path] = url
         if self._authorization is not None:
             headers = headers.copy()
             headers["Authorization"] = self._authorization
-        data = None if not body and method != "POST" else body if len(body) < BIG_BODY else io.BytesIO(body)
         self._active += 1  # from here on, for an engine that does not stream sends its headers last
         try:
-            return await self._session.request(method, url, data=data, headers=headers, allow_redirects=False)
-        except BaseException as error:
+            return await self._pool.request(method, path, headers, body)
+        except WireError as error:
             self._ended()
-            if isinstance(error, aiohttp.ClientError | OSError):
-                _fail(error)
+            _fail(error)
+        except BaseException:
+            self._ended()
             raise
 
-    async def whole(self, response: aiohttp.ClientResponse) -> Answer:
+    async def whole(self, response: Response) -> Answer:
         """Read an answer to its end. Raises ReplicaFailed."""
         try:
             body = await response.read()
-        except (aiohttp.ClientError, OSError) as error:
+        except WireError as error:
             _fail(error)
         return Answer(response.status, downstream_headers(response.headers), body)
 
-    async def success(self, response: aiohttp.ClientResponse) -> None:
+    async def success(self, response: Response) -> None:
         """Pass over a 2xx; raise ReplicaFailed with the replica's own words for the rest."""
         if not 200 <= response.status < 300:
             raise ReplicaFailed("status", str(response.status), await self.whole(response))
 
-    async def first_chunk(self, response: aiohttp.ClientResponse) -> bytes:
+    async def first_chunk(self, response: Response) -> bytes:
         """The first bytes of a successful stream. Raises ReplicaFailed, also where it is none."""
         await self.success(response)
         kind = response.headers.get("Content-Type", "")
@@ -189,41 +180,26 @@ class Replica:
             raise ReplicaFailed("reset", "the stream ended before it began")
         if "Content-Encoding" not in response.headers and not looks_like_sse(chunk[:16]):
             raise ReplicaFailed("garbage", "no server-sent events")
-        if response.connection is not None and response.connection.protocol is not None:
-            response.connection.protocol.read_timeout = self._timeouts.between_chunks
+        response.silence_s = self._timeouts.between_chunks
         return chunk
 
     @staticmethod
-    async def next_chunk(response: aiohttp.ClientResponse) -> bytes:
+    async def next_chunk(response: Response) -> bytes:
         """The next bytes; empty at the end. Raises ReplicaFailed."""
         try:
-            return await response.content.readany()
-        except (aiohttp.ClientError, OSError) as error:
+            return await response.readany()
+        except WireError as error:
             _fail(error)
 
 
-def _fail(error: Exception) -> NoReturn:
+def _fail(error: WireError) -> NoReturn:
     """Raise ReplicaFailed in the core's terms."""
-    why = f"{type(error).__name__} {error}"
-    match error:
-        case aiohttp.ConnectionTimeoutError() | aiohttp.ClientConnectorError():
-            kind = "connect"
-        case TimeoutError():
-            kind = "timeout"
-        case aiohttp.ClientResponseError():
-            kind = "garbage"
-        case _:
-            kind = "reset"
-    raise ReplicaFailed(kind, why) from error
+    raise ReplicaFailed(error.kind, str(error)) from error
 
 
-def ends_by_close(response: aiohttp.ClientResponse) -> bool:
+def ends_by_close(response: Response) -> bool:
     """Whether nothing but the closing of the connection marks the end, so that a cut cannot be told from it."""
-    return "Content-Length" not in response.headers and not _chunked(response.headers)
-
-
-def _chunked(headers: Mapping[str, str]) -> bool:
-    return "chunked" in headers.get("Transfer-Encoding", "").lower()
+    return response.ends_by_close
 
 
 def upstream_headers(headers: Mapping[str, str], keep_authorization: bool) -> CIMultiDict[str]:

@@ -358,7 +358,7 @@ class Pool:
         if body or method != "GET":
             lines.append(f"Content-Length: {len(body)}\r\n")
         head = "".join(lines)
-        if not head.count("\n") == head.count("\r") == len(lines) + 1:
+        if not head.count("\n") == head.count("\r") == len(lines) - 1 + self._tail.count("\n"):
             raise ValueError("a line end inside a header")
         connection = self._idle_one() or await self._connect()
         response = connection.request(head.encode() + b"\r\n", body)
