@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -25,6 +26,7 @@ CODING = "gzip"
 "the one content coding that hocket can undo, and asks engines for where a client takes it"
 
 
+@lru_cache(256)  # clients send the same few headers over and over
 def accepts(accepted: str, coding: str) -> bool:
     """Whether a client that sent this `Accept-Encoding` can read this `Content-Encoding`. RFC 9110, 12.5.3."""
     star = False

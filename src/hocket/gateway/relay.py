@@ -14,7 +14,6 @@ import asyncio
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import aiohttp
 from aiohttp import web
 
 from hocket.core.commands import Abort, Dispatch, Reject
@@ -33,7 +32,8 @@ from hocket.gateway.openai import (
     with_usage,
 )
 from hocket.gateway.places import Place
-from hocket.gateway.upstream import Answer, Replica, ReplicaFailed, downstream_headers, ends_by_close, upstream_headers
+from hocket.gateway.upstream import Answer, Replica, ReplicaFailed, downstream_headers, upstream_headers
+from hocket.gateway.wire import Response
 
 if TYPE_CHECKING:
     from hocket.gateway.app import Gateway
@@ -66,6 +66,11 @@ async def complete(gateway: Gateway, tenant: TenantSettings, http: web.BaseReque
 class Relay:
     """A call and what must be known to serve it."""
 
+    __slots__ = (
+        "_accepted", "_arrived", "_asked", "_beat_s", "_body", "_call", "_client", "_endpoint", "_gateway", "_headers",
+        "_path", "_place", "_sifted", "_tenant", "_upstream",
+    )  # fmt: skip
+
     def __init__(
         self,
         gateway: Gateway,
@@ -92,7 +97,7 @@ class Relay:
         self._beat_s = gateway.settings.heartbeat_s if asked.stream else None
         self._arrived = gateway.driver.clock()
         #: the answer under way, until it is released
-        self._upstream: aiohttp.ClientResponse | None = None
+        self._upstream: Response | None = None
         #: whether hocket alone asked for the usage
         self._sifted = False
 
@@ -187,7 +192,7 @@ class Relay:
     async def _pass_on(
         self,
         replica: Replica,
-        upstream: aiohttp.ClientResponse,
+        upstream: Response,
         response: web.StreamResponse,
         meter: Meter,
         passing: bytes,
@@ -209,7 +214,7 @@ class Relay:
         if end.failed:
             # the engine has told the client so itself
             call.failed("status", 500, first_byte=True)
-        elif not end.done and ends_by_close(upstream):
+        elif not end.done and upstream.ends_by_close:
             raise ReplicaFailed("reset", "cut before its last event")
         else:
             call.finished(end.prompt_tokens, end.output_tokens)
