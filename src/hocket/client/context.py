@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, ParamSpec, Self, TypeVar, cast, overload
 from urllib.parse import quote
 
-from hocket.client.http import Reporter
+from hocket.client.http import Reporter, log
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,24 +26,76 @@ F = TypeVar("F", bound=Callable[..., Any])
 _PRINTABLE = "".join(map(chr, range(33, 127))).replace("%", "") + " "
 
 
-class _Where(NamedTuple):
+class Where(NamedTuple):
+    """Where code is. What is nested deeper is the greater in `depth`."""
+
     job: job | None = None
     stage: str | None = None
     parent: str | None = None
+    depth: int = 0
+    place: Place | None = None
 
 
-_where: contextvars.ContextVar[_Where] = contextvars.ContextVar("hocket", default=_Where())  # noqa: B039 - a named tuple
+class Place:
+    """A part of an application that a framework runs: a node of a graph, an agent, a tool. Parents follow from what
+    happens in it: after its calls and its tools comes what they led to.
+    """
+
+    __slots__ = ("cause", "depth", "job", "last", "stage", "used")
+
+    def __init__(self, job: job | None, stage: str | None, cause: str | None, depth: int) -> None:
+        self.job, self.stage, self.depth = job, stage, depth
+        self.cause = cause
+        "the parent of its next call"
+        self.last = cause
+        "the parent of what comes after it, or is opened in it"
+        self.used = False
+        "whether anything has happened in it"
+
+    def where(self) -> Where:
+        return Where(self.job, self.stage, self.cause, self.depth, self)
+
+    def called(self) -> None:
+        """A call is being made from here."""
+        self.last, self.used = self.stage or self.last, True
+
+    def after(self, name: str | None) -> None:
+        """A tool's run, or another stage, is over in here: the next call reads what it gave."""
+        self.cause = self.last = name
+        self.used = True
+
+
+sources: list[Callable[[], Where | None]] = []
+"what asks the frameworks that were instrumented where the code is"
+
+_where: contextvars.ContextVar[Where] = contextvars.ContextVar("hocket", default=Where())  # noqa: B039 - a named tuple
+
+
+def where() -> Where:
+    """Where the code that asks is: the innermost of our own blocks and of what the frameworks are running."""
+    found = _where.get()
+    for source in sources:
+        try:
+            other = source()
+        except Exception:  # noqa: BLE001 - a framework that has changed must not break the application
+            log.debug("a framework does not say where the code is", exc_info=True)
+            continue
+        if other is not None and other.depth > found.depth:
+            found = other
+    return found
 
 
 def headers() -> dict[str, str]:
     """The identity headers of the code that asks: for HTTP clients that `instrument` does not know."""
-    here, found = _where.get(), {}
+    here, found = where(), {}
     if here.job is not None:
         found = dict(here.job.headers)
     if here.stage:
         found["x-hocket-stage"] = header_value(here.stage)
     if here.parent:
         found["x-hocket-parent"] = header_value(here.parent)
+    if here.place is not None:
+        here.place.called()
     return found
 
 
@@ -64,18 +116,18 @@ def wrap(function: Callable[P, R]) -> Callable[P, R]:
 class _Scope:
     """A `with` and `async with` block that sets where the code is, and reports its beginning and end."""
 
-    _token: contextvars.Token[_Where] | None = None
+    _token: contextvars.Token[Where] | None = None
     _job: job | None = None
     "that of the place; kept, because a framework may leave the block in another context than it entered"
 
-    def _place(self) -> _Where:
+    def _place(self) -> Where:
         raise NotImplementedError
 
-    def _opening(self) -> tuple[Any, ...] | None:
+    def opening(self) -> tuple[Any, ...] | None:
         """The report of the beginning: method, path below `/v1`, body."""
         return None
 
-    def _closing(self, failed: bool) -> tuple[Any, ...] | None:
+    def closing(self, failed: bool) -> tuple[Any, ...] | None:
         return None
 
     def _reporter(self) -> Reporter | None:
@@ -93,7 +145,7 @@ class _Scope:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
-            closing = self._closing(kind is not None)
+            closing = self.closing(kind is not None)
             if closing and (reporter := self._reporter()):
                 reporter.send(*closing)
         finally:
@@ -113,7 +165,7 @@ class _Scope:
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
         try:
-            closing = self._closing(kind is not None)
+            closing = self.closing(kind is not None)
             if closing and (reporter := self._reporter()):
                 await reporter.asend(*closing)
         finally:
@@ -124,7 +176,7 @@ class _Scope:
             raise RuntimeError(f"{self!r} is open already; make another")
         place = self._place()
         self._job = place.job
-        opening = self._opening()
+        opening = self.opening()
         self._token = _where.set(place)
         return opening
 
@@ -180,10 +232,10 @@ class job(_Scope):  # noqa: N801 - read as a statement: with hocket.job("app")
         """Of this job, below the gateway's `/v1`."""
         return f"/jobs/{quote(header_value(self.id), safe='')}"
 
-    def _place(self) -> _Where:
-        return _Where(self)
+    def _place(self) -> Where:
+        return Where(self, depth=where().depth + 1)
 
-    def _opening(self) -> tuple[Any, ...]:
+    def opening(self) -> tuple[Any, ...]:
         body: dict[str, Any] = {"job": header_value(self.id), "app": header_value(self.app)}
         if self.urgency is not None:
             body["urgency"] = self.urgency
@@ -191,7 +243,7 @@ class job(_Scope):  # noqa: N801 - read as a statement: with hocket.job("app")
             body["deadline_ms"] = round(1000 * self.deadline_s)
         return "POST", "/jobs", body
 
-    def _closing(self, failed: bool) -> tuple[Any, ...]:
+    def closing(self, failed: bool) -> tuple[Any, ...]:
         return "DELETE", self.path + ("?abort=true" if failed else "")
 
     def reporter(self) -> Reporter | None:
@@ -208,9 +260,9 @@ class stage(_Scope):  # noqa: N801
     def __repr__(self) -> str:
         return f"stage({self.name!r})"
 
-    def _place(self) -> _Where:
-        here = _where.get()
-        return _Where(here.job, self.name, self._parent or here.stage or here.parent)
+    def _place(self) -> Where:
+        here = where()
+        return Where(here.job, self.name, self._parent or parent_in(here), here.depth + 1)
 
 
 class _Tool(_Scope):
@@ -218,6 +270,7 @@ class _Tool(_Scope):
 
     def __init__(self, name: str, *, parent: str | None = None) -> None:
         self.name, self._parent, self._run = name, parent, ""
+        self._within: Place | None = None
 
     def __repr__(self) -> str:
         return f"tool({self.name!r})"
@@ -239,24 +292,21 @@ class _Tool(_Scope):
 
         return cast("F", run)
 
-    def _place(self) -> _Where:
-        return _Where(_where.get().job, None, self.name)
+    def _place(self) -> Where:
+        here = where()
+        self._within = here.place
+        return Where(here.job, None, self.name, here.depth + 1)
 
-    def _opening(self) -> tuple[Any, ...] | None:
+    def opening(self) -> tuple[Any, ...] | None:
         if self._job is None:
             return None
-        here = _where.get()
         self._run = secrets.token_hex(6)
-        body = {"run": self._run}
-        if parent := self._parent or here.stage or here.parent:
-            body["parent"] = header_value(parent)
-        return "POST", self._path(self._job, "start"), body
+        return tool_started(self._job, self.name, self._run, self._parent or parent_in(where()))
 
-    def _closing(self, failed: bool) -> tuple[Any, ...] | None:
-        return None if self._job is None else ("POST", self._path(self._job, "end"), {"run": self._run})
-
-    def _path(self, job: job, verb: str) -> str:
-        return f"{job.path}/tools/{quote(header_value(self.name), safe='')}:{verb}"
+    def closing(self, failed: bool) -> tuple[Any, ...] | None:
+        if self._within is not None:
+            self._within.after(self.name)
+        return None if self._job is None else tool_ended(self._job, self.name, self._run)
 
 
 @overload
@@ -269,6 +319,26 @@ def tool(name: Any, *, parent: str | None = None) -> Any:
     The name is the function's unless given. Outside a job it does nothing.
     """
     return _Tool(name.__name__)(name) if callable(name) else _Tool(name, parent=parent)
+
+
+def parent_in(here: Where) -> str | None:
+    """The parent of what is opened here."""
+    return here.place.last if here.place is not None else here.stage or here.parent
+
+
+def tool_started(job: job, name: str, run: str, parent: str | None) -> tuple[Any, ...]:
+    """The report of a tool run's beginning: method, path below `/v1`, body."""
+    body = {"run": run} if parent is None else {"run": run, "parent": header_value(parent)}
+    return "POST", _tool_path(job, name, "start"), body
+
+
+def tool_ended(job: job, name: str, run: str) -> tuple[Any, ...]:
+    """The report of its end."""
+    return "POST", _tool_path(job, name, "end"), {"run": run}
+
+
+def _tool_path(job: job, name: str, verb: str) -> str:
+    return f"{job.path}/tools/{quote(header_value(name), safe='')}:{verb}"
 
 
 def header_value(name: str) -> str:
