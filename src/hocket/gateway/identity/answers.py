@@ -10,14 +10,14 @@ from hocket.gateway.answers import Meter, StreamEnd
 from hocket.gateway.identity.conversation import Chain, Message, Reader, ToolCall
 from hocket.gateway.identity.memory import MAX_TWINS, Memory, Turn
 
-BATCH = 4096
-"bytes of a stream that are read at once: less work than chunk by chunk"
+BATCH = 16
+"chunks of a stream that are read at once: less work than one by one"
 MAX_HELD = 2**20
 "bytes of one answer that are held until its end; a longer one is not remembered"
 MAX_CALLS = 128
 "tool calls of one answer that are remembered"
 
-_CONTENT = re.compile(rb'"content": ?"((?:[^"\\]|\\.)+)"')
+_CONTENT = re.compile(rb'"content": ?"([^"\\]*+(?:\\.[^"\\]*+)*+)"')
 _TOOLS, _COMPLETED, _OUTPUT = b'"tool_calls"', b'"response.completed"', b'"output"'
 
 
@@ -103,7 +103,7 @@ class Listener:
     def __init__(self, inner: Meter, trail: Trail) -> None:
         self._inner, self._trail = inner, trail
         self._chunks: list[bytes] = []
-        self._held = 0
+        self._size = 0
         self._text: list[bytes] = []
         self._calls: list[ToolCall] = []
 
@@ -114,21 +114,23 @@ class Listener:
 
     def feed(self, chunk: bytes) -> bytes:
         """See `Meter`."""
-        if self._held <= MAX_HELD:
-            self._chunks.append(chunk)
-            self._held += len(chunk)
-            if self._held > BATCH and b"\n" in chunk:
-                self._read()
+        self._chunks.append(chunk)
+        if len(self._chunks) >= BATCH:
+            self._read()
         return self._inner.feed(chunk)
 
     def _read(self) -> None:
         """Whole lines become texts and ids; the rest waits."""
         seen, newline, rest = b"".join(self._chunks).rpartition(b"\n")
+        if self._size + len(rest) > MAX_HELD:
+            self._chunks, self._size = [], MAX_HELD + 1
+            return
         self._chunks = [rest]
         seen += newline
         if self._trail.reads_text:
-            self._text += _CONTENT.findall(seen)
-        self._held = len(rest) + sum(map(len, self._text))
+            texts = _CONTENT.findall(seen)
+            self._text += texts
+            self._size += sum(map(len, texts))
         if _TOOLS in seen or _COMPLETED in seen:
             for line in seen.splitlines():
                 if line.startswith(b"data:"):
@@ -152,10 +154,9 @@ class Listener:
     def end(self, prompt_tokens: int) -> StreamEnd:
         """See `Meter`."""
         end = self._inner.end(prompt_tokens)
-        if self._held <= MAX_HELD and not end.failed:
-            self._read()
-            if self._text or self._calls:
-                self._remember()
+        self._read()
+        if self._size <= MAX_HELD and not end.failed and (self._text or self._calls):
+            self._remember()
         return end
 
     def _remember(self) -> None:
