@@ -43,6 +43,7 @@ def parse_yaml(text: str, kind: type[T], source: str, page: str = SETTINGS_PAGE)
         raise InputError(f"{source}: nested too deeply; close the brackets") from None
     except ValueError as error:  # YAML takes 2001-99-99 for a date; it does not say on which line
         raise InputError(f"{source}: a value cannot be read ({error}); put it in quotes, or correct it") from None
+    _refuse_twins(root, source)
     try:
         return msgspec.convert({} if value is None else value, kind)
     except msgspec.ValidationError as error:
@@ -51,6 +52,26 @@ def parse_yaml(text: str, kind: type[T], source: str, page: str = SETTINGS_PAGE)
         line = _line(root, path, what)
         place = f"{path}: " if path else "" if what.startswith("`") else "top level: "
         raise InputError(f"{source}:{line}: {place}{what}; see {page}") from None
+
+
+def _refuse_twins(root: yaml.Node | None, source: str) -> None:
+    """YAML lets the last of two equal keys win without a word."""
+    stack, seen = [root], set[int]()
+    while stack:
+        node = stack.pop()
+        if not isinstance(node, yaml.CollectionNode) or id(node) in seen:  # an alias may lead to a node once more
+            continue
+        seen.add(id(node))
+        first: dict[str, int] = {}
+        for child in node.value:
+            key, value = child if isinstance(node, yaml.MappingNode) else (None, child)
+            stack.append(value)
+            if isinstance(key, yaml.ScalarNode):
+                line = key.start_mark.line + 1
+                if key.value in first:
+                    where = f"is there already, on line {first[key.value]}"
+                    raise InputError(f"{source}:{line}: `{key.value}` {where}; keep one of them")
+                first[key.value] = line
 
 
 def _line(root: yaml.Node | None, path: str, what: str) -> int:
