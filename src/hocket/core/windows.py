@@ -5,7 +5,7 @@ The aim is the smallest window at which throughput stops growing: the w that mak
     ln(tokens per second) - PRICE·ln(w)
 
 largest. That is Kleinrock's power with a high price on throughput: where a window that is 1 % larger brings less than
-0.03 % more tokens, it is not worth it, because calls that wait here can still be put in another order and calls that
+0.02 % more tokens, it is not worth it, because calls that wait here can still be put in another order and calls that
 wait in the engine cannot. Latency is no guide (as it is for TCP Vegas, BBR or gradient limiters): in a batching engine
 each call is slower with every further one, from the first on, while the throughput still grows.
 
@@ -19,7 +19,7 @@ from math import log, sqrt
 
 from msgspec import Struct
 
-PRICE = 0.03
+PRICE = 0.02
 "what one more in ln(window) must bring in ln(throughput)"
 PROMPT_WEIGHT = 0.1
 "output tokens that a prompt token counts for: an engine prefills about ten in the time of one more decoded"
@@ -29,7 +29,7 @@ ARM_S = 1.0
 "the shortest measurement"
 LONGEST_S = 30.0
 "the longest measurement, and the longest wait for a new window to show"
-FEWEST = 4
+FEWEST = 8
 "calls that must end in a measurement, also where the window is smaller"
 FILL_S = 2.0
 "how long the queue may take to fill a larger window"
@@ -184,6 +184,8 @@ class WindowSearch(Struct):
     cap: int = MOST
     "no trial above it: the replica kept calls waiting there"
     cap_until: float = 0.0
+    seen: dict[str, tuple[float, float]] = {}
+    "undecided probes above and below this home: the sum of their gains, weighed by certainty, and of the weights"
     told: dict[str, int] = {}
     "tokens so far of each call in the replica that has told any"
 
@@ -275,6 +277,7 @@ class WindowSearch(Struct):
             return True
         self.odd, self.at_home, self.held_until, self.hold_s = 0, [], -1.0, HOLD_S
         self.low = self.high = 0
+        self.seen = {}
         self.slope, self.rising = 1.0, shift > 0.0
         return False
 
@@ -283,6 +286,8 @@ class WindowSearch(Struct):
         if home and trial:
             gain = _mean(trial) - _mean(home) - PRICE * log(self.trial / self.home)
             error = sqrt(self.variance * (1.0 / len(home) + 1.0 / len(trial)))
+            if self.probing:
+                gain, error = self._with_earlier(gain, error, keep=len(trial) >= ROUNDS)
             if abs(gain) > SURE * error:
                 self._decide(now, gain > 0.0)
                 return
@@ -293,10 +298,20 @@ class WindowSearch(Struct):
         turn = self.probing and self.size == self.trial
         self._go(now, self.home if turn else self.trial)
 
+    def _with_earlier(self, gain: float, error: float, *, keep: bool) -> tuple[float, float]:
+        """Gain and its error, together with what earlier probes in this direction saw around the same home."""
+        weight = 1.0 / (error * error)
+        side = "above" if self.rising else "below"
+        total, weights = self.seen.get(side, (0.0, 0.0))
+        total, weights = total + gain * weight, weights + weight
+        if keep:
+            self.seen[side] = (total, weights)
+        return total / weights, 1.0 / sqrt(weights)
+
     def _prefers(self, gain: float, error: float) -> bool:
         """Whether an uncertain trial is taken: a smaller window where it seems as good, a larger one hardly ever."""
         if self.trial < self.home:
-            return gain > (0.0 if self.probing else -0.5 * error)
+            return gain > 0.0
         return gain > error and not self.probing
 
     def _decide(self, now: float, better: bool) -> None:
@@ -310,6 +325,7 @@ class WindowSearch(Struct):
             else:
                 self.high = old
             self.home, self.at_home, self.hold_s = new, self.at_trial[-3:], HOLD_S
+            self.seen = {}
         elif new > old:
             self.high = new
         else:

@@ -134,7 +134,7 @@ class Simulation:
     def run(self) -> Outcome:
         """Run all jobs to their end."""
         for replica in self._replicas:
-            self._tell(ev.ReplicaAdded(0.0, replica.model.name, replica.name, replica.model.max_concurrency))
+            self._tell(ev.ReplicaAdded(0.0, replica.model.name, replica.name, replica.model.first_window))
         heap, later, pop = self._heap, self._later, heapq.heappop
         steps = self._arrive, self._tool_ended, self._credit, self._tick, self._begin
         self._push_arrival(0)

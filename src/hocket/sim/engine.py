@@ -26,6 +26,8 @@ from hocket.sim.prefix import Key, PrefixCache, SlotCache
 
 TICKS_A_SECOND = 10**12
 
+FIRST_WINDOW = 8
+"where `window: auto` begins"
 REPORT_EVERY = TICKS_A_SECOND // 4
 "ticks between two reports of a running call's tokens"
 
@@ -37,7 +39,9 @@ class EngineModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     models: list[str]
     replicas: int = 1
     max_concurrency: int
-    "calls that run at once in a replica; hocket's window as well"
+    "calls that run at once in a replica"
+    window: int | Literal["auto"] | None = None
+    "calls that hocket lets into a replica at once; None = max_concurrency"
     kv_tokens: int | None = None
     "KV cache of a replica; None is without limit"
     latency: Latency
@@ -49,9 +53,9 @@ class EngineModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         """Check what types cannot say. An error begins with its key, which the loader turns into a line."""
         if not self.models:
             raise ValueError("`models`: empty; name the models that it serves")
-        for key in ("replicas", "max_concurrency", "kv_tokens"):
+        for key in ("replicas", "max_concurrency", "window", "kv_tokens"):
             value = getattr(self, key)
-            if value is not None and value < 1:
+            if isinstance(value, int) and value < 1:
                 raise ValueError(f"`{key}`: {value}; use 1 or more")
         constants = msgspec.structs.asdict(self.latency)
         for key, seconds in constants.items():
@@ -59,6 +63,13 @@ class EngineModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
                 raise ValueError(f"`latency.{key}`: {seconds}; use seconds, 0 or more")
         if not any(constants.values()):
             raise ValueError("`latency`: all 0, an engine that takes no time; give its constants in seconds")
+
+    @property
+    def first_window(self) -> int:
+        """A replica's window when it is added."""
+        if self.window is None:
+            return self.max_concurrency
+        return FIRST_WINDOW if self.window == "auto" else self.window
 
     def unloaded(self, prompt_tokens: int, output_tokens: int) -> float:
         """Seconds of a call that has a replica to itself, nothing cached."""

@@ -71,7 +71,7 @@ def simulate(
 
 def scheduler_spec(setup: Setup, policy: str) -> SchedulerSpec:
     """What the core of a simulation is built from."""
-    engines = [EngineSpec(engine.name, engine.models) for engine in setup.engines]
+    engines = [EngineSpec(engine.name, engine.models, engine.window == "auto") for engine in setup.engines]
     return SchedulerSpec(
         engines=engines,
         policy=parse_policy(policy),
