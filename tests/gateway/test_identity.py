@@ -183,6 +183,29 @@ async def test_equal_values_in_both_places_are_fine(engine: ScriptedEngine, star
     ] == 200
 
 
+@pytest.mark.parametrize(
+    ("headers", "job"),
+    [
+        ({"session_id": "s-1"}, "s-1"),
+        ({"X-Session-Id": "s-1"}, "s-1"),
+        (
+            {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+            "0af7651916cd43dd8448eb211c80319c",
+        ),
+        ({"baggage": "hocket.job=j1"}, "j1"),
+        ({"x-session-id": b"caf\xe9".decode("latin-1")}, "id-"),
+        ({"x-session-id": "x" * 5000}, "id-"),
+    ],
+)
+async def test_what_is_said_to_others_counts_over_a_socket_too(
+    engine: ScriptedEngine, start: Start, headers: dict[str, str], job: str
+) -> None:
+    world = await start(engine)
+    status, _, answer = await call(world, headers)
+    assert status == 200 and answer["x-hocket-job"].startswith(job)
+    assert (await call(world, headers))[2]["x-hocket-job"] == answer["x-hocket-job"]
+
+
 # ---------------------------------------------------------------- tenants
 
 

@@ -66,6 +66,14 @@ async def test_trace_context() -> None:
     assert (opened.urgency, opened.deadline_s) == (3, 1.5)
 
 
+async def test_a_stage_is_a_better_parent_than_a_span() -> None:
+    world = World()
+    headers = {"traceparent": TRACEPARENT}
+    one = world.chat(system("A"), "q", headers=headers).end(answer(assistant("a")))
+    two = world.chat(system("A"), "q", assistant("a"), "q2", headers=headers).end()
+    assert (one.parent, two.parent, two.job) == (SPAN, one.stage, TRACE)
+
+
 @pytest.mark.parametrize(
     ("baggage", "job"),
     [

@@ -120,7 +120,7 @@ class Places:
             fresh=job is None,
             named=named,
             urgency=within(tenant, claim.urgency) if job is None or claim.urgency is not None else None,
-            parent=parent,
+            parent=parent or claim.span,
             prefix=fingerprint,
             retry=retry,
             claim=claim,

@@ -20,6 +20,8 @@ class Claim(Struct, frozen=True, gc=False):
     stage: str | None = None
     parent: str | None = None
     "the stage that caused this one"
+    span: str | None = None
+    "what caused this one, in another system's words: the parent where no stage is known to be"
     urgency: int | None = None
     deadline_s: float | None = None
     hint_output_tokens: int | None = None

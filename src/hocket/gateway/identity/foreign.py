@@ -24,7 +24,7 @@ _MAX_BAGGAGE = 8192
 
 
 def trace(headers: MultiMapping[str], request: Request) -> Claim:
-    """`traceparent`: the trace is the job, the parent span the parent. `baggage` may say more.
+    """`traceparent`: the trace is the job, the parent span what caused this. `baggage` may say more.
 
     W3C Trace Context, level 1; W3C Baggage; the names in it are OpenTelemetry's, or hocket's own.
     """
@@ -42,7 +42,8 @@ def trace(headers: MultiMapping[str], request: Request) -> Claim:
     return Claim(
         app=said.get("hocket.app") or said.get("gen_ai.workflow.name"),
         stage=said.get("hocket.stage") or said.get("gen_ai.agent.name"),
-        parent=said.get("hocket.parent") or span,
+        parent=said.get("hocket.parent"),
+        span=span,
         urgency=_urgency(said.get("hocket.urgency")),
         deadline_s=_milliseconds(said.get("hocket.deadline-ms")),
         job=job,
