@@ -120,7 +120,7 @@ def test_a_locked_database_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptu
     recorder = HistoryRecorder(Store(url), HistorySettings(queue_rows=500))
     recorder.start()
     posts(recorder, 0, 10)
-    soon(lambda: len(states(url)) == 10)
+    soon(lambda: recorder.writer.written >= 20)
     other = sqlite3.connect(url, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     worst = posts(recorder, 10, 200)

@@ -25,6 +25,7 @@ COMMANDS = {
     "engine": "pull weights, run or profile an engine",
     "jobs": "list, show and export the jobs of the history",
     "import": "put the jobs of a trace into the history",
+    "shadow": "say what another policy would have done with the jobs of the last hour",
     "config": "check a settings file",
     "demo": "three applications on two embedded engines, under two policies",
 }

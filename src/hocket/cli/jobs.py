@@ -102,7 +102,7 @@ def opened(args: argparse.Namespace) -> Iterator[Connection]:
         raise InputError(f"{error}; is it in use, or away?") from None
 
 
-def since(text: str | None) -> float | None:
+def since(text: str | None, option: str = "--since") -> float | None:
     """Seconds since 1970 of `30m`, `12h`, `7d` ago or of a local date and time. Raises InputError."""
     import re
     import time
@@ -116,7 +116,7 @@ def since(text: str | None) -> float | None:
     try:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):
-        raise InputError(f"--since {text}: write 30m, 12h, 7d or a date like 2026-01-31T12:00") from None
+        raise InputError(f"{option} {text}: write 30m, 12h, 7d or a date like 2026-01-31T12:00") from None
 
 
 def _filter(args: argparse.Namespace) -> Filter:
@@ -149,7 +149,7 @@ def _ls(args: argparse.Namespace, connection: Connection) -> int:
             _clock(job.arrived_at), job.job, job.app, job.tenant, str(job.urgency), job.state,
             _seconds(job.ended_s), _seconds(job.wait_s), *map(str, sizes),
         )  # fmt: skip
-    _console(Console).print(table)
+    console_for(Console).print(table)
     return 0
 
 
@@ -204,7 +204,7 @@ def _show_one(one: Recorded) -> None:
         rows.append((tool.n, cells))
     for _, row in sorted(rows):
         table.add_row(*row)
-    _console(Console).print(table)
+    console_for(Console).print(table)
     print(as_text(list(_spans(one)), shutil.get_terminal_size((100, 24)).columns))
 
 
@@ -240,7 +240,7 @@ def _export(args: argparse.Namespace, connection: Connection) -> int:
 # -------------------------------------------------------------------- printing
 
 
-def _console(kind: Any) -> Any:
+def console_for(kind: Any) -> Any:
     """A console that does not fold a table to 80 columns where nobody looks at a terminal."""
     console = kind()
     return console if console.is_terminal else kind(width=200)

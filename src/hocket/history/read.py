@@ -65,9 +65,17 @@ def recorded(connection: Connection, which: Filter) -> Iterator[Recorded]:
 
 def of_one_import(connection: Connection, which: Filter) -> bool:
     """Whether all of these jobs come from one imported file. Raises StoreError."""
-    query = select(runs.c.kind).where(runs.c.id.in_(which.on(select(jobs.c.run).distinct())))
     with translated(), connection.begin():
-        return connection.execute(query).scalars().all() == ["import"]
+        found = connection.execute(which.on(select(jobs.c.run).distinct()).limit(2)).scalars().all()
+        kinds = connection.execute(select(runs.c.kind).where(runs.c.id.in_(found))).scalars().all()
+    return len(found) == 1 and kinds == ["import"]
+
+
+def policies(connection: Connection, which: Filter) -> list[str]:
+    """The policies by which the calls of these jobs were ordered. Raises StoreError."""
+    query = select(runs.c.policy).distinct().where(runs.c.id.in_(which.on(select(jobs.c.run).distinct())))
+    with translated(), connection.begin():
+        return list(connection.execute(query).scalars())
 
 
 def _with_parts(connection: Connection, found: Sequence[JobRecord]) -> list[Recorded]:

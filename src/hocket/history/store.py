@@ -31,6 +31,8 @@ LOCKED_S = 2.0
 CONNECT_S = 5
 LOST_MS = 10_000
 "how long PostgreSQL's host may leave data unacknowledged before the connection counts as lost"
+WRITING = "BEGIN IMMEDIATE"
+"takes SQLite's write lock first: one taken after a read fails at once where another process wrote in between"
 DEAD_S = 120.0
 "a process that has not written for so long has died"
 WAL_BYTES = 16 * 2**20
@@ -78,7 +80,7 @@ class Store:
     def __init__(self, url: str, *, reading: bool = False) -> None:
         """`reading` takes no write lock, so that it waits for nobody."""
         self.url = parse_url(url)
-        self._begin = "BEGIN" if reading else "BEGIN IMMEDIATE"
+        self._begin = "BEGIN" if reading else WRITING
         self.is_file = self.url.get_backend_name() == "sqlite"
         self.name = self.url.database if self.is_file else self.url.render_as_string(hide_password=True)
         self._engine = self._make_engine()
@@ -93,7 +95,6 @@ class Store:
                 raise InputError("history: PostgreSQL needs psycopg; pip install 'hocket[postgresql]'") from None
         engine = create_engine(self.url, poolclass=NullPool, connect_args={"timeout": LOCKED_S})
         event.listen(engine, "connect", _sqlite_connected)
-        # the write lock is taken first: one taken after a read fails at once where another process wrote in between
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(self._begin))
         return engine
 
@@ -108,13 +109,13 @@ class Store:
 
         Raises StoreError where the database is away, and InputError where it is none that this hocket can use.
         """
-        if self.is_file:
-            self._make_folder()
         with translated(self.name):
+            if self.is_file:
+                self._make_file()
             connection = self._engine.connect()
             try:
                 if not _is_current(connection):
-                    _migrate(connection, str(self.name))
+                    self._migrate(connection)
             except BaseException:
                 connection.close()
                 raise
@@ -123,21 +124,48 @@ class Store:
     def probe(self) -> None:
         """Raise InputError if this can be no history for this hocket. A database that is away may be one later."""
         try:
+            if self.is_file:
+                self._make_file()
             self.connect().close()
+        except OSError as error:
+            raise InputError(
+                f"history {self.name}: cannot be written ({error.strerror}); "
+                "set history.url to another place, or history: off"
+            ) from None
         except StoreError as error:
             log.warning("the history is not there yet (%s); calls are recorded once it is", error)
 
-    def _make_folder(self) -> None:
-        """For the owner alone: a history tells who worked on what, and when."""
+    def _make_file(self) -> None:
+        """For the owner alone: a history tells who worked on what, and when. Raises OSError."""
         path = Path(str(self.url.database))
-        try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-        except OSError as error:
-            raise InputError(
-                f"history {path}: cannot be written ({error.strerror}); "
-                "set history.url to another place, or history: off"
-            ) from None
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+
+    def _migrate(self, connection: Connection) -> None:
+        """Bring the schema up to date, in one transaction. Raises InputError where it is newer than this hocket."""
+        from alembic import command
+        from alembic.config import Config
+        from alembic.script import ScriptDirectory
+
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+        config.set_main_option("path_separator", "os")
+        config.attributes["connection"] = connection
+        known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+        self._begin = WRITING
+        with connection.begin():
+            if connection.dialect.name == "postgresql":  # two gateways may start at once
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": 0x686F636B6574})
+            revision = _revision(connection)
+            if revision is not None and revision not in known:
+                raise InputError(
+                    f"history {self.name}: written by a newer hocket (schema {revision}, this one knows {HEAD}); "
+                    "upgrade hocket, or name another history"
+                )
+            if revision is None and connection.dialect.name == "sqlite" and inspect(connection).get_table_names():
+                raise InputError(f"history {self.name}: a SQLite file, but no history of hocket's; name another file")
+            command.upgrade(config, "head")
 
     # ---------------------------------------------------------------- writing
 
@@ -242,6 +270,8 @@ def translated(name: object = "history") -> Iterator[None]:
         yield
     except OverflowError as error:  # a size that fits no column: SQLite's driver finds it before the database does
         raise BadRowError(f"{name}: {error}") from error
+    except OSError as error:
+        raise StoreError(f"{name}: {error.strerror}") from error
     except DBAPIError as error:
         kind = BadRowError if isinstance(error, DataError | IntegrityError) else StoreError
         # the driver's own words: SQLAlchemy's would show the statement
@@ -260,32 +290,6 @@ def _revision(connection: Connection) -> str | None:
 def _is_current(connection: Connection) -> bool:
     with connection.begin():
         return _revision(connection) == HEAD
-
-
-def _migrate(connection: Connection, name: str) -> None:
-    """Bring the schema up to date, in one transaction. Raises InputError where it is newer than this hocket."""
-    from alembic import command
-    from alembic.config import Config
-    from alembic.script import ScriptDirectory
-
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
-    config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = connection
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    with connection.begin():
-        if connection.dialect.name == "postgresql":  # two gateways may start at once
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": 0x686F636B6574})
-        revision = _revision(connection)
-        if revision is not None and revision not in known:
-            raise InputError(
-                f"history {name}: written by a newer hocket (schema {revision}, this one knows {HEAD}); "
-                "upgrade hocket, or name another history"
-            )
-        if revision is None and connection.dialect.name == "sqlite" and inspect(connection).get_table_names():
-            raise InputError(f"history {name}: a SQLite file, but no history of hocket's; name another file")
-        command.upgrade(config, "head")
 
 
 def _is_dead(run: Any, own: RunRecord) -> bool:

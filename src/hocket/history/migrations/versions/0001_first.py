@@ -9,6 +9,13 @@ down_revision = None
 
 def upgrade() -> None:
     """Make the four tables."""
+    _runs()
+    _jobs()
+    _calls()
+    _tool_runs()
+
+
+def _runs() -> None:
     op.create_table(
         "runs",
         sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
@@ -22,6 +29,9 @@ def upgrade() -> None:
         sa.Column("ended_at", sa.Double),
         sqlite_with_rowid=False,
     )
+
+
+def _jobs() -> None:
     op.create_table(
         "jobs",
         sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
@@ -47,6 +57,9 @@ def upgrade() -> None:
     op.create_index("jobs_job", "jobs", ["job"])
     still_open = sa.text("state = 'open'")
     op.create_index("jobs_open", "jobs", ["run"], sqlite_where=still_open, postgresql_where=still_open)
+
+
+def _calls() -> None:
     op.create_table(
         "calls",
         sa.Column("job_id", sa.BigInteger, primary_key=True, autoincrement=False),
@@ -73,6 +86,9 @@ def upgrade() -> None:
         sa.Column("status", sa.Integer),
         sqlite_with_rowid=False,
     )
+
+
+def _tool_runs() -> None:
     op.create_table(
         "tool_runs",
         sa.Column("job_id", sa.BigInteger, primary_key=True, autoincrement=False),
