@@ -12,7 +12,7 @@ from collections.abc import Coroutine
 from msgspec import Struct
 
 from hocket.core import events as ev
-from hocket.engines import weights
+from hocket.engines import observe, weights
 from hocket.engines.embedded import EmbeddedSpec
 from hocket.engines.supervisor import EmbeddedEngine
 from hocket.gateway.driver import Driver
@@ -20,6 +20,8 @@ from hocket.gateway.upstream import Replica
 from hocket.settings import EngineSettings, Settings, base_url, key_of
 
 log = logging.getLogger("hocket.gateway")
+
+NOT_SAID = observe.Observed()
 
 Place = tuple[str, str]
 "engine, replica"
@@ -172,13 +174,21 @@ class Fleet:
     async def _check(self, place: Place, replica: Replica) -> None:
         served = self.engines[place[0]]
         kind = served.settings.kind
-        healthy = await replica.answers("/v1/models" if kind == "openai" else "/health", self._health.timeout_s)
+        answer = await replica.ask("/v1/models" if kind == "openai" else "/health", self._health.timeout_s)
+        healthy = answer is not None and answer[0] < 500
+        observed = NOT_SAID
+        if healthy and served.settings.auto_window:
+            page = await replica.ask(observe.PATH, self._health.timeout_s)
+            if page is not None and page[0] == 200:
+                observed = observe.parse_metrics(page[1].decode("utf-8", "replace"))
         if self.replicas.get(place) is not replica:
             return
         if healthy != (place not in self._missed):
             log.warning("replica %s of %s %s", place[1], place[0], "answers again" if healthy else "does not answer")
-        if not healthy or place in self._missed:
-            self._driver.tell(ev.ReplicaObserved(self._driver.clock(), *place, healthy))
+        if not healthy or place in self._missed or observed != NOT_SAID:
+            at = self._driver.clock()
+            event = ev.ReplicaObserved(at, *place, healthy, observed.running, observed.waiting, observed.kv_used)
+            self._driver.tell(event)
         (self._missed.discard if healthy else self._missed.add)(place)
 
 

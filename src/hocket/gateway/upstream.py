@@ -110,19 +110,18 @@ class Replica:
         while self._active:  # noqa: ASYNC110 - for a reload now and then, not worth an event on each call
             await asyncio.sleep(0.05)
 
-    async def answers(self, path: str, within_s: float) -> bool:
-        """Whether the replica answers a GET, and not that it is broken."""
+    async def ask(self, path: str, within_s: float) -> tuple[int, bytes] | None:
+        """Status and body of a GET that is no call; None if nothing came in time."""
         headers = {} if self._authorization is None else {"Authorization": self._authorization}
         try:
             async with asyncio.timeout(within_s):
                 response = await self._pool.request("GET", path, headers, b"")
                 try:
-                    await response.read()
+                    return response.status, await response.read()
                 finally:
                     response.close()
         except (WireError, TimeoutError):
-            return False
-        return response.status < 500
+            return None
 
     def release(self, response: Response) -> None:
         """An answer that `post` gave is done with: what has not come yet is cut off."""
