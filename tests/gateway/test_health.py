@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
+from hocket.core.events import ReplicaObserved
 from hocket.settings import EngineSettings, Health
 from tests.gateway.conftest import Running, Start, soon
 from tests.scripted_engine import Script, ScriptedEngine
@@ -128,3 +130,20 @@ async def test_a_call_that_waits_too_long_gets_503_and_when_to_come_back(engine:
         assert await world.error(late) == (503, "queue_timeout")
         assert int(late.headers["Retry-After"]) >= 1
         assert b"[DONE]" in await running.read()
+
+
+async def test_an_embedded_engines_metrics_reach_the_core_where_its_window_is_searched_for(start: Start) -> None:
+    engine = EngineSettings(name="small", kind="embedded", max_concurrency="auto")
+    world = await start(engines=[engine], health=Health(interval_s=0.2))
+    await world.gateway.engines_ready()
+    body = {"stream": True, "max_tokens": 64}
+    streams = [asyncio.create_task(stream_of(world, body)) for _ in range(4)]
+    await asyncio.gather(*streams)
+    told = [record.event for record in world.records() if isinstance(record.event, ReplicaObserved)]
+    assert any(event.running for event in told)
+    assert all(event.healthy and event.waiting == 0 for event in told)
+
+
+async def stream_of(world: Running, body: dict[str, Any]) -> None:
+    async with world.post(body) as response:
+        assert b"[DONE]" in await response.read()
