@@ -13,6 +13,8 @@ import pytest
 from hocket.assembly import build
 from hocket.cli import COMMANDS, module_of
 from hocket.core.spec import EngineSpec, SchedulerSpec
+from hocket.history.recorder import HistoryMetrics, HistoryRecorder
+from hocket.history.store import Store
 from hocket.metrics import Metrics
 from hocket.policies import ORDERINGS, RECIPES, ROUTINGS
 from hocket.settings import Settings
@@ -123,7 +125,9 @@ def test_settings_are_listed() -> None:
 
 def test_metrics_are_listed() -> None:
     scheduler = build(SchedulerSpec([EngineSpec("small", ["small"])]))
-    text = Metrics(scheduler).render().decode()
+    metrics = Metrics(scheduler)
+    metrics.registry.register(HistoryMetrics(HistoryRecorder(Store("history.db")).writer))
+    text = metrics.render().decode()
     exposed = set(re.findall(r"^# TYPE (hocket_\w+) ", text, re.MULTILINE))
     exposed = {name for name in exposed if not name.endswith("_created")}
     assert exposed, "no metric is exposed"
