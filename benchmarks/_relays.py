@@ -110,7 +110,7 @@ def hocket(port: int, engine: str, directory: Path, *, journal: bool, history: b
     if journal:
         settings["journal"] = str(directory / "journal.jsonl")
     if "history" in Settings.__struct_fields__:
-        settings["history"] = {"url": f"sqlite:///{directory / 'history.db'}"} if history else {"url": None}
+        settings["history"] = {"url": f"sqlite:///{directory / 'history.db'}"} if history else False
     file = directory / "hocket.yaml"
     file.write_bytes(msgspec.yaml.encode(settings))
     return [str(Path(sys.executable).with_name("hocket")), "serve", "--config", str(file)]
