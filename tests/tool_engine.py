@@ -2,9 +2,9 @@
 
 The last user message that holds `script:` says it, one step after the other, divided by bars:
 
-    What is hocket? script: search {"q": "a"} lookup {"q": "b"} | search {"q": "c"} | say Done.
+    What is hocket? script: search {"q": "a"} lookup {"q": "b"} | search {"q": "c"} | say Done. endscript
 
-Each step is one answer: tool calls, or text. Which step is next follows from the answers since that message, so the
+(`endscript` only where more follows.) Each step is one answer: tool calls, or text. Which step is next follows from the answers since that message, so the
 engine keeps nothing; only `/v1/responses` remembers its answers, for `previous_response_id`. Without a script it calls
 no tool. Text is made up, different in each answer, as a model's is.
 
@@ -93,7 +93,7 @@ class ToolEngine:
         step, script = 0, ""
         for role, text in turns:
             if role == "user" and "script:" in text:
-                step, script = 0, text.rpartition("script:")[2]
+                step, script = 0, text.rpartition("script:")[2].partition("endscript")[0]
             step += role == "acted"
         steps = [part.strip() for part in script.split("|")] if script else []
         now = steps[step] if step < len(steps) else ""
