@@ -110,7 +110,12 @@ class ScriptedEngine:
 
     async def start(self, port: int = 0) -> str:
         """Listen on 127.0.0.1; returns the base URL."""
-        self._server = web.Server(self._serve, handler_cancellation=True, access_log=None)
+        loop = asyncio.get_running_loop()
+
+        def request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+            return web.BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=2**26)
+
+        self._server = web.Server(self._serve, handler_cancellation=True, access_log=None, request_factory=request)
         self._runner = web.ServerRunner(self._server, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", port, backlog=4096).start()

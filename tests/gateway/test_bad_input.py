@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.gateway.conftest import Running, Start
+from hocket.settings import IdentitySettings
+from tests.gateway.conftest import Running, Start, soon
 from tests.scripted_engine import Script, ScriptedEngine
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -131,10 +132,12 @@ async def raw(world: Running, request: bytes) -> bytes:
         b"GET / HTTP/9.9\r\n\r\n",
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: -5\r\n\r\n",
         b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope",
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: [::1]\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nnope",
         b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nx: " + b"y" * 20_000 + b"\r\n\r\n",
+        b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n" + b"x: yyy\r\n" * 5_000 + b"\r\n",
+        b"GET /v1/" + b"yyy" * 10_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ],
-    ids=["tls", "version", "length", "chunked", "gzip", "header"],
+    ids=["tls", "version", "length", "chunked", "gzip", "header", "headers", "path"],
 )
 async def test_what_is_no_http(
     engine: ScriptedEngine, start: Start, request_bytes: bytes, caplog: pytest.LogCaptureFixture
@@ -166,7 +169,8 @@ async def test_headers_that_are_no_utf8_do_no_harm(engine: ScriptedEngine, start
     world = await start(engine)
     body = b'{"model":"small",' + M + b"}"
     request = (
-        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nx-request-id: \xff\r\nx-odd: \xe9\r\nx-good: \xc3\xa9\r\n"
+        b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+        b"x-request-id: \xff\r\nx-odd: \xe9\r\nx-good: \xc3\xa9\r\n"
         b"Content-Length: %d\r\n\r\n" % len(body)
     )
     answer = await raw(world, request + body)
@@ -206,10 +210,11 @@ async def test_health_ready_and_metrics(engine: ScriptedEngine, start: Start) ->
 
 
 async def test_clients_cannot_blow_up_the_metrics(engine: ScriptedEngine, start: Start) -> None:
-    world = await start(engine)
+    world = await start(engine, identity=IdentitySettings(idle_s=0.01))
     for i in range(150):
         async with world.post({}, headers={"x-hocket-app": f"app-{i}"}) as response:
             assert response.status == 200
+    await soon(lambda: not world.gateway.scheduler.jobs)
     text = world.gateway.metrics.render().decode()
     assert text.count("hocket_jobs_total{app=") == 101
-    assert 'hocket_jobs_total{app="other",reason="closed"} 50.0' in text
+    assert 'hocket_jobs_total{app="other",reason="idle"} 50.0' in text

@@ -150,6 +150,18 @@ async def test_tools_choices_and_logprobs_of_a_real_engine(small_engine: str, st
         assert parts[-1].usage is not None and not parts[-1].choices
 
 
+async def test_the_client_does_not_try_a_closed_job_again(engine: ScriptedEngine, start: Start) -> None:
+    world = await start(engine)
+    async with openai.AsyncOpenAI(base_url=f"{world.url}/v1", api_key="none", max_retries=3) as client:
+        named = {"x-hocket-job": "j"}
+        await client.chat.completions.create(model="small", messages=HELLO, extra_headers=named)
+        await client.delete("/jobs/j", cast_to=object)
+        with pytest.raises(openai.ConflictError, match="was closed"):
+            await client.chat.completions.create(model="small", messages=HELLO, extra_headers=named)
+    refused = world.gateway.metrics.render().decode()
+    assert 'hocket_refused_requests_total{code="job_closed"} 1.0' in refused and len(engine.seen) == 1
+
+
 async def test_an_error_after_a_heartbeat_is_the_clients_own_exception(engine: ScriptedEngine, start: Start) -> None:
     world = await start(engine, heartbeat_s=0.05)
     engine.default = Script(do="status", status=400, first_s=0.2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import time
 from itertools import pairwise
 
@@ -83,12 +84,24 @@ async def test_a_renamed_model_changes_nothing_else(engine: ScriptedEngine, star
     assert b'[ {"content":"a"} ]' in raw
 
 
-async def test_a_body_of_many_megabytes_passes(engine: ScriptedEngine, start: Start) -> None:
-    world = await start(engine, body_limit_mib=4)
-    engine_limit = {"messages": [{"role": "user", "content": "x" * 900_000}]}
-    async with world.post(engine_limit) as response:
-        assert response.status == 200
-    assert len(engine.seen[0].raw) > 900_000
+@pytest.mark.parametrize("renamed", [None, "org/Big"])
+async def test_a_body_of_32_mib_passes_and_others_do_not_wait_for_it(
+    engine: ScriptedEngine, start: Start, renamed: str | None
+) -> None:
+    world = await start(engines=[EngineSettings(name="small", upstream_model=renamed, replicas=[engine.url])])
+    engine.plan.append(Script(first_s=0.1))
+    body = b'{"model":"small","messages":[{"role":"user","content":"%b"}]}'
+    body %= b"x" * (2**25 - len(body) + 2)
+    large = asyncio.create_task(world.post(io.BytesIO(body)).__aenter__())
+    slowest = 0.0
+    while not large.done():
+        began = time.monotonic()
+        async with world.http.get(f"{world.url}/health") as response:
+            assert response.status == 200
+        slowest = max(slowest, time.monotonic() - began)
+    assert (await large).status == 200
+    assert len(body) == 2**25 and len(engine.seen[0].raw) == len(body) + (2 if renamed else 0)
+    assert slowest < 1.0
 
 
 async def test_sizes_come_from_the_engine_or_are_counted(engine: ScriptedEngine, start: Start) -> None:

@@ -177,8 +177,10 @@ class StreamMeter:
 
 
 _LAST_EVENT = re.compile(rb"event: ?(response\.(?:completed|incomplete|failed)|error)\r?\n")
+_DELTA = b"_text.delta\n"
+"the end of the name of an event that carries a token"
 _MARGIN = 32
-"bytes of the chunk before in which the name of the last event may have begun"
+"bytes of the chunk before in which the name of an event may have begun"
 
 
 class ResponseMeter:
@@ -196,11 +198,11 @@ class ResponseMeter:
 
     def feed(self, chunk: bytes) -> bytes:
         """See `Meter`."""
-        self.events += chunk.count(b"_text.delta\n")
         if self._last is not None:
             self._last.append(chunk)
             return chunk
         seen = self._before + chunk
+        self.events += seen.count(_DELTA, max(len(self._before) - len(_DELTA) + 1, 0))
         found = _LAST_EVENT.search(seen)
         if found is not None:
             self._last = [seen[found.start() :]]

@@ -198,6 +198,8 @@ class Gateway:
         if error.retry_after_s is not None:
             out["Retry-After"] = str(math.ceil(error.retry_after_s))
         out.update(error.headers)
+        if error.status == 409:
+            out["x-should-retry"] = "false"  # the official clients would: a closed job stays closed
         if error.status == 401:
             out["WWW-Authenticate"] = "Bearer"
         self.add_request_id(http, out)

@@ -17,7 +17,7 @@ from hocket.gateway.answers import GarbageError, Meter, StreamEnd
 
 MAX_UNPACKED = 2**28
 "bytes; an answer that unpacks to more is an attack, or a fault"
-MAX_USAGE_EVENT = 2**16
+MAX_USAGE_EVENT = 2**13
 "bytes; a longer event is not the one that holds the usage"
 _WBITS = 31
 "zlib's window argument for gzip"
