@@ -246,6 +246,7 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
         self._transport = cast("asyncio.Transport", transport)
+        self._pool.made(self)
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
@@ -347,6 +348,7 @@ class Pool:
         self._idle: deque[_Connection] = deque()
         self._all: set[_Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
+        self._closed = False
 
     async def request(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
         """Send a request; return once the answer's headers are there. Raises WireError.
@@ -386,7 +388,6 @@ class Pool:
                 )
         except OSError as error:  # TimeoutError is one
             raise WireError("connect", f"{type(error).__name__} {error}") from error
-        self._all.add(connection)
         if not connection.usable:
             raise WireError("reset", "the connection closed at once")
         return connection
@@ -410,12 +411,19 @@ class Pool:
         if self._idle:
             self._sweeper = self.loop.call_later(max(self._idle[0].idle_since - oldest, 0.01), self._sweep)
 
+    def made(self, connection: _Connection) -> None:
+        """A connection is there; too late, where the pool was closed meanwhile."""
+        self._all.add(connection)
+        if self._closed:
+            connection.abort()
+
     def lost(self, connection: _Connection) -> None:
         """A connection is no more."""
         self._all.discard(connection)
 
     def close(self) -> None:
-        """Drop all connections; calls that are open fail with a reset."""
+        """Drop all connections, also those that are still being made; calls that are open fail with a reset."""
+        self._closed = True
         if self._sweeper is not None:
             self._sweeper.cancel()
         self._idle.clear()
