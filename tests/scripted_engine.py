@@ -178,7 +178,7 @@ class ScriptedEngine:
                 if script.retry_after is not None:
                     headers["Retry-After"] = script.retry_after
                 body = b'{"error": {"message": "scripted", "type": "engine", "code": %d}}' % script.status
-                return self._sent(seen, web.Response(status=script.status, headers=headers, body=body))
+                return _packed(script, self._sent(seen, web.Response(status=script.status, headers=headers, body=body)))
             case "not-json":
                 return web.Response(body=b"<html>proxy login</html>", headers={"Content-Type": "application/json"})
             case "not-sse":
@@ -190,12 +190,7 @@ class ScriptedEngine:
                 await asyncio.sleep(script.hang_s if script.do == "stall" else 0.001)
                 transport.abort()
             case _:
-                answer = self._sent(seen, whole(script, request.method, request.path))
-                if script.gzip:
-                    assert isinstance(answer.body, bytes)
-                    answer.headers["Content-Encoding"] = "gzip"
-                    answer.body = gzip.compress(answer.body)
-                return answer
+                return _packed(script, self._sent(seen, whole(script, request.method, request.path)))
         return web.Response()
 
     @staticmethod
@@ -228,6 +223,14 @@ class ScriptedEngine:
         if packed:
             await response.write(packed.flush())
         return response
+
+
+def _packed(script: Script, answer: web.Response) -> web.Response:
+    if script.gzip:
+        assert isinstance(answer.body, bytes)
+        answer.headers["Content-Encoding"] = "gzip"
+        answer.body = gzip.compress(answer.body)
+    return answer
 
 
 async def _until_close(request: web.BaseRequest, script: Script, seen: Seen) -> web.StreamResponse:

@@ -204,10 +204,17 @@ async def test_packed_answers(engine: ScriptedEngine, start: Start, stream: bool
     assert engine.seen[0].headers.get("accept-encoding") == ("gzip" if packed and not stream else None)
 
 
-@pytest.mark.parametrize("stream", [False, True])
-async def test_a_packed_stream_without_the_usage_that_only_hocket_wanted(
-    engine: ScriptedEngine, start: Start, stream: bool
-) -> None:
+async def test_packed_errors_and_tokens(engine: ScriptedEngine, start: Start) -> None:
+    world = await start(engine)
+    plain = {"Accept-Encoding": "identity"}
+    engine.default = Script(gzip=True, do="status", status=400)
+    async with world.post({}, headers=plain) as response:
+        assert response.status == 400 and (await response.json())["error"]["message"] == "scripted"
+    engine.default = Script(gzip=True)
+    assert await one(world, b"{}", "/tokenize", headers=plain) == engine.seen[1].sent[0]
+
+
+async def test_a_packed_stream_without_the_usage_that_only_hocket_wanted(engine: ScriptedEngine, start: Start) -> None:
     world = await start(engines=[vllm(engine)])
     engine.default = Script(gzip=True, usage_asked=True, split=40)
     answer = await one(world, {"stream": True})

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from hocket.gateway.answers import GarbageError, Meter, StreamEnd
+from hocket.gateway.upstream import Answer
 
 MAX_UNPACKED = 2**28
 "bytes; an answer that unpacks to more is an attack, or a fault"
@@ -53,6 +54,17 @@ def unpack(body: bytes) -> bytes:
     if not unpacker.complete:
         raise GarbageError("gzip that ends too early")
     return out
+
+
+def readable(answer: Answer, accepted: str) -> Answer:
+    """An answer as a client with this `Accept-Encoding` can read it: unpacked where it does not take the coding."""
+    if coding_of(answer.headers) == CODING and not accepts(accepted, CODING):
+        try:
+            answer.body = unpack(answer.body)
+        except GarbageError:
+            return answer
+        answer.headers.popall("Content-Encoding")
+    return answer
 
 
 class _Unpacker:
@@ -159,8 +171,10 @@ class WithoutUsage:
     it may be the one; engines write whole events, so this is rare.
     """
 
+    __slots__ = ("_held", "_inner", "_inner_feed", "_inside")
+
     def __init__(self, inner: Meter) -> None:
-        self._inner = inner
+        self._inner, self._inner_feed = inner, inner.feed
         self._held = b""
         self._inside = False
 
@@ -171,8 +185,8 @@ class WithoutUsage:
 
     def feed(self, chunk: bytes) -> bytes:
         """See `Meter`."""
-        self._inner.feed(chunk)
-        if not self._held and not self._inside and chunk.endswith(b"\n\n") and b"[]" not in chunk:
+        self._inner_feed(chunk)
+        if b"[]" not in chunk and chunk[-2:] == b"\n\n" and not self._held and not self._inside:
             return chunk
         return self._sift(self._held + chunk)
 

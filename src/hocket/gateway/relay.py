@@ -20,7 +20,7 @@ from hocket.core.commands import Abort, Dispatch, Reject
 from hocket.gateway.answers import GarbageError, Meter, ResponseMeter, Sizes, StreamEnd, StreamMeter, sizes_of
 from hocket.gateway.downstream import Downstream
 from hocket.gateway.driver import LiveCall
-from hocket.gateway.filters import CODING, accepts, coding_of, meter_for, unpack
+from hocket.gateway.filters import CODING, accepts, coding_of, meter_for, readable, unpack
 from hocket.gateway.openai import (
     ENDPOINTS,
     Endpoint,
@@ -120,7 +120,7 @@ class Relay:
             order = await self._wait_for(call.order())
             if not isinstance(order, Dispatch):
                 if failure is not None and failure.answer is not None and isinstance(order, Reject):
-                    return await self._client.engines_error(self._fitted(failure.answer))
+                    return await self._client.engines_error(readable(failure.answer, self._accepted))
                 return await self._client.error(refusal(order))
             replica = self._gateway.replicas.get((order.engine, order.replica))
             try:
@@ -162,7 +162,7 @@ class Relay:
         sizes = self._sizes(answer)
         self._call.finished(sizes.prompt_tokens, sizes.output_tokens)
         self._remember(sizes.id, order)
-        return self._client.whole(self._fitted(answer))
+        return self._client.whole(readable(answer, self._accepted))
 
     async def _stream(self, replica: Replica, body: bytes, order: Dispatch) -> web.StreamResponse:
         chunk = await self._wait_for(self._first_chunk(replica, body))
@@ -259,16 +259,6 @@ class Relay:
             return sizes
         except GarbageError as error:
             raise ReplicaFailed("garbage", str(error)) from None
-
-    def _fitted(self, answer: Answer) -> Answer:
-        """An answer that the client can read: unpacked where it does not take the engine's coding."""
-        if coding_of(answer.headers) == CODING and not accepts(self._accepted, CODING):
-            try:
-                answer.body = unpack(answer.body)
-            except GarbageError:
-                return answer
-            answer.headers.popall("Content-Encoding")
-        return answer
 
     def _remember(self, response: str | None, order: Dispatch) -> None:
         """A later request may ask for this response."""

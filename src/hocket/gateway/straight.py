@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import web
 
 from hocket.gateway.downstream import Downstream
+from hocket.gateway.filters import readable
 from hocket.gateway.identity import DEFAULT_APP, DEFAULT_STAGE
 from hocket.gateway.openai import REASONS, ApiError, decode, edited, unknown_model
 from hocket.gateway.upstream import Answer, Replica, ReplicaFailed, upstream_headers
@@ -103,7 +104,7 @@ async def _ask(gateway: Gateway, http: web.BaseRequest, replica: Replica, body: 
     try:
         upstream = await replica.send(http.method, http.rel_url.raw_path_qs, body, headers)
         try:
-            return await replica.whole(upstream)
+            return readable(await replica.whole(upstream), http.headers.get("Accept-Encoding", ""))
         finally:
             replica.release(upstream)
     except ReplicaFailed as error:
