@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import getpass
 import json
 import os
 import subprocess
@@ -24,16 +23,16 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent.parent))
 
+from hocket.engines.embedded import EmbeddedSpec  # noqa: E402
 from tests.captures.recorder import Recorder  # noqa: E402 - found by the line above
 from tests.conftest import serving  # noqa: E402
 from tests.tool_engine import ToolEngine  # noqa: E402
 
-from hocket.engines.embedded import EmbeddedSpec  # noqa: E402
-
 PYTHON = {
-    # DSPy wants an older openai than the rest
-    "one": ["openai", "langgraph", "langchain-openai", "openai-agents", "llama-index-llms-openai-like"],
+    "one": ["openai", "langgraph", "langchain-openai", "openai-agents"],
+    # these want an older openai
     "two": ["dspy"],
+    "three": ["llama-index-llms-openai-like"],
 }
 NPM = ["openai", "ai", "@ai-sdk/openai-compatible", "zod", "opencode-ai", "@openai/codex"]
 PROGRAMS = {
@@ -41,7 +40,7 @@ PROGRAMS = {
     "openai-python-responses": ("one", "openai_responses.py", "openai"),
     "langgraph": ("one", "langgraph_app.py", "langgraph"),
     "openai-agents": ("one", "openai_agents_app.py", "openai-agents"),
-    "llama-index": ("one", "llama_index_app.py", "llama-index-llms-openai-like"),
+    "llama-index": ("three", "llama_index_app.py", "llama-index-llms-openai-like"),
     "dspy": ("two", "dspy_app.py", "dspy"),
     "openai-npm": ("npm", "openai_npm.mjs", "openai"),
     "ai-sdk": ("npm", "ai_sdk.mjs", "ai"),
@@ -77,13 +76,13 @@ def version(folder: Path, environment: str, package: str) -> str:
 
 async def record(names: list[str], folder: Path, embedded: str) -> None:
     """Run the programs one after the other, and write what passed."""
-    scrub = {str(folder): "/home/user", str(Path.home()): "/home/user", getpass.getuser(): "user"}
+    scrub = {str(folder): "/home/user", f"{Path.home()}/": "/home/user/"}
     async with ToolEngine(delay_s=0.05) as engine:
-        recorder = Recorder(engine.url, embedded, {k: v for k, v in scrub.items() if len(k) > 4 or k.startswith("/")})
+        recorder = Recorder(engine.url, embedded, scrub)
         base = await recorder.start()
         for name in names:
             environment, program, package = PROGRAMS[name]
-            recorder.client = f"{name} {version(folder, environment, package)}"
+            recorder.begin(f"{name} {version(folder, environment, package)}")
             python = folder / environment / "bin" / "python" if environment in PYTHON else Path(sys.executable)
             runner, where = (str(python), HERE / "programs") if program.endswith(".py") else ("node", folder / "npm")
             if runner == "node":
@@ -100,7 +99,7 @@ async def record(names: list[str], folder: Path, embedded: str) -> None:
 
 
 def write(name: str, recorder: Recorder) -> None:
-    lines = recorder.lines[recorder.client]
+    lines = recorder.lines
     text = "".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines)
     (HERE / f"{name}.jsonl").write_text(text)
     print(f"{recorder.client}: {len(lines)} requests, {len(text) / 1000:.0f} kB", flush=True)

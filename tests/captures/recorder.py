@@ -31,17 +31,21 @@ LONG = 400
 
 
 class Recorder:
-    """`lines` holds what passed, by client."""
+    """Between one program at a time and the engines."""
 
     def __init__(self, scripted: str, embedded: str, scrub: dict[str, str]) -> None:
-        self._scripted, self._embedded, self.client = scripted, embedded, ""
-        self.lines: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        self._scrub = scrub
+        self._scripted, self._embedded, self._scrub = scripted, embedded, scrub
+        self._zero = time.monotonic()
+        self.begin("")
+
+    def begin(self, client: str) -> None:
+        """Another program sends from now on; `lines` holds what passes."""
+        self.client = client
+        self.lines: list[dict[str, Any]] = []
         self._stages: dict[tuple[str, ...], str] = {}
         "case, job and thread -> the stage of its last answered call"
         self._turns: dict[tuple[str, str], int] = defaultdict(int)
         self._refused: dict[tuple[str, ...], int] = defaultdict(int)
-        self._zero = time.monotonic()
 
     async def start(self) -> str:
         """Listen; returns the base of the URLs that programs make up."""
@@ -62,7 +66,7 @@ class Recorder:
             return web.json_response({"object": "list", "data": [{"id": "small", "object": "model"}]})
         case, job, stage, thread, path = matched.groups()
         line = self._line(request, case, job, stage, thread, path, json.loads(raw))
-        self.lines[self.client].append(line)
+        self.lines.append(line)
         key = (case, job, thread)
         if thread.endswith("*") and self._turns[case, job] == 2 and not self._refused[key]:
             self._refused[key] = 1
@@ -113,7 +117,8 @@ class Recorder:
     def _clean(self, value: Any, name: str = "") -> Any:
         """Without what is of this machine, and shortened: equal texts stay equal, different ones different."""
         if isinstance(value, dict):
-            return {key: {} if key == "parameters" else self._clean(inner, key) for key, inner in value.items()}
+            kept = {key: inner for key, inner in value.items() if key not in {"timings", "usage", "logprobs"}}
+            return {key: {} if key == "parameters" else self._clean(inner, key) for key, inner in kept.items()}
         if isinstance(value, list):
             return [self._clean(inner, name) for inner in value]
         if not isinstance(value, str):

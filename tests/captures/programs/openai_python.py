@@ -28,7 +28,9 @@ async def tool_loop(number: int) -> None:
     ask = client("tool-loop", f"job-{number}", "agent")
     messages: list[Any] = [SYSTEM, {"role": "user", "content": question(number) + TWICE}]
     while True:
-        answer = (await ask.chat.completions.create(model="small", messages=messages, tools=[SEARCH])).choices[0].message
+        answer = (
+            (await ask.chat.completions.create(model="small", messages=messages, tools=[SEARCH])).choices[0].message
+        )
         messages.append(answer.model_dump(exclude_none=True))
         if not answer.tool_calls:
             return
