@@ -34,9 +34,11 @@ demo: install ## three real applications on two embedded engines, call-fcfs agai
 	@$(BIN)/hocket demo $(ARGS)
 
 test: install lint ## everything: lint, types, layers, all tests (ARGS goes to pytest)
+	@PYTHON='$(PYTHON)' sh requirements/system.sh tests
 	@$(BIN)/python -m pytest $(ARGS)
 
 check: install lint ## lint, types, layers, fast tests
+	@PYTHON='$(PYTHON)' sh requirements/system.sh tests
 	@$(BIN)/python -m pytest -q -m 'not slow' $(ARGS)
 
 lint: install # the layers are checked by tests/test_layers.py

@@ -1,5 +1,6 @@
 #!/bin/sh
 # What pip cannot install: checks it, installs Debian's packages when root, otherwise says which.
+# `system.sh tests` looks for what only the tests need, as well.
 set -eu
 python=${PYTHON:-python3}
 
@@ -13,6 +14,10 @@ missing=
 "$python" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3-venv"
 if [ "$(uname -s)" = Linux ]; then # the embedded engine's threads
     { ldconfig -p 2>/dev/null || /sbin/ldconfig -p; } | grep -q 'libgomp\.so\.1' || missing="$missing libgomp1"
+fi
+if [ "${1:-}" = tests ]; then # the official npm client is run against the gateway
+    command -v node >/dev/null || missing="$missing nodejs"
+    command -v npm >/dev/null || missing="$missing npm"
 fi
 [ -n "$missing" ] || exit 0
 

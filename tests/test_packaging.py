@@ -90,10 +90,10 @@ def test_the_wheel_runs_away_from_the_source_tree(wheel: Path, tmp_path: Path) -
     assert result.stdout.startswith(str(tmp_path))
 
 
-def system(python: Path, **more: str) -> subprocess.CompletedProcess[str]:
+def system(python: Path, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHON": str(python), **more}
     script = ROOT / "requirements" / "system.sh"
-    return subprocess.run(["sh", script], env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(["/bin/sh", script, *words], env=environment, capture_output=True, text=True, check=False)
 
 
 def executable(file: Path, text: str) -> Path:
@@ -126,3 +126,12 @@ def test_with_everything_there_nothing_is_said(tmp_path: Path) -> None:
     executable(tmp_path / "ldconfig", "echo libgomp.so.1")
     result = system(Path(sys.executable), PATH=f"{tmp_path}:{os.environ['PATH']}")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_what_only_the_tests_need_is_asked_for_by_them_only(tmp_path: Path) -> None:
+    executable(tmp_path / "id", "echo 1000")
+    executable(tmp_path / "uname", "echo Darwin")
+    assert system(Path(sys.executable), PATH=str(tmp_path)).returncode == 0
+    result = system(Path(sys.executable), "tests", PATH=str(tmp_path))
+    assert result.returncode == 1
+    assert "sudo apt-get install nodejs npm" in result.stderr
