@@ -5,12 +5,14 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
 import hocket
+from hocket.client.http import Outbox, Reporter
 
 ASK = {"model": "small", "messages": [{"role": "user", "content": "?"}]}
 
@@ -264,3 +266,68 @@ def test_importing_hocket_imports_little():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("[] ['hocket', ")
     assert "hocket.core" not in done.stdout and "hocket.errors" not in done.stdout
+
+
+def test_other_hosts_are_told_nothing(gateway, plain_engine):
+    """A client that goes elsewhere, too, or follows a link, sends identity to the gateway only."""
+    with sync_client(gateway.url) as client, hocket.job("a"):
+        client.with_options(base_url=plain_engine.url).chat.completions.create(**ASK)
+        client.chat.completions.create(**ASK)
+    assert plain_engine.calls == [{}]
+    assert gateway.calls[0]["app"] == "a"
+
+
+def test_an_http_client_that_serves_two_gateways_tells_both(gateway, plain_engine):
+    import httpx2
+
+    with httpx2.Client() as http, hocket.job("a"):
+        for url in (gateway.url, plain_engine.url):
+            hocket.instrument(http, base_url=url)
+            http.post(f"{url}/chat/completions", json=ASK)
+    assert [call["app"] for call in gateway.calls + plain_engine.calls] == ["a", "a"]
+
+
+def test_an_http_client_must_be_told_where_the_gateway_is():
+    import httpx2
+
+    with httpx2.Client() as http, pytest.raises(ValueError, match="where is the gateway"):
+        hocket.instrument(http)
+
+
+def test_a_call_waits_for_the_reports_before_it(gateway):
+    with sync_client(gateway.url) as client:
+        reporter = Reporter.of(client)
+        for n in range(20):
+            Outbox.send(reporter, ("POST", f"/jobs/j/tools/t{n}:start", {}))
+        client.chat.completions.create(**ASK)
+        assert len(gateway.reports) == 20
+    assert [path for _, path, _ in gateway.reports] == [f"/jobs/j/tools/t{n}:start" for n in range(20)]
+
+
+def test_what_was_reported_last_is_sent_before_the_interpreter_ends(gateway):
+    code = f"""
+import hocket
+from hocket.client.http import Outbox, Reporter
+from openai import OpenAI
+client = hocket.instrument(OpenAI(base_url={gateway.url!r}, api_key="k"))
+for n in range(5):
+    Outbox.send(Reporter.of(client), ("DELETE", f"/jobs/{{n}}"))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
+    assert [path for _, path, _ in gateway.reports] == [f"/jobs/{n}" for n in range(5)]
+
+
+def test_a_report_that_hangs_holds_calls_up_for_a_moment_only(gateway):
+    hold = threading.Event()
+
+    class Hanging:
+        def send(self, *_: object) -> None:
+            hold.wait(5)
+
+    with sync_client(gateway.url) as client:
+        Outbox.send(Hanging(), ("POST", "/jobs"))
+        began = time.monotonic()
+        client.chat.completions.create(**ASK)
+        assert time.monotonic() - began < 2
+        hold.set()
+        assert Outbox.flush()
