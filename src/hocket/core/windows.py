@@ -5,7 +5,7 @@ The aim is the smallest window at which throughput stops growing: the w that mak
     ln(tokens per second) - PRICE·ln(w)
 
 largest. That is Kleinrock's power with a high price on throughput: where a window that is 1 % larger brings less than
-0.02 % more tokens, it is not worth it, because calls that wait here can still be put in another order and calls that
+0.015 % more tokens, it is not worth it, because calls that wait here can still be put in another order and calls that
 wait in the engine cannot. Latency is no guide (as it is for TCP Vegas, BBR or gradient limiters): in a batching engine
 each call is slower with every further one, from the first on, while the throughput still grows.
 
@@ -15,11 +15,11 @@ know no clock. docs/concepts/windows.md explains them with pictures.
 
 from __future__ import annotations
 
-from math import log, sqrt
+from math import exp, log, sqrt
 
 from msgspec import Struct
 
-PRICE = 0.02
+PRICE = 0.015
 "what one more in ln(window) must bring in ln(throughput)"
 PROMPT_WEIGHT = 0.1
 "output tokens that a prompt token counts for: an engine prefills about ten in the time of one more decoded"
@@ -31,6 +31,8 @@ LONGEST_S = 30.0
 "the longest measurement, and the longest wait for a new window to show"
 FEWEST = 8
 "calls that must end in a measurement, also where the window is smaller"
+PLENTY = 16
+"calls that should have ended by now, where it is told by their number whether they do"
 FILL_S = 2.0
 "how long the queue may take to fill a larger window"
 ROUNDS = 3
@@ -39,6 +41,8 @@ SURE = 2.0
 "standard errors that make a difference certain"
 NOISE = 0.04
 "standard deviation of ln(throughput) between two measurements, before any is known"
+LEAST_NOISE = 0.01
+"the same, at least: calls that began together end together, which repeats itself and is no noise"
 HOLD_S = 30.0
 "how long a window that was found is kept before the next trial"
 LONGEST_HOLD_S = 120.0
@@ -79,25 +83,35 @@ class Meter(Struct):
     "slot-seconds: the calls in the replica, integrated"
     known_s: float = 0.0
     "of these, how many have been reported on"
+    pace: float = 0.0
+    "calls per second that are to be beaten; 0: none is known"
+    goal: float = 0.0
+    "tokens per second that are"
+    heard: float = 0.0
+    "tokens that were reported in this phase, whenever they were made"
     starved: bool = False
     "it is over because too few calls waited to keep the window full: nothing was learned"
+    hopeless: bool = False
+    "it is over because calls ended at less than half that pace"
     rate: float = 0.0
     "tokens per second; once it is over"
 
-    def begin(self, now: float, size: int, settled: bool = False) -> None:
+    def begin(self, now: float, size: int, pace: float = 0.0, goal: float = 0.0, settled: bool = False) -> None:
         """Measure at `size` from now on. `settled`: it was the size before as well."""
-        self.size, self.since, self.ends, self.starved = size, now, 0, False
-        self.phase, self.reached = "settling", False
+        self.size, self.since, self.pace, self.goal = size, now, pace, goal
+        self.ends, self.heard = 0, 0.0
+        self.phase, self.reached, self.starved, self.hopeless = "settling", False, False, False
         if settled:
+            self.reached = True
             self._count(now)
 
-    def report(self, now: float, since: float, tokens: float, ended: bool, inflight: int, patience_s: float) -> bool:
-        """A call, one of `inflight`, made `tokens` since `since`, and has `ended`. Whether the measurement is over.
-
-        `patience_s`: how long to count at most, for calls that hardly move.
-        """
+    def report(self, now: float, since: float, tokens: float, ended: bool, inflight: int) -> bool:
+        """A call, one of `inflight`, made `tokens` since `since`, and has `ended`. Whether the measurement is over."""
         passed, self.at = now - self.at, now
         self.ends += ended
+        self.heard += tokens
+        if self._is_hopeless(now):
+            return self._over(hopeless=True)
         if self.phase == "settling":
             return self._settle(now, inflight, ended)
         begun = max(since, self.since)
@@ -105,7 +119,7 @@ class Meter(Struct):
             self.held_s += inflight * passed
             self._add(now, since, begun, now, tokens)
             length = now - self.since
-            if length < ARM_S or (self.ends < max(self.size, FEWEST) and length < patience_s):
+            if length < ARM_S or (self.ends < max(self.size, FEWEST) and length < LONGEST_S):
                 return False
             self.until, self.phase = now, "ripening"
             if self.held_s < 0.9 * self.size * length:
@@ -113,16 +127,28 @@ class Meter(Struct):
         elif since < self.until:
             self._add(now, since, begun, self.until, tokens)
         length = self.until - self.since
-        if self.known_s < 0.95 * self.held_s and now - self.until < 2.0 * length:
+        if self.known_s < 0.99 * self.held_s and now - self.until < 2.0 * length:
             return False
         self.rate = max(self.tokens, 1e-9) / length
-        return self._over(starved=False)
+        return self._over()
+
+    def _is_hopeless(self, now: float) -> bool:
+        """Whether calls and tokens come at less than half the pace to be beaten: a replica that thrashes is left soon.
+
+        Not at once: what a larger window starts all at once has to be prefilled first.
+        """
+        if not self.pace or not self.reached or self.phase == "ripening":
+            return False
+        passed = now - self.since
+        expected = self.pace * passed
+        few = passed >= ARM_S and expected >= max(PLENTY, 0.5 * self.size) and self.ends < 0.5 * expected
+        return few and self.heard < 0.5 * self.goal * passed
 
     def _settle(self, now: float, inflight: int, ended: bool) -> bool:
         if not self.reached:
             # a larger window is full at once where calls wait; a smaller one when enough calls have ended
             if inflight >= self.size >= inflight - ended:
-                self.reached, self.since, self.ends = True, now, 0
+                self.reached, self.since, self.ends, self.heard = True, now, 0, 0.0
             elif inflight < self.size and now - self.since > FILL_S:
                 return self._over(starved=True)
         elif self.ends >= self.size or now - self.since > LONGEST_S:
@@ -131,15 +157,15 @@ class Meter(Struct):
 
     def _count(self, now: float) -> None:
         self.phase, self.since, self.at, self.ends = "counting", now, now, 0
-        self.tokens = self.held_s = self.known_s = 0.0
+        self.tokens = self.held_s = self.known_s = self.heard = 0.0
 
     def _add(self, now: float, since: float, begun: float, until: float, tokens: float) -> None:
         """Of what a call made between `since` and `now`, evenly, the part between `begun` and `until`."""
         self.known_s += until - begun
         self.tokens += tokens * (until - begun) / (now - since) if now > since else tokens
 
-    def _over(self, *, starved: bool) -> bool:
-        self.phase, self.starved = "over", starved
+    def _over(self, *, starved: bool = False, hopeless: bool = False) -> bool:
+        self.phase, self.starved, self.hopeless = "over", starved, hopeless
         return True
 
 
@@ -212,10 +238,13 @@ class WindowSearch(Struct):
 
     def report(self, now: float, since: float, tokens: float, ended: bool, inflight: int) -> None:
         """A call of the replica, one of `inflight`, made `tokens` (weighed) since `since`. `size` may have changed."""
-        if not self.meter.report(now, since, tokens, ended, inflight, self._patience()):
+        if not self.meter.report(now, since, tokens, ended, inflight):
             return
         if self.meter.starved:
             self._starved(now)
+        elif self.meter.hopeless:
+            self.hold_s = LONGEST_HOLD_S if self.probing else self.hold_s
+            self._decide(now, better=False)
         else:
             self._measured(now, log(self.meter.rate))
 
@@ -233,12 +262,6 @@ class WindowSearch(Struct):
             self._drop_trial()
             self._go(now, self.home)
 
-    def _patience(self) -> float:
-        """How long to count: where a trial is far slower than home, that is soon clear."""
-        if self.size == self.home or not self.ends_per_s:
-            return LONGEST_S
-        return min(LONGEST_S, ARM_S + 1.5 * self.size / self.ends_per_s)
-
     # ---------------------------------------------------------------- decisions
 
     def _starved(self, now: float) -> None:
@@ -253,11 +276,11 @@ class WindowSearch(Struct):
             self._learn_noise(self.at_trial, x)
             self.at_trial.append(x)
         else:
-            self._learn_noise(self.at_home, x)
-            self.ends_per_s = self.meter.ends / (self.meter.until - self.meter.since)
             if self.held_until >= 0.0 and self._is_odd(x):
                 self._go(now, self.home)
                 return
+            self._learn_noise(self.at_home, x)
+            self.ends_per_s = self.meter.ends / (self.meter.until - self.meter.since)
             self.at_home = [*self.at_home[-3:], x]
         if self.trial:
             self._compare(now)
@@ -289,10 +312,15 @@ class WindowSearch(Struct):
             if self.probing:
                 gain, error = self._with_earlier(gain, error, keep=len(trial) >= ROUNDS)
             if abs(gain) > SURE * error:
-                self._decide(now, gain > 0.0)
+                if self.probing and gain < -CHANGED:
+                    self.hold_s = LONGEST_HOLD_S  # home is a peak: looking around is dear
+                self._decide(now, better=gain > 0.0)
+                return
+            if gain < 0.0 and self.trial > self.home and not self.probing:
+                self._decide(now, better=False)
                 return
             if len(trial) >= ROUNDS:
-                self._decide(now, self._prefers(gain, error))
+                self._decide(now, better=self._prefers(gain, error))
                 return
         # out of a hold the two take turns, so that a drift of the engine cancels out
         turn = self.probing and self.size == self.trial
@@ -309,12 +337,13 @@ class WindowSearch(Struct):
         return total / weights, 1.0 / sqrt(weights)
 
     def _prefers(self, gain: float, error: float) -> bool:
-        """Whether an uncertain trial is taken: a smaller window where it seems as good, a larger one hardly ever."""
-        if self.trial < self.home:
-            return gain > 0.0
-        return gain > error and not self.probing
+        """Whether an uncertain trial is taken: a smaller window if it seems as good, a larger one if it seems better.
 
-    def _decide(self, now: float, better: bool) -> None:
+        Out of a hold none is, or home would drift with the noise.
+        """
+        return not self.probing and gain > (-0.25 * error if self.trial < self.home else error)
+
+    def _decide(self, now: float, *, better: bool) -> None:
         old, new = self.home, self.trial
         if better:
             grown = _mean(self.at_trial) - _mean(self.at_home)
@@ -329,7 +358,8 @@ class WindowSearch(Struct):
         elif new > old:
             self.high = new
         else:
-            self.low, self.slope = new, max((_mean(self.at_home) - _mean(self.at_trial)) / log(old / new), 0.0)
+            lost = _mean(self.at_home) - _mean(self.at_trial) if self.at_home and self.at_trial else 1.0
+            self.low, self.slope = new, max(lost / log(old / new), 0.0)
         was_probing, self.probing = self.probing, False
         self._drop_trial()
         if better:
@@ -387,7 +417,13 @@ class WindowSearch(Struct):
 
     def _go(self, now: float, size: int) -> None:
         """Measure at `size` next."""
-        self.meter.begin(now, size, settled=size == self.size and self.meter.reached)
+        settled = size == self.size and self.meter.reached
+        if size != self.home and self.at_home:
+            # at first only the calls end that were there before, each with its share of the whole
+            share = min(1.0, self.home / size)
+            self.meter.begin(now, size, share * self.ends_per_s, share * exp(_mean(self.at_home)), settled)
+        else:
+            self.meter.begin(now, size, settled=settled)
         self.size = size
 
     def _learn_noise(self, samples: list[float], x: float) -> None:
@@ -395,6 +431,7 @@ class WindowSearch(Struct):
             n = len(samples)
             off = max(-0.2, min(0.2, x - _mean(samples)))
             self.variance += 0.15 * (off * off * n / (n + 1) - self.variance)
+            self.variance = max(self.variance, LEAST_NOISE**2)
 
 
 def _mean(values: list[float]) -> float:
