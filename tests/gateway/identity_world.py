@@ -46,7 +46,9 @@ class Turn:
     def end(self, answer: Any = None) -> Turn:
         """The answer comes, whole, or none does."""
         if answer is not None:
-            self.place.heard(msgspec.json.encode(answer))
+            body = msgspec.json.encode(answer)
+            self.place.heard(body)
+            self.place.answered(len(body) // 4)
         self.world.places.leave(self.place, self.call)
         return self
 
@@ -54,7 +56,7 @@ class Turn:
         """The answer comes as a stream."""
         meter = self.place.listen(ResponseMeter() if named else StreamMeter())
         assert b"".join(map(meter.feed, chunks)) == b"".join(chunks)
-        meter.end(0)
+        self.place.answered(meter.end().output_tokens)
         return self.end()
 
 

@@ -9,6 +9,7 @@ from hocket.core.events import JobClosed, JobOpened
 from tests.gateway.identity_world import (
     RESPONSES,
     TEXT,
+    Turn,
     World,
     answer,
     assistant,
@@ -18,6 +19,11 @@ from tests.gateway.identity_world import (
 )
 
 pytestmark = pytest.mark.asyncio
+
+
+def stream(*texts: str) -> list[bytes]:
+    events = [b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % text.encode() for text in texts]
+    return [*events, b"data: [DONE]\n\n"]
 
 
 async def test_a_conversation_is_one_job() -> None:
@@ -36,20 +42,32 @@ async def test_a_conversation_is_one_job() -> None:
 async def test_the_same_prompt_twice_is_two_jobs_and_their_answers_tell_them_apart() -> None:
     world = World()
     one = world.chat("Throw a die.").end(answer(assistant("Two.")))
-    other = world.chat("Throw a die.").end(answer(assistant("Six.")))
+    other = world.chat("Throw a die.").end(answer(assistant("It is a six.")))
     assert one.job != other.job
-    assert world.chat("Throw a die.", assistant("Six."), "Again.").end().job == other.job
+    assert world.chat("Throw a die.", assistant("It is a six."), "Again.").end().job == other.job
     assert world.chat("Throw a die.", assistant("Two."), "Again.").end().job == one.job
 
 
-async def test_two_jobs_that_match_equally_are_neither() -> None:
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_two_jobs_that_match_equally_are_neither(streamed: bool) -> None:
     world = World()
-    one = world.chat("Throw a die.").end(answer(assistant("Two.")))
-    other = world.chat("Throw a die.").end(answer(assistant("Two.")))
+
+    def throw() -> Turn:
+        turn = world.chat("Throw a die.")
+        return turn.end_streamed(stream("T", "wo.")) if streamed else turn.end(answer(assistant("Two.")))
+
+    one, other = throw(), throw()
     third = world.chat("Throw a die.", assistant("Two."), "Again.").end(answer(assistant("Three.")))
     assert len({one.job, other.job, third.job}) == 3
     more = world.chat("Throw a die.", assistant("Two."), "Again.", assistant("Three."), "Thanks.").end()
     assert more.job == third.job, "from there on it is known"
+
+
+async def test_an_answer_that_is_under_way_can_not_have_been_gone_on_from() -> None:
+    world = World()
+    one = world.chat("Throw a die.").end(answer(assistant("Two.")))
+    world.chat("Throw a die.")
+    assert world.chat("Throw a die.", assistant("Two."), "Again.").end().job == one.job
 
 
 async def test_of_two_that_match_the_one_that_still_lives_goes_on() -> None:
@@ -63,11 +81,6 @@ async def test_of_two_that_match_the_one_that_still_lives_goes_on() -> None:
 
 async def test_equal_streams_are_told_apart_by_what_they_said() -> None:
     world = World()
-
-    def stream(*texts: str) -> list[bytes]:
-        events = [b'data: {"choices":[{"index":0,"delta":{"content":"%b"}}]}\n\n' % t.encode() for t in texts]
-        return [*events, b"data: [DONE]\n\n"]
-
     one, other = world.chat("Throw a die."), world.chat("Throw a die.")
     # chunks end anywhere
     whole = b"".join(stream("S", "ix", "."))
@@ -88,6 +101,17 @@ async def test_an_echoed_tool_call_goes_on_although_the_history_was_cut() -> Non
     assert (two.job, two.parent) == (one.job, one.stage)
     other = world.chat("(history)", assistant(None, "call_c"), tool("call_c"), tools=tools)
     assert other.job != one.job
+
+
+async def test_where_an_engine_counts_its_tool_calls_the_messages_decide() -> None:
+    world = World()
+    tools = [{"type": "function", "function": {"name": "look"}}]
+    one = world.chat("Look at a.", tools=tools).end(answer(assistant(None, "look:0")))
+    other = world.chat("Look at b.", tools=tools).end(answer(assistant(None, "look:0")))
+    for turn, text in ((other, "b"), (one, "a")):
+        more = world.chat(f"Look at {text}.", assistant(None, "look:0"), tool("look:0"), tools=tools).end()
+        assert more.job == turn.job
+    assert world.chat("cut", assistant(None, "look:0"), tool("look:0"), tools=tools).job not in {one.job, other.job}
 
 
 async def test_tool_calls_of_a_stream_are_remembered() -> None:

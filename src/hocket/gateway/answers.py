@@ -20,10 +20,10 @@ class GarbageError(Exception):
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """What a whole answer said of itself."""
+    """What a whole answer said of itself. None, 0: it did not say."""
 
-    prompt_tokens: int
-    output_tokens: int
+    prompt_tokens: int | None = None
+    output_tokens: int = 0
     id: str | None = None
     "its own id, as `previous_response_id` names it later"
 
@@ -31,7 +31,8 @@ class Sizes(msgspec.Struct, frozen=True):
 class StreamEnd(msgspec.Struct, frozen=True):
     """How a stream ended."""
 
-    prompt_tokens: int
+    prompt_tokens: int | None
+    "as the engine counted; None = it did not say"
     output_tokens: int
     "as the engine counted, else the number of data events"
     done: bool
@@ -55,8 +56,8 @@ class Meter(Protocol):
     def flush(self) -> bytes:
         """What was held back, once no chunk follows."""
 
-    def end(self, prompt_tokens: int) -> StreamEnd:
-        """What the stream said; `prompt_tokens` is the estimate, for an engine that does not count."""
+    def end(self) -> StreamEnd:
+        """What the stream said."""
 
 
 class _Usage(msgspec.Struct):
@@ -87,7 +88,7 @@ class _Answer(msgspec.Struct):
         """Whether it is an error."""
         return bytes(self.error) not in {b"", b"null"}
 
-    def sizes(self, prompt_tokens: int, output_tokens: int) -> tuple[int, int]:
+    def sizes(self, prompt_tokens: int | None, output_tokens: int) -> tuple[int | None, int]:
         """What the engine counted, else what is given."""
         usage = self.usage
         if usage is not None:
@@ -110,21 +111,18 @@ _last_events = msgspec.json.Decoder(_LastEvent)
 _any_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def sizes_of(body: bytes, prompt_tokens: int) -> Sizes:
-    """Sizes of a whole answer; the estimate and 0 where the engine does not say.
-
-    Raises GarbageError if the body is no JSON object.
-    """
+def sizes_of(body: bytes) -> Sizes:
+    """Sizes of a whole answer. Raises GarbageError if the body is no JSON object."""
     try:
         answer = _answers.decode(body)
-        return Sizes(*answer.sizes(prompt_tokens, 0), answer.id)
+        return Sizes(*answer.sizes(None, 0), answer.id)
     except msgspec.ValidationError:
         # a usage of another shape is the engine's affair, as long as this is an object
         try:
             _any_object.decode(body)
         except msgspec.MsgspecError:
             raise GarbageError("a JSON value that is no object") from None
-        return Sizes(prompt_tokens, 0)
+        return Sizes()
     except (msgspec.DecodeError, RecursionError) as error:
         raise GarbageError(f"no JSON: {error}") from None
 
@@ -135,6 +133,11 @@ _SSE_STARTS = (b"data:", b"event:", b"id:", b"retry:", b":", b"\n", b"\r\n", b"\
 def looks_like_sse(head: bytes) -> bool:
     """Whether a stream that begins so can be server-sent events."""
     return any(head.startswith(start) or start.startswith(head) for start in _SSE_STARTS)
+
+
+_LAST_LINES = 12
+"of a stream; an event takes two"
+_TELLING = re.compile(rb'"(?:usage|timings|error)":')
 
 
 class StreamMeter:
@@ -157,19 +160,19 @@ class StreamMeter:
         """See `Meter`: nothing is held back."""
         return b""
 
-    def end(self, prompt_tokens: int) -> StreamEnd:
+    def end(self) -> StreamEnd:
         """See `Meter`."""
-        prompt, output = prompt_tokens, self.events
+        prompt, output = None, self.events
         done = failed = False
-        for line in b"".join(self._last).splitlines():
+        for line in b"".join(self._last).rsplit(b"\n", _LAST_LINES):
             data = line.removeprefix(b"data:").strip()
             if data == b"[DONE]":
                 done = True
-            elif data.startswith(b"{"):
+            elif data.startswith(b"{") and _TELLING.search(data):
                 try:
                     answer = _answers.decode(data)
                 except (msgspec.MsgspecError, RecursionError):
-                    # the first of the last chunks may begin inside an event
+                    # the first may have begun before
                     continue
                 prompt, output = answer.sizes(prompt, output)
                 failed = failed or answer.failed
@@ -214,7 +217,7 @@ class ResponseMeter:
         """See `Meter`: nothing is held back."""
         return b""
 
-    def end(self, prompt_tokens: int) -> StreamEnd:
+    def end(self) -> StreamEnd:
         """See `Meter`."""
         name, _, rest = b"".join(self._last or ()).partition(b"\n")
         name = name.removeprefix(b"event:").strip()
@@ -226,6 +229,6 @@ class ResponseMeter:
             except (msgspec.MsgspecError, RecursionError):
                 pass
             else:
-                prompt, output = answer.sizes(prompt_tokens, self.events)
+                prompt, output = answer.sizes(None, self.events)
                 return StreamEnd(prompt, output, True, failed, answer.id)
-        return StreamEnd(prompt_tokens, self.events, bool(name) and not failed, failed)
+        return StreamEnd(None, self.events, bool(name) and not failed, failed)

@@ -130,9 +130,9 @@ class Unpacked:
         """See `Meter`."""
         return b"" if self._as_it_came else self._inner.flush()
 
-    def end(self, prompt_tokens: int) -> StreamEnd:
+    def end(self) -> StreamEnd:
         """See `Meter`."""
-        return self._inner.end(prompt_tokens)
+        return self._inner.end()
 
 
 class Opaque:
@@ -150,9 +150,9 @@ class Opaque:
         """See `Meter`."""
         return b""
 
-    def end(self, prompt_tokens: int) -> StreamEnd:
+    def end(self) -> StreamEnd:
         """See `Meter`: what cannot be read cannot be found wanting."""
-        return StreamEnd(prompt_tokens, self.events, done=True, failed=False)
+        return StreamEnd(None, self.events, done=True, failed=False)
 
 
 class _Event(msgspec.Struct):
@@ -212,9 +212,9 @@ class WithoutUsage:
         held, self._held = self._held, b""
         return held
 
-    def end(self, prompt_tokens: int) -> StreamEnd:
+    def end(self) -> StreamEnd:
         """See `Meter`."""
-        return self._inner.end(prompt_tokens)
+        return self._inner.end()
 
 
 def _only_usage(event: bytes) -> bool:

@@ -61,6 +61,11 @@ class Place(msgspec.Struct):
         if self.trail is not None:
             self.trail.whole(body)
 
+    def answered(self, tokens: int) -> None:
+        """The answer, whole or a stream, is complete, and so long."""
+        if self.trail is not None:
+            self.trail.complete(tokens)
+
     def listen(self, meter: Meter) -> Meter:
         """A meter of the answer's stream that hears what has to be remembered of it."""
         trail = self.trail

@@ -160,7 +160,7 @@ class Relay:
         await replica.success(self._upstream)
         answer = await replica.whole(self._upstream)
         sizes = self._sizes(answer)
-        self._call.finished(sizes.prompt_tokens, sizes.output_tokens)
+        self._finished(sizes)
         self._remember(sizes.id, order)
         return self._client.whole(readable(answer, self._accepted))
 
@@ -210,14 +210,14 @@ class Relay:
         held = meter.flush()
         if held:
             await response.write(held)
-        end = meter.end(self._asked.prompt_tokens)
+        end = meter.end()
         if end.failed:
             # the engine has told the client so itself
             call.failed("status", 500, first_byte=True)
         elif not end.done and upstream.ends_by_close:
             raise ReplicaFailed("reset", "cut before its last event")
         else:
-            call.finished(end.prompt_tokens, end.output_tokens)
+            self._finished(end)
         return end
 
     async def _first_chunk(self, replica: Replica, body: bytes) -> bytes:
@@ -247,14 +247,20 @@ class Relay:
         assert isinstance(order, Abort)
         return order
 
+    def _finished(self, sizes: Sizes | StreamEnd) -> None:
+        """The answer is complete; of a prompt that the engine has not counted the estimate stands."""
+        prompt = sizes.prompt_tokens
+        self._call.finished(self._asked.prompt_tokens if prompt is None else prompt, sizes.output_tokens)
+        self._place.answered(sizes.output_tokens)
+
     def _sizes(self, answer: Answer) -> Sizes:
-        """What a whole answer says of itself; the estimate where it cannot be read. Raises ReplicaFailed."""
+        """What a whole answer says of itself. Raises ReplicaFailed."""
         coding = coding_of(answer.headers)
         if coding not in {None, CODING}:
-            return Sizes(self._asked.prompt_tokens, 0)
+            return Sizes()
         try:
             body = unpack(answer.body) if coding else answer.body
-            sizes = sizes_of(body, self._asked.prompt_tokens)
+            sizes = sizes_of(body)
             self._place.heard(body)
             return sizes
         except GarbageError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import msgspec
+from msgspec import structs
 
 from hocket.gateway.answers import Meter, StreamEnd
 from hocket.gateway.identity.conversation import Chain, Message, Reader, ToolCall
@@ -18,6 +19,7 @@ MAX_CALLS = 128
 "tool calls of one answer that are remembered"
 
 _CONTENT = re.compile(rb'"content": ?"([^"\\]*+(?:\\.[^"\\]*+)*+)"')
+_HEAD = re.compile(rb'"content": ?"([^"\\]{0,256})')
 _TOOLS, _COMPLETED, _OUTPUT = b'"tool_calls"', b'"response.completed"', b'"output"'
 
 
@@ -44,32 +46,47 @@ _string = msgspec.json.Decoder(str)
 
 
 class Trail:
-    """Where one call leaves its traces. Nothing here raises: what cannot be read is not remembered."""
+    """Where one call leaves its traces. Nothing here raises: what cannot be read is not remembered.
 
-    __slots__ = ("_chain", "_memory", "_reader", "_turn", "calls_tools", "reads_text", "reads_tools")
+    An answer's text is read only where another job has asked the same, to tell the two apart; its tool calls where the
+    request has `tools`.
+    """
+
+    __slots__ = ("_chain", "_end", "_head", "_memory", "_reader", "_turns", "calls_tools", "reads_text", "reads_tools")
 
     def __init__(self, reader: Reader, memory: Memory, chain: Chain, turn: Turn, tools: bool) -> None:
-        self._reader, self._memory, self._chain, self._turn = reader, memory, chain, turn
+        self._reader, self._memory, self._chain = reader, memory, chain
+        self._turns = [turn]
+        self._end = chain.end
+        self._head = b""
         twins = memory.add_end(chain, turn)
         chain.text = b""  # no prompt is kept
         self.reads_tools = tools
-        #: where many ask the same, as monitors and benchmarks do, nobody can be told from the others anyway
-        self.reads_text = chain.state is not None and twins < MAX_TWINS
+        #: where many ask the same, as monitors do, nobody can be told from the others anyway
+        self.reads_text = 1 < twins < MAX_TWINS and chain.state is not None
         self.calls_tools = False
 
     def whole(self, body: bytes) -> None:
         """The answer came in one piece."""
-        if self.reads_text or _TOOLS in body or _OUTPUT in body:
+        if (head := _HEAD.search(body)) is not None:
+            self._head = head[1]
+        if self.reads_text or (self.reads_tools and _TOOLS in body) or _OUTPUT in body:
             try:
                 self.keep(_answers.decode(body))
             except (msgspec.MsgspecError, RecursionError):
                 pass
 
+    def complete(self, tokens: int) -> None:
+        """The answer is complete, and so long."""
+        mark = hash((self._head, tokens))
+        for turn in self._turns:
+            turn.mark = mark
+
     def keep(self, answer: _Answer) -> None:
         """An answer that is complete."""
         if answer.output is not None:
             if answer.id is not None:
-                self._memory.add(self._reader.hash("response", answer.id), self._turn)
+                self._memory.add(self._reader.hash("response", answer.id), self._turns[0])
             self.remember(answer.output)
         for choice in answer.choices:
             if choice.message is not None:
@@ -86,15 +103,16 @@ class Trail:
             for message in messages:
                 if message.type != "reasoning":
                     state.update(message.canonical())
-            turn = self._turn
-            self._memory.add(state.digest(), Turn(turn.job, turn.app, turn.stage, turn.parent, turn.fingerprint))
-            turn.answered = True
+            turn = structs.replace(self._turns[0], asked=self._end)
+            self._memory.add(state.digest(), turn)
+            self._turns[0].heard = True
+            self._turns.append(turn)
 
     def _remember_calls(self, ids: list[str | None]) -> None:
         for call in ids[:MAX_CALLS]:
             if call:
                 self.calls_tools = True
-                self._memory.add(self._reader.hash("tool call", call), self._turn)
+                self._memory.add(self._reader.hash("tool call", call), self._turns[0])
 
 
 class Listener:
@@ -151,9 +169,9 @@ class Listener:
         """See `Meter`."""
         return self._inner.flush()
 
-    def end(self, prompt_tokens: int) -> StreamEnd:
+    def end(self) -> StreamEnd:
         """See `Meter`."""
-        end = self._inner.end(prompt_tokens)
+        end = self._inner.end()
         self._read()
         if self._size <= MAX_HELD and not end.failed and (self._text or self._calls):
             self._remember()

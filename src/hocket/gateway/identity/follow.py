@@ -21,32 +21,52 @@ class Past:
 
     def same(self, chain: Chain, job: str | None) -> Turn | None:
         """The call that a client's retry repeats. `job`: the one that it must be of, None = any."""
-        return self._choose(_of(self.memory.at(chain.end), job))
+        return self._one(_of(self.memory.at(chain.end), job))
+
+    def answered(self, response: object, job: str | None) -> Turn | None:
+        """The call that a response of this id was given to."""
+        return self._of_id("response", response, job) if isinstance(response, str) else None
 
     def before(self, chain: Chain, fingerprint: str | None, job: str | None) -> Turn | None:
         """The call that this one goes on from."""
         for echo in chain.echoes:
-            turn = self._choose(_of(self.memory.at(self.reader.hash("tool call", echo)), job))
+            turn = self._of_id("tool call", echo, job)
             if turn is not None:
                 return turn
         for twins in self.memory.before(chain):
-            turns = _of((twin for twin in twins if not twin.answered or twin.fingerprint == fingerprint), job)
+            turns = _of((twin for twin in twins if not twin.heard or twin.fingerprint == fingerprint), job)
             if turns:
                 # the nearest decides, be it that nobody can tell
-                return self._choose(turns) or self._choose([turn for turn in turns if turn.fingerprint == fingerprint])
+                turn = self._nearest(turns, fingerprint)
+                return None if turn is not None and turn.asked and job is None and self._doubtful(turn) else turn
         return None
 
-    def _choose(self, turns: list[Turn]) -> Turn | None:
-        if len(turns) < 2:
-            return turns[0] if turns else None
-        unheard = [turn for turn in turns if not turn.answered]
-        return only(turns) or only(unheard) or only(turn for turn in turns if self._live(turn.job))
+    def _of_id(self, kind: str, value: str, job: str | None) -> Turn | None:
+        return self._one(_of(self.memory.at(self.reader.hash(kind, value)), job))
 
-    def answered(self, response: object, job: str | None) -> Turn | None:
-        """The call that a response of this id was given to."""
-        if not isinstance(response, str):
-            return None
-        return self._choose(_of(self.memory.at(self.reader.hash("response", response)), job))
+    def _one(self, turns: list[Turn]) -> Turn | None:
+        """The one job that it can be: of two, the one that still lives."""
+        return only(turns) or (only(turn for turn in turns if self._live(turn.job)) if turns else None)
+
+    def _nearest(self, turns: list[Turn], fingerprint: str | None) -> Turn | None:
+        if len(turns) == 1:
+            return turns[0]
+        unheard = [turn for turn in turns if not turn.heard]
+        return (
+            only(turns)
+            # an answer that was read would have been found by itself, and one that is under way has no sequel
+            or only(unheard)
+            or only(turn for turn in unheard if turn.mark is not None)
+            or self._one(turns)
+            or self._one([turn for turn in turns if turn.fingerprint == fingerprint])
+        )
+
+    def _doubtful(self, turn: Turn) -> bool:
+        """Whether another live job has asked the same, and has had the same answer, as far as anybody looked."""
+        return any(
+            twin.job != turn.job and not twin.heard and twin.mark == turn.mark and self._live(twin.job)
+            for twin in self.memory.at(turn.asked)
+        )
 
 
 def _of(turns: Iterable[Turn], job: str | None) -> list[Turn]:

@@ -26,8 +26,12 @@ class Turn(msgspec.Struct, gc=False, eq=False):
     stage: str
     parent: str | None = None
     fingerprint: str | None = None
-    answered: bool = False
-    "its answer is remembered too, at an end of its own: whoever asks here had another one, or has changed it"
+    mark: int | None = None
+    "equal answers have equal marks, others hardly; None = the answer is not there yet"
+    heard: bool = False
+    "its answer is remembered too, at an end of its own: whoever goes on from here had another, or has changed it"
+    asked: bytes = b""
+    "at the end of an answer: the hash of the request before it"
 
 
 class Session(msgspec.Struct, gc=False, eq=False):
