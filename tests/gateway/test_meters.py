@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hocket.gateway import filters
-from hocket.gateway.answers import GarbageError, Meter, ResponseMeter, StreamMeter, sizes_of
+from hocket.gateway.answers import GarbageError, Meter, ResponseMeter, Sizes, StreamMeter, sizes_of
 from hocket.gateway.filters import MAX_USAGE_EVENT, Opaque, Unpacked, WithoutUsage, accepts, unpack
 from hocket.gateway.openai import Request, edited, with_usage
 from tests.scripted_engine import Script, chunks, response_events
@@ -66,7 +66,7 @@ def test_sizes_survive_every_cut(tokens: int, cuts: list[int], sifted: bool) -> 
     text = b"".join(chunks(Script(chunks=tokens, usage=True)))
     meter: Meter = WithoutUsage(StreamMeter()) if sifted else StreamMeter()
     passed(meter, text, [max(cuts)])
-    end = meter.end(99)
+    end = meter.end()
     if len(text) // max(cuts) < 3 or max(cuts) > 250:  # the last four pieces hold the last events
         assert (end.prompt_tokens, end.output_tokens, end.done, end.failed) == (7, tokens, True, False)
 
@@ -76,7 +76,7 @@ def test_a_response_is_read_whatever_the_size_of_its_last_event(tokens: int, pad
     text = b"".join(response_events(Script(chunks=tokens, pad=pad)))
     meter = ResponseMeter()
     assert passed(meter, text, cuts) == text
-    end = meter.end(99)
+    end = meter.end()
     assert (end.prompt_tokens, end.output_tokens, end.done, end.failed) == (7, tokens, True, False)
     assert end.id is not None and end.id.startswith("resp_")
 
@@ -84,11 +84,11 @@ def test_a_response_is_read_whatever_the_size_of_its_last_event(tokens: int, pad
 def test_a_response_that_failed_or_broke_off() -> None:
     meter = ResponseMeter()
     passed(meter, b"".join(response_events(Script(do="error-event"))), [50])
-    assert meter.end(99).failed
+    assert meter.end().failed
     meter = ResponseMeter()
     passed(meter, b"".join(response_events(Script())[:-1]), [50])
-    end = meter.end(99)
-    assert (end.prompt_tokens, end.output_tokens, end.done, end.failed) == (99, 8, False, False)
+    end = meter.end()
+    assert (end.prompt_tokens, end.output_tokens, end.done, end.failed) == (None, 8, False, False)
 
 
 @given(st.integers(0, 20), CUTS, st.booleans())
@@ -113,7 +113,7 @@ def test_gzip_that_is_none_or_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_cannot_be_unpacked_passes() -> None:
     meter = Opaque()
     assert passed(meter, b"\x0b\x02\x80abc\x03", [2]) == b"\x0b\x02\x80abc\x03"
-    assert meter.end(5).done and not meter.end(5).failed
+    assert meter.end().done and not meter.end().failed
 
 
 @pytest.mark.parametrize(("header", "taken"), [
@@ -140,11 +140,11 @@ def test_stream_options(options: bytes, asked: dict[str, Any] | None) -> None:
 
 
 def test_usages_of_every_shape() -> None:
-    assert sizes_of(b'{"usage":{"prompt_tokens":3,"total_tokens":3}}', 9).prompt_tokens == 3
-    assert sizes_of(b'{"usage":{"input_tokens":3,"output_tokens":4},"id":"r"}', 9).id == "r"
-    assert sizes_of(b'{"usage":"none"}', 9) == sizes_of(b"{}", 9)
+    assert sizes_of(b'{"usage":{"prompt_tokens":3,"total_tokens":3}}').prompt_tokens == 3
+    assert sizes_of(b'{"usage":{"input_tokens":3,"output_tokens":4},"id":"r"}').id == "r"
+    assert sizes_of(b'{"usage":"none"}') == sizes_of(b"{}") == Sizes()
     with pytest.raises(GarbageError):
-        sizes_of(b"[]", 9)
+        sizes_of(b"[]")
 
 
 def test_the_estimate_of_a_prompt() -> None:

@@ -71,7 +71,7 @@ async def test_schemathesis_finds_nothing(engine: ScriptedEngine, start: Start, 
         del schema["paths"]["/admin/reload"]  # it has a key of its own, and none is set
     file = tmp_path / "openapi.json"
     file.write_text(json.dumps(schema))
-    words = ["run", str(file), "--url", world.url, "--max-examples", "20", "--seed", "1", "--no-color"]
+    words = ["run", str(file), "--url", world.url, "--max-examples", "12", "--seed", "1", "--no-color"]
     if tenants:
         words += ["-H", f"Authorization: Bearer {KEY}"]
     process = await asyncio.create_subprocess_exec(
