@@ -10,7 +10,8 @@ from functools import cache
 
 import pytest
 
-from hocket.core.windows import LONGEST_HOLD_S, MOST, PROMPT_WEIGHT, Meter, WindowSearch
+from hocket.core.meter import Meter
+from hocket.core.windows import LONGEST_HOLD_S, MOST, PROMPT_WEIGHT, WindowSearch
 
 STEP_S = 0.05
 Curve = Callable[[int], float]
