@@ -90,8 +90,7 @@ class Recorder:
             self._refused[key] = 2
         else:
             self._turns[case, job] += 1
-        started_by = thread.partition("~")[2] or None
-        parent = self._stages.get(key, started_by)
+        last, started_by = self._stages.get(key), thread.rstrip("!*").partition("~")[2] or None
         line: dict[str, Any] = {
             "client": self.client,
             "case": case,
@@ -100,11 +99,11 @@ class Recorder:
             "path": path,
             "body": self._clean(body),
             "answer": None,
-            "expect": {"job": job, "stage": stage, "parent": parent, "retry": retry},
+            "expect": {"job": job, "stage": stage, "parent": last or started_by, "retry": retry},
             "at": self._since(0.0),
         }
         if "!" in thread:
-            line["inferred"] = {"job": f"{job}, {thread.rstrip('!')}"}
+            line["inferred"] = {"job": f"{job}, {thread.rstrip('!')}", "parent": last}
         return line
 
     def _since(self, moment: float) -> float:

@@ -1,4 +1,4 @@
-"""opencode, the command-line agent: three runs at once, each with a tool call or two and a title made on the side."""
+"""opencode, the command-line agent: three runs at once, each with tools, a sub-agent, and a title made on the side."""
 
 import json
 import os
@@ -10,7 +10,8 @@ from pathlib import Path
 from labels import question, url
 
 BINARY = Path(os.environ["CLIENTS"]) / "node_modules" / ".bin" / "opencode"
-SCRIPT = ' script: glob {"pattern": "*.md"} | read {"filePath": "notes.md"} | say That is it.'
+SUB_AGENT = '{"description": "Look around", "prompt": "Is there anything of note?", "subagent_type": "general"}'
+SCRIPT = f' script: glob {{"pattern": "*.md"}} | task {SUB_AGENT} | read {{"filePath": "notes.md"}} | say That is it.'
 
 
 def provider(job: str, stage: str, thread: str) -> dict[str, object]:
@@ -27,7 +28,12 @@ def run(number: int) -> None:
     project.mkdir(parents=True, exist_ok=True)
     (project / "notes.md").write_text("Nothing of note.\n")
     config = {
-        "provider": {"local": provider(job, "build", "main"), "titles": provider(job, "title", "title!")},
+        "provider": {
+            "local": provider(job, "build", "main"),
+            "titles": provider(job, "title", "title!"),
+            "subs": provider(job, "general", "sub~build!"),
+        },
+        "agent": {"general": {"model": "subs/small"}},
         "model": "local/small",
         "small_model": "titles/small",
         "autoupdate": False,
@@ -42,9 +48,9 @@ def run(number: int) -> None:
         "OPENCODE_DISABLE_AUTOUPDATE": "1",
         "OPENCODE_DISABLE_MODELS_FETCH": "1",
     }
-    words = [str(BINARY), "run", question(number) + SCRIPT]
+    text = question(number) + SCRIPT  # by standard input: words of the command line it would quote
     done = subprocess.run(
-        words, cwd=project, env=env, timeout=200, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL
+        [str(BINARY), "run"], cwd=project, env=env, timeout=200, check=False, capture_output=True, text=True, input=text
     )
     if done.returncode:
         sys.exit(done.stdout[-2000:] + done.stderr[-2000:])
