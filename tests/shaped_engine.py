@@ -97,8 +97,11 @@ class ShapedEngine:
 
     def _leave(self) -> None:
         self.running -= 1
-        if self._waiting and self.running < self.shape.limit:
-            self._waiting.popleft().set_result(None)
+        while self._waiting and self.running < self.shape.limit:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                break
 
     async def _answer(self, http: web.BaseRequest, asked: _Asked) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
