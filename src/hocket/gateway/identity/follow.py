@@ -29,6 +29,8 @@ class Past:
 
     def before(self, chain: Chain, fingerprint: str | None, job: str | None) -> Turn | None:
         """The call that this one goes on from."""
+        if len(chain.hashes) == 1 and not chain.text and not chain.echoes:
+            return None
         for echo in chain.echoes:
             turn = self._of_id("tool call", echo, job)
             if turn is not None:

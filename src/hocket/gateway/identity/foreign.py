@@ -102,14 +102,14 @@ PARENT_AGENTS = ("x-claude-code-parent-agent-id", "x-dynamo-parent-trajectory-id
 PRIORITIES = {"x-dynamo-request-priority": True, "x-request-priority": False}
 "and whether the higher number goes first"
 
-_READ = frozenset((*SESSIONS, *PARENT_SESSIONS, *FINALS, *AGENTS, *PARENT_AGENTS, *PRIORITIES))
+READ = frozenset((*SESSIONS, *PARENT_SESSIONS, *FINALS, *AGENTS, *PARENT_AGENTS, *PRIORITIES))
 
 
 def client_headers(headers: MultiMapping[str], request: Request) -> Claim:
     """Headers that agents, their libraries and other gateways send without being asked."""
-    if _READ.isdisjoint(map(str.lower, headers)):
+    said = {name: value for given, value in headers.items() if (name := given.lower()) in READ}
+    if not said:
         return NOTHING
-    said = {name: value for given, value in headers.items() if (name := given.lower()) in _READ}
     session, parent = _first(said, SESSIONS), _first(said, PARENT_SESSIONS)
     agent, parent_agent = _first(said, AGENTS), _first(said, PARENT_AGENTS)
     job = None

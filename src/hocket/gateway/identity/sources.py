@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 from multidict import MultiMapping
 
-from hocket.gateway.identity.claim import Claim, merge
-from hocket.gateway.identity.explicit import explicit
-from hocket.gateway.identity.foreign import body_fields, client_headers, trace
+from hocket.gateway.identity.claim import NOTHING, Claim, merge
+from hocket.gateway.identity.explicit import HEADERS, explicit
+from hocket.gateway.identity.foreign import READ, body_fields, client_headers, trace
 from hocket.gateway.openai import Request
 
 FOREIGN: dict[str, Callable[[MultiMapping[str], Request], Claim]] = {
@@ -19,17 +19,24 @@ FOREIGN: dict[str, Callable[[MultiMapping[str], Request], Claim]] = {
 "the sources of the setting `identity.sources`, but for `inferred`, which says only which job it is"
 
 
+_HEADERS = READ | set(HEADERS.values()) | {"traceparent", "baggage"}
+
+
 def claim_of(headers: MultiMapping[str], request: Request, sources: Sequence[str]) -> Claim:
     """What a request says of itself. Raises ApiError 400 for what it says to hocket; the rest never fails."""
-    claim = explicit(headers, request.metadata)
+    silent = _HEADERS.isdisjoint(map(str.lower, headers))
+    claim = NOTHING if silent and not request.metadata else explicit(headers, request.metadata)
     for name in sources:
         read = FOREIGN.get(name)
-        if read is not None:
+        if read is not None and not (silent and read is not body_fields):
             claim = merge(claim, read(headers, request))
     return claim
 
 
 def retry_of(headers: MultiMapping[str]) -> int:
     """The attempts before this one, as OpenAI's clients (made by Stainless) count them."""
-    text = headers.get("x-stainless-retry-count", "0").strip()
+    text = headers.get("x-stainless-retry-count")
+    if text is None or text == "0":
+        return 0
+    text = text.strip()
     return min(int(text), 100) if text.isascii() and text.isdecimal() and len(text) < 9 else 0
