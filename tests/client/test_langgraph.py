@@ -13,7 +13,7 @@ from langchain_core.documents import Document
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.tools import tool
-from langchain_openai import ChatOpenAI
+from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from langgraph.graph import END, START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode, tools_condition
 from langgraph.types import Command, Send
@@ -249,6 +249,22 @@ def test_nodes_that_do_nothing_are_passed_over_and_retrievers_are_tools(live: Li
         ("tool", "shelf", "plan"),
         ("call", "answer", "shelf"),
     ]
+
+
+def test_embeddings_in_a_node(live: Live) -> None:
+    model = OpenAIEmbeddings(base_url=live.url, api_key="none", model="small", check_embedding_ctx_length=False)
+    vectors = langgraph.instrument(model)
+    ask = asking(chat(live))
+    nodes = {"plan": ask, "embed": lambda state: {"notes": [str(vectors.embed_query("a"))]}, "answer": ask}
+    answer = graph_of(nodes, (START, "plan"), ("plan", "embed"), ("embed", "answer")).invoke({"notes": []})
+    assert answer["notes"][1] == "[0.25, -0.5, 1.0]"
+    assert live.steps()[1:-1] == [("call", "plan", None), ("call", "embed", "plan"), ("call", "answer", "embed")]
+
+
+def test_an_instrumented_model_may_have_been_bound_before(live: Live) -> None:
+    bound = ChatOpenAI(base_url=live.url, api_key="none", model="small").bind_tools([search])
+    graph_of({"node": asking(langgraph.instrument(bound))}, (START, "node")).invoke({"notes": []})
+    assert live.steps()[1] == ("call", "node", None)
 
 
 def test_loops_and_commands(live: Live) -> None:

@@ -20,7 +20,8 @@ each request. `async with`, `AsyncOpenAI` and coroutine tools work alike. Thread
 hand them `hocket.wrap(function)`.
 
 The application never depends on the gateway: if that is down, or is a plain engine, calls go on as they are and one
-warning is logged (logger `hocket.client`). This package imports nothing but the standard library.
+warning is logged (logger `hocket.client`). This package imports nothing but the standard library; what
+knows a framework (`hocket.client.langgraph`, `hocket.client.openai_agents`) is imported by those who use it.
 """
 
 from hocket.client.context import headers, job, stage, tool, wrap

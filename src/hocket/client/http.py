@@ -209,14 +209,17 @@ class Reporter:
 
 
 def harmless(method: Callable[P, None]) -> Callable[P, None]:
-    """Mark a framework's hook: if it fails, the application goes on and its log stays clean."""
+    """Mark a framework's hook: if it fails, the application goes on, and its log hears of it once."""
+    warned = False
 
     @functools.wraps(method)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
+        nonlocal warned
         try:
             method(*args, **kwargs)
         except Exception:
-            log.debug("%s failed", method.__qualname__, exc_info=True)
+            level, warned = logging.DEBUG if warned else logging.WARNING, True
+            log.log(level, "%s failed; jobs may be incomplete, calls go on", method.__qualname__, exc_info=True)
 
     return guarded
 

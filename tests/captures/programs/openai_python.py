@@ -7,6 +7,7 @@ from labels import SEARCH, TWICE, question, url
 from openai import AsyncOpenAI, OpenAI
 
 SYSTEM = {"role": "system", "content": "You are a helpful assistant. Answer in one sentence."}
+LONG_WAY = " script: " + " | ".join('search {"q": "a"}' for _ in range(3)) + " | say That is it."
 FOLLOW_UPS = ["Tell me more.", "Why is that?", "Give me an example."]
 
 
@@ -55,6 +56,33 @@ async def streamed_tool_loop(number: int) -> None:
         messages += [{"role": "tool", "tool_call_id": call["id"], "content": "nothing"} for call in calls]
 
 
+async def trimmed_tool_loop(number: int) -> None:
+    """The oldest messages are dropped to fit the context; the tools' ids still tell."""
+    ask = client("trimmed-tool-loop", f"job-{number}", "agent")
+    messages: list[Any] = [{"role": "user", "content": question(number) + LONG_WAY}]
+    for _ in range(4):
+        sent = [SYSTEM, messages[0], *messages[1:][-2:]]
+        answer = (await ask.chat.completions.create(model="small", messages=sent, tools=[SEARCH])).choices[0].message
+        messages.append(answer.model_dump(exclude_none=True))
+        if not answer.tool_calls:
+            return
+        messages.append({"role": "tool", "tool_call_id": answer.tool_calls[0].id, "content": "nothing found"})
+
+
+async def clock_in_the_prompt(number: int) -> None:
+    """The system prompt tells the time, so that it is another one in each call."""
+    ask = client("clock-in-the-prompt", f"job-{number}", "agent")
+    messages: list[Any] = [{"role": "user", "content": question(number) + LONG_WAY}]
+    for minute in range(20):
+        now = {"role": "system", "content": f"You look things up. It is 12:{minute:02}."}
+        sent = [now, *messages]
+        answer = (await ask.chat.completions.create(model="small", messages=sent, tools=[SEARCH])).choices[0].message
+        messages.append(answer.model_dump(exclude_none=True))
+        if not answer.tool_calls:
+            return
+        messages.append({"role": "tool", "tool_call_id": answer.tool_calls[0].id, "content": "nothing found"})
+
+
 async def fan_out(number: int) -> None:
     """Only the header that the program adds ties these together."""
     job, headers = f"job-{number}", {"x-session-id": f"run-{number}"}
@@ -90,7 +118,16 @@ def synchronous_loop(number: int) -> None:
 
 
 async def main() -> None:
-    for program, jobs in ((chat, 8), (tool_loop, 8), (streamed_tool_loop, 6), (fan_out, 4), (retries, 4)):
+    programs = (
+        (chat, 8),
+        (tool_loop, 8),
+        (streamed_tool_loop, 6),
+        (trimmed_tool_loop, 4),
+        (clock_in_the_prompt, 4),
+        (fan_out, 4),
+        (retries, 4),
+    )
+    for program, jobs in programs:
         await asyncio.gather(*(program(number) for number in range(jobs)))
     await asyncio.gather(*(asyncio.to_thread(synchronous_loop, number) for number in range(4)))
 
