@@ -24,6 +24,12 @@ _EVENTS = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
 _any = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
+class _Stream(web.StreamResponse):
+    """A stream whose headers are sent with its first bytes: they are there already, and it is one write less."""
+
+    _send_headers_immediately = False
+
+
 class Downstream:
     """What one client gets. `own` are hocket's headers; they may be added to until the answer begins."""
 
@@ -46,7 +52,7 @@ class Downstream:
         if self._response is None:
             headers.update(self.own)
             self._gateway.add_request_id(self._http, headers)
-            self._response = web.StreamResponse(status=status, headers=headers)
+            self._response = _Stream(status=status, headers=headers)
             await self._response.prepare(self._http)
         return self._response
 

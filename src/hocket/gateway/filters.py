@@ -186,8 +186,8 @@ class WithoutUsage:
     def feed(self, chunk: bytes) -> bytes:
         """See `Meter`."""
         self._inner_feed(chunk)
-        if b"[]" not in chunk and chunk[-2:] == b"\n\n" and not self._held and not self._inside:
-            return chunk
+        if chunk[-2:] == b"\n\n" and not self._held and not self._inside and b"\r" not in chunk:
+            return chunk if b"[]" not in chunk else _cut(chunk)
         return self._sift(self._held + chunk)
 
     def _sift(self, data: bytes) -> bytes:
@@ -215,6 +215,18 @@ class WithoutUsage:
     def end(self) -> StreamEnd:
         """See `Meter`."""
         return self._inner.end()
+
+
+def _cut(events: bytes) -> bytes:
+    """Whole events, without the one that holds nothing but the usage: only those are looked at that may be it."""
+    at = events.rfind(b"[]")
+    while at >= 0:
+        before = events.rfind(b"\n\n", 0, at)
+        start, end = before + 2 if before >= 0 else 0, events.find(b"\n\n", at) + 2
+        if _only_usage(events[start:end]):
+            events = events[:start] + events[end:]
+        at = events.rfind(b"[]", 0, start)
+    return events
 
 
 def _only_usage(event: bytes) -> bool:

@@ -201,21 +201,23 @@ class Relay:
         call = self._call
         while True:
             call.streamed(meter.events)
+            if upstream.drained:
+                break
             if passing:
                 await response.write(passing)
             chunk = await replica.next_chunk(upstream)
             if not chunk:
+                passing = b""
                 break
             passing = _fed(meter, chunk)
-        held = meter.flush()
-        if held:
-            await response.write(held)
-        end = meter.end()
+        last, end = passing + meter.flush(), meter.end()
+        if upstream.ends_by_close and not end.done and not end.failed:
+            await response.write(last)
+            raise ReplicaFailed("reset", "cut before its last event")
+        await response.write_eof(last)  # with the end of the stream: one write less
         if end.failed:
             # the engine has told the client so itself
             call.failed("status", 500, first_byte=True)
-        elif not end.done and upstream.ends_by_close:
-            raise ReplicaFailed("reset", "cut before its last event")
         else:
             self._finished(end)
         return end

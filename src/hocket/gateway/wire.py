@@ -83,6 +83,11 @@ class Response:
             self._connection.flow()
         return data
 
+    @property
+    def drained(self) -> bool:
+        """Whether all of it has come and was read."""
+        return self.complete and not self._chunks
+
     async def begun(self) -> None:
         """Wait for the headers. Raises WireError."""
         while not self.status:
