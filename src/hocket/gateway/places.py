@@ -24,8 +24,8 @@ from hocket.gateway.openai import ApiError, Request
 from hocket.settings import Settings, TenantSettings
 
 DEFAULT_URGENCY = 2
-MAX_HASHES = 131_072
-"remembered over all tenants; about 50 MB when full"
+MAX_HASHES = 65_536
+"remembered over all tenants; about 40 MB when full"
 MIN_HASHES = 4_096
 "of one tenant, however many there are"
 MAX_LINGERING = 4_096
