@@ -231,6 +231,19 @@ def test_a_graph_that_a_tool_runs(live: Live) -> None:
     ]
 
 
+def test_a_graph_that_a_tool_runs_on_its_own(live: Live) -> None:
+    """Nobody has begun a job before: the tool's run is it."""
+    graph = graph_of({"think": asking(chat(live))}, (START, "think"))
+
+    @tool
+    def consult(q: str) -> str:
+        """Ask the expert."""
+        return str(graph.invoke({"notes": []})["notes"])
+
+    consult.invoke({"q": "a"})
+    assert live.steps() == [("job", "notes", None), ("call", "consult/think", "consult"), ("close", "", None)]
+
+
 def test_nodes_that_do_nothing_are_passed_over_and_retrievers_are_tools(live: Live) -> None:
     class Shelf(BaseRetriever):
         def _get_relevant_documents(self, query: str, **_: Any) -> list[Document]:

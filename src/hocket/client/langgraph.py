@@ -89,7 +89,7 @@ class _Graph:
 
     def cause_of(self, node: str, step: int) -> str | None:
         """What led to a node that starts in `step`: the last of those that did something."""
-        earlier = [run for run in self._ended.values() if run.step < step]
+        earlier = [run for run in list(self._ended.values()) if run.step < step]  # other threads end nodes
         if self._before is not None:
             earlier = [run for run in earlier if run.name in self._before.get(node, ())]
         elif earlier:
@@ -217,6 +217,9 @@ class _Handler(BaseCallbackHandler):
             return
         if run.graph is not None:
             run.graph.end(run)
+        self._close(run, failed)
+
+    def _close(self, run: _Run, failed: bool) -> None:
         if run.opened and run.job is not None:
             Outbox.send(self.reporter, run.job.closing(failed))
 
@@ -245,18 +248,18 @@ class _Handler(BaseCallbackHandler):
 
     @harmless
     def on_tool_end(self, output: Any, *, run_id: UUID, parent_run_id: UUID | None = None, **more: Any) -> None:
-        self._end_tool(run_id, parent_run_id)
+        self._end_tool(run_id, parent_run_id, failed=False)
 
     @harmless
     def on_tool_error(
         self, error: BaseException, *, run_id: UUID, parent_run_id: UUID | None = None, **more: Any
     ) -> None:
-        self._end_tool(run_id, parent_run_id)
+        self._end_tool(run_id, parent_run_id, failed=True)
 
     on_retriever_end = on_tool_end  # type: ignore[assignment]  # only the name of what is ignored differs
     on_retriever_error = on_tool_error
 
-    def _end_tool(self, run_id: UUID, parent_run_id: UUID | None) -> None:
+    def _end_tool(self, run_id: UUID, parent_run_id: UUID | None, failed: bool) -> None:
         run, name = self._run(run_id)
         self._runs.pop(run_id, None)
         if run is None:
@@ -265,8 +268,9 @@ class _Handler(BaseCallbackHandler):
         outer, _ = self._run(parent_run_id)
         if outer is not None:
             outer.after(name)
-        if run.root.job is not None:
+        if run.root.job is not None and not run.opened:
             Outbox.send(self.reporter, tool_ended(run.root.job, name, str(run_id)))
+        self._close(run, failed)
 
 
 _handler = _Handler()
