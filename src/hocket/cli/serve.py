@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Callable
@@ -90,6 +91,10 @@ async def _serve(settings: Settings, reread: Callable[[], Settings] | None) -> i
     reloads = asyncio.create_task(_reload_whenever(again, gateway, reread))
     try:
         _greet(settings, await gateway.start(), history.where if history else None)
+        # what a call leaves behind is freed at once, by its last reference; looking for cycles took 8 % of the time
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 50)
         stopped, ready = asyncio.create_task(stop.wait()), asyncio.create_task(gateway.engines_ready())
         waiting: set[asyncio.Task[Any]] = {stopped, ready}
         while stopped in waiting:
