@@ -4,12 +4,12 @@ The last user message that holds `script:` says it, one step after the other, di
 
     What is hocket? script: search {"q": "a"} lookup {"q": "b"} | search {"q": "c"} | say Done. endscript
 
-Each step is one answer: tool calls, or text (`endscript` is needed only where more follows). Which step is next shows in
-the answers since that message, so the engine keeps nothing; only `/v1/responses` remembers its answers, for
+Each step is one answer: tool calls, or text (`endscript` is needed only where more follows). Which step is next shows
+in the answers since that message, so the engine keeps nothing; only `/v1/responses` remembers its answers, for
 `previous_response_id`. Without a script it calls no tool. Text is made up, different in each answer, as a model's is.
 
-It speaks `/v1/chat/completions` and `/v1/responses`, streamed or not, and `/v1/embeddings`. `engine.fail` holds statuses for the next
-requests: each is answered with that error.
+It speaks `/v1/chat/completions`, `/v1/responses`, streamed or not, and `/v1/embeddings`. `engine.fail` holds statuses
+for the next requests: each is answered with that error.
 
     async with ToolEngine() as url: ...
 """
