@@ -63,13 +63,13 @@ def test_a_job_of_two_calls_and_a_tool_run_is_told_in_full() -> None:
     job = kept.jobs["j1"]
     assert (job.tenant, job.app, job.urgency, job.deadline_s, job.run) == ("a", "research", 1, 60.0, 7)
     assert job.arrived_at == 1010.0
-    assert msgspec.json.decode(job.features or "") == {"words": 3.0}
+    assert msgspec.json.decode(job.features) == {"words": 3.0}
     assert (job.state, job.ended_s) == ("closed", 4.0), "the completion time ends with the last stage"
     assert (job.calls, job.tool_runs, job.prompt_tokens, job.output_tokens, job.wait_s) == (2, 1, 52, 18, 0.5)
     first, second = kept.calls["c1"], kept.calls["c2"]
     assert first == CallRecord(
         job.id, 0, "c1", "plan", "small", 1, "start", 64, 9, 22, 0.0, 8,
-        "small", "small/0", 1, 0.5, 0.5, 0.75, 1.5, "finished", None, None, 0,
+        "small", "small/0", 1, 0.5, 0.5, 0.75, 1.5, "finished", "", 0, 0,
     )  # fmt: skip
     assert (second.n, second.urgency, second.retry, second.first_token_s) == (2, 3, 1, None)
     (tool,) = (record for record in kept.ended if isinstance(record, ToolRecord))
@@ -99,11 +99,11 @@ def test_each_way_a_call_can_end_has_its_outcome() -> None:
     )
     found = {name: (call.outcome, call.status, call.reason, call.attempts) for name, call in kept.calls.items()}
     assert found == {
-        "gone": ("cancelled", None, None, 1),
-        "retried": ("finished", None, "reset", 2),
+        "gone": ("cancelled", 0, "", 1),
+        "retried": ("finished", 0, "reset", 2),
         "unknown": ("rejected", 404, "unknown_model", 0),
         "refused": ("rejected", 400, "upstream_status", 1),
-        "killed": ("aborted", None, "aborted", 1),
+        "killed": ("aborted", 0, "aborted", 1),
     }
     retried = kept.calls["retried"]
     assert (retried.dispatched_s, retried.started_s) == (0.0, 1.5), "the first dispatch, the last start"

@@ -34,7 +34,7 @@ def job(number: int, run: int = 1, **more: object) -> JobRecord:
 
 
 def call(of: int, n: int = 0, **more: object) -> CallRecord:
-    return CallRecord(of, n, f"c{of}.{n}", "s", "m", 2, None, None, None, 10, 0.0, **more)  # type: ignore[arg-type]
+    return CallRecord(of, n, f"c{of}.{n}", "s", "m", 2, "", 0, 0, 10, 0.0, **more)  # type: ignore[arg-type]
 
 
 def counts(connection: Connection) -> tuple[int, ...]:
@@ -82,7 +82,7 @@ def test_a_record_of_each_kind_comes_back_as_it_was_and_replaces_itself(store: S
 def test_stages_are_there_for_whoever_asks_in_sql(store: Store) -> None:
     calls = [call(1, 0, ended_s=2.0, outcome="finished"), call(1, 1, ended_s=3.0, outcome="finished")]
     with store.connect() as connection:
-        store.write(connection, [job(1), *calls, ToolRecord(1, 2, "r", "search", None, 3.0, 4.5, "finished")])
+        store.write(connection, [job(1), *calls, ToolRecord(1, 2, "r", "search", "", 3.0, 4.5, "finished")])
         rows = connection.execute(text("SELECT name, kind, runs, arrived_s, ended_s, prompt_tokens FROM stages"))
         assert sorted(map(tuple, rows)) == [("s", "llm", 2, 0.0, 3.0, 20), ("search", "tool", 1, 3.0, 4.5, 0)]
 
@@ -199,14 +199,14 @@ def test_jobs_of_a_dead_process_are_interrupted_those_of_a_living_one_are_not(st
     ]
     with store.connect() as connection:
         open_jobs = [job(n, run=n, state="open") for n in range(1, 7)]
-        store.write(connection, [own, *others, *open_jobs, call(2), call(5), ToolRecord(2, 1, "r", "t", None, 0.0)])
+        store.write(connection, [own, *others, *open_jobs, call(2), call(5), ToolRecord(2, 1, "r", "t", "", 0.0)])
         assert store.close_dead_runs(connection, own) == 3
         states = {found.run: found.state for found in latest(connection, Filter(), 10)}
         (dead,), (living,) = named(connection, "j2"), named(connection, "j5")
         assert store.close_dead_runs(connection, own) == 0
     assert states == {1: "open", 2: "interrupted", 3: "interrupted", 4: "interrupted", 5: "open", 6: "open"}
     assert dead.calls[0].outcome == dead.tools[0].outcome == "interrupted"
-    assert living.calls[0].outcome is None
+    assert not living.calls[0].outcome
 
 
 # -------------------------------------------------------------------- retention
@@ -216,7 +216,7 @@ def test_what_is_too_old_goes_a_few_jobs_at_a_time(store: Store) -> None:
     with store.connect() as connection:
         old = [job(n, run=5, arrived_at=1e9 + n) for n in range(500)]
         young = [job(1000 + n, arrived_at=2e9 + n) for n in range(3)]
-        parts = [call(of.id) for of in (*old, *young)] + [ToolRecord(of.id, 1, "r", "t", None, 0.0) for of in old]
+        parts = [call(of.id) for of in (*old, *young)] + [ToolRecord(of.id, 1, "r", "t", "", 0.0) for of in old]
         store.write(connection, [run_of(5, ended_at=1.0), *old, *young, *parts])
         steps = 0
         while store.drop_old(connection, 1.5e9, 1e12):

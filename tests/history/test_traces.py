@@ -35,7 +35,7 @@ TRACE = [
 
 
 def call(n: int, arrived: float, ended: float, **more: object) -> CallRecord:
-    of = CallRecord(1, n, f"c{n}", f"stage{n}", "small", 2, None, None, None, 10, arrived, ended_s=ended)
+    of = CallRecord(1, n, f"c{n}", f"stage{n}", "small", 2, "", 0, 0, 10, arrived, ended_s=ended)
     fields = {"outcome": "finished", "dispatched_s": arrived, "engine": "e", "replica": "r", "attempts": 1, **more}
     return msgspec.structs.replace(of, **fields)
 
@@ -56,7 +56,7 @@ def needs(found: Job) -> dict[str, list[str]]:
 
 
 def test_a_stage_needs_what_had_ended_less_what_that_needs_itself() -> None:
-    tool = ToolRecord(1, 2, "r", "search", None, 1.0, 4.0, "finished")
+    tool = ToolRecord(1, 2, "r", "search", "", 1.0, 4.0, "finished")
     found = only(job(call(0, 0.0, 1.0), call(1, 1.0, 2.0), tool, call(3, 2.0, 3.0), call(4, 4.0, 5.0), ended_s=5.0))
     assert needs(found) == {"s0": [], "s1": ["s0"], "s2": ["s0"], "s3": ["s1"], "s4": ["s2", "s3"]}
     assert [stage.kind for stage in found.stages] == ["llm", "llm", "tool", "llm", "llm"]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from hocket.history.read import Filter
-    from hocket.history.records import JobRecord
+    from hocket.history.records import JobRecord, Record
     from hocket.history.store import Store
     from hocket.history.traces import Recorded
     from hocket.sim.driver import Span
@@ -189,7 +189,7 @@ def _show_one(one: Recorded) -> None:
     rows: list[tuple[int, tuple[str, ...]]] = []
     for call in one.calls:
         begun = call.dispatched_s if call.started_s is None else call.started_s
-        outcome = " ".join(str(part) for part in (call.outcome or "open", call.status, call.reason) if part is not None)
+        outcome = " ".join(str(part) for part in (call.outcome or "open", call.status, call.reason) if part)
         times = (
             _seconds(call.arrived_s),
             _between(call.arrived_s, call.dispatched_s),
@@ -197,7 +197,7 @@ def _show_one(one: Recorded) -> None:
             _between(begun, call.ended_s),
         )
         sizes = (str(call.prompt_tokens), str(call.output_tokens), str(call.attempts))
-        rows.append((call.n, (call.stage, call.model, call.replica or "", outcome, *times, *sizes)))
+        rows.append((call.n, (call.stage, call.model, call.replica, outcome, *times, *sizes)))
     for tool in one.tools:
         ran = _between(tool.started_s, tool.ended_s)
         cells = (tool.name, "(tool)", "", tool.outcome or "open", _seconds(tool.started_s), "", "", ran, "", "", "")
@@ -215,7 +215,7 @@ def _spans(one: Recorded) -> Iterator[Span]:
     for call in one.calls:
         if call.ended_s is not None:
             times = (call.arrived_s, call.dispatched_s, call.started_s, call.first_token_s, call.ended_s)
-            yield Span(job, f"{call.n}", call.stage, "llm", call.replica or "", *times)
+            yield Span(job, f"{call.n}", call.stage, "llm", call.replica, *times)
     for tool in one.tools:
         if tool.ended_s is not None:
             yield Span(job, f"{tool.n}", tool.name, "tool", "tool", tool.started_s, None, None, None, tool.ended_s)
@@ -264,18 +264,35 @@ def _plain(job: JobRecord) -> dict[str, Any]:
     """A job for programs: without the numbers that only the database uses."""
     import msgspec
 
-    fields = msgspec.structs.asdict(job)
+    fields = _said(job)
     fields["features"] = msgspec.json.decode(job.features) if job.features else {}
     return {name: value for name, value in fields.items() if name not in {"id", "run", "trace"}}
 
 
 def _whole(one: Recorded) -> dict[str, Any]:
-    import msgspec
-
-    parts = [[msgspec.structs.asdict(part) for part in some] for some in (one.calls, one.tools)]
+    parts = [[_said(part) for part in some] for some in (one.calls, one.tools)]
     for fields in (*parts[0], *parts[1]):
         del fields["job_id"]
     return {**_plain(one.job), "calls": parts[0], "tool_runs": parts[1]}
+
+
+def _said(record: Record) -> dict[str, Any]:
+    """The fields of a record, with null where it has nothing to say."""
+    import msgspec
+
+    fields = msgspec.structs.asdict(record)
+    silent = (
+        "deadline_s",
+        "parent",
+        "max_tokens",
+        "hint_output_tokens",
+        "engine",
+        "replica",
+        "outcome",
+        "reason",
+        "status",
+    )
+    return {name: (value or None) if name in silent else value for name, value in fields.items()}
 
 
 def _print_json(value: Any) -> None:

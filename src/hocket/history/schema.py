@@ -61,7 +61,6 @@ runs = _table("runs", RunRecord, ("id",))
 jobs = _table("jobs", JobRecord, ("id",), Index("jobs_arrived_at", "arrived_at"), Index("jobs_job", "job"))
 calls = _table("calls", CallRecord, ("job_id", "n"))
 tool_runs = _table("tool_runs", ToolRecord, ("job_id", "n"))
-Index("jobs_open", jobs.c.run, sqlite_where=jobs.c.state == "open", postgresql_where=jobs.c.state == "open")
 
 TABLES: dict[type[msgspec.Struct], Table] = {
     RunRecord: runs,

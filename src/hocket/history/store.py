@@ -92,7 +92,7 @@ class Store:
             try:
                 return create_engine(self.url, poolclass=NullPool, connect_args=timeouts)
             except (ImportError, NoSuchModuleError):
-                raise InputError("history: PostgreSQL needs psycopg; pip install 'hocket[postgresql]'") from None
+                raise InputError("history: PostgreSQL needs psycopg; pip install 'hocket[postgres]'") from None
         engine = create_engine(self.url, poolclass=NullPool, connect_args={"timeout": LOCKED_S})
         event.listen(engine, "connect", _sqlite_connected)
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(self._begin))
@@ -206,7 +206,7 @@ class Store:
             for run in dead:
                 was_open = select(jobs.c.id).where(jobs.c.run == run, jobs.c.state == "open").scalar_subquery()
                 for table in (calls, tool_runs):
-                    lost = update(table).where(table.c.job_id.in_(was_open), table.c.outcome.is_(None))
+                    lost = update(table).where(table.c.job_id.in_(was_open), table.c.outcome == "")
                     connection.execute(lost.values(outcome="interrupted"))
                 gone = update(jobs).where(jobs.c.run == run, jobs.c.state == "open").values(state="interrupted")
                 count += connection.execute(gone).rowcount

@@ -63,7 +63,7 @@ def to_jobs(recorded: Iterable[Recorded], *, as_imported: bool = False) -> Itera
     first: float | None = None
     for one in recorded:
         job = one.job
-        told = decode_job(job.trace) if job.trace is not None else _inferred(one)
+        told = decode_job(job.trace) if job.trace else _inferred(one)
         if told is None:
             continue
         if not as_imported:
@@ -90,7 +90,7 @@ def _inferred(one: Recorded) -> Job | None:
         app=job.app,
         tenant=job.tenant,
         urgency=job.urgency,
-        deadline_s=job.deadline_s,
+        deadline_s=job.deadline_s or None,
         features=msgspec.json.decode(job.features) if job.features else {},
         stages=list(_with_needs(stages)),
     )
@@ -111,11 +111,11 @@ def _call_stage(call: CallRecord, job: JobRecord) -> _Entry:
         _rounded(call.dispatched_s),
         _rounded(call.started_s),
         _rounded(call.first_token_s),
-        call.engine,
-        call.replica,
+        call.engine or None,
+        call.replica or None,
         call.attempts,
         call.urgency if call.urgency != job.urgency else None,
-        call.parent,
+        call.parent or None,
         call.retry,
     )
     stage = Stage(
@@ -125,8 +125,8 @@ def _call_stage(call: CallRecord, job: JobRecord) -> _Entry:
         model=call.model,
         prompt_tokens=call.prompt_tokens,
         output_tokens=call.output_tokens,
-        max_tokens=call.max_tokens,
-        hint_output_tokens=call.hint_output_tokens,
+        max_tokens=call.max_tokens or None,
+        hint_output_tokens=call.hint_output_tokens or None,
         outcome=None if call.outcome == "finished" else call.outcome,
         extra={"ran": msgspec.to_builtins(ran)},
     )
@@ -139,7 +139,7 @@ def _rounded(at: float | None) -> float | None:
 
 def _tool_stage(tool: ToolRecord) -> _Entry:
     assert tool.ended_s is not None
-    ran = Ran(round(tool.started_s, DIGITS), round(tool.ended_s, DIGITS), parent=tool.parent)
+    ran = Ran(round(tool.started_s, DIGITS), round(tool.ended_s, DIGITS), parent=tool.parent or None)
     duration = round(max(tool.ended_s - tool.started_s, 0.0), DIGITS)
     stage = Stage(
         id=f"s{tool.n}", name=tool.name, kind="tool", duration_s=duration, extra={"ran": msgspec.to_builtins(ran)}
@@ -198,8 +198,8 @@ def from_job(job: Job, ids: Iterator[int], run: int, base: float) -> tuple[Recor
         job.app,
         job.urgency,
         base + job.arrival_s,
-        job.deadline_s,
-        msgspec.json.encode(job.features).decode() if job.features else None,
+        job.deadline_s or 0.0,
+        msgspec.json.encode(job.features).decode() if job.features else "",
         state="closed",
         trace=encode_job(kept).decode(),
     )
@@ -236,9 +236,9 @@ def _call(job: JobRecord, n: int, stage: Stage, ran: Ran | None) -> CallRecord:
         stage.name,
         stage.model or "",
         job.urgency,
-        None,
-        stage.max_tokens,
-        stage.hint_output_tokens,
+        "",
+        stage.max_tokens or 0,
+        stage.hint_output_tokens or 0,
         stage.prompt_tokens,
         0.0,
         stage.output_tokens,
@@ -247,14 +247,15 @@ def _call(job: JobRecord, n: int, stage: Stage, ran: Ran | None) -> CallRecord:
     if ran is not None:
         call.arrived_s, call.ended_s = ran.arrived_s, ran.ended_s
         call.dispatched_s, call.started_s, call.first_token_s = ran.dispatched_s, ran.started_s, ran.first_token_s
-        call.engine, call.replica, call.attempts, call.parent = ran.engine, ran.replica, ran.attempts, ran.parent
+        call.engine, call.replica, call.parent = ran.engine or "", ran.replica or "", ran.parent or ""
+        call.attempts = ran.attempts
         call.retry = ran.retry
         call.urgency = job.urgency if ran.urgency is None else ran.urgency
     return call
 
 
 def _tool(job: JobRecord, n: int, stage: Stage, ran: Ran | None) -> ToolRecord:
-    tool = ToolRecord(job.id, n, stage.id, stage.name, None, 0.0, stage.duration_s, "finished")
+    tool = ToolRecord(job.id, n, stage.id, stage.name, "", 0.0, stage.duration_s, "finished")
     if ran is not None:
-        tool.started_s, tool.ended_s, tool.parent = ran.arrived_s, ran.ended_s, ran.parent
+        tool.started_s, tool.ended_s, tool.parent = ran.arrived_s, ran.ended_s, ran.parent or ""
     return tool

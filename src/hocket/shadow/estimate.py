@@ -65,7 +65,7 @@ def intervals(jobs: Iterable[Recorded]) -> dict[str, dict[str, list[Interval]]]:
         at = one.job.arrived_at
         for call in one.calls:
             begun = call.dispatched_s if call.started_s is None else call.started_s
-            if call.engine is None or call.replica is None or begun is None or call.ended_s is None:
+            if not call.engine or begun is None or call.ended_s is None:
                 continue
             first = None if call.first_token_s is None else at + call.first_token_s
             good = call.outcome == "finished" and call.attempts == 1 and call.output_tokens > 0

@@ -41,8 +41,8 @@ def _jobs() -> None:
         sa.Column("app", sa.Text, nullable=False),
         sa.Column("urgency", sa.Integer, nullable=False),
         sa.Column("arrived_at", sa.Double, nullable=False),
-        sa.Column("deadline_s", sa.Double),
-        sa.Column("features", sa.Text),
+        sa.Column("deadline_s", sa.Double, nullable=False),
+        sa.Column("features", sa.Text, nullable=False),
         sa.Column("state", sa.Text, nullable=False),
         sa.Column("ended_s", sa.Double),
         sa.Column("calls", sa.Integer, nullable=False),
@@ -50,13 +50,11 @@ def _jobs() -> None:
         sa.Column("prompt_tokens", sa.BigInteger, nullable=False),
         sa.Column("output_tokens", sa.BigInteger, nullable=False),
         sa.Column("wait_s", sa.Double, nullable=False),
-        sa.Column("trace", sa.Text),
+        sa.Column("trace", sa.Text, nullable=False),
         sqlite_with_rowid=False,
     )
     op.create_index("jobs_arrived_at", "jobs", ["arrived_at"])
     op.create_index("jobs_job", "jobs", ["job"])
-    still_open = sa.text("state = 'open'")
-    op.create_index("jobs_open", "jobs", ["run"], sqlite_where=still_open, postgresql_where=still_open)
 
 
 def _calls() -> None:
@@ -68,22 +66,22 @@ def _calls() -> None:
         sa.Column("stage", sa.Text, nullable=False),
         sa.Column("model", sa.Text, nullable=False),
         sa.Column("urgency", sa.Integer, nullable=False),
-        sa.Column("parent", sa.Text),
-        sa.Column("max_tokens", sa.BigInteger),
-        sa.Column("hint_output_tokens", sa.BigInteger),
+        sa.Column("parent", sa.Text, nullable=False),
+        sa.Column("max_tokens", sa.BigInteger, nullable=False),
+        sa.Column("hint_output_tokens", sa.BigInteger, nullable=False),
         sa.Column("prompt_tokens", sa.BigInteger, nullable=False),
         sa.Column("arrived_s", sa.Double, nullable=False),
         sa.Column("output_tokens", sa.BigInteger, nullable=False),
-        sa.Column("engine", sa.Text),
-        sa.Column("replica", sa.Text),
+        sa.Column("engine", sa.Text, nullable=False),
+        sa.Column("replica", sa.Text, nullable=False),
         sa.Column("attempts", sa.Integer, nullable=False),
         sa.Column("dispatched_s", sa.Double),
         sa.Column("started_s", sa.Double),
         sa.Column("first_token_s", sa.Double),
         sa.Column("ended_s", sa.Double),
-        sa.Column("outcome", sa.Text),
-        sa.Column("reason", sa.Text),
-        sa.Column("status", sa.Integer),
+        sa.Column("outcome", sa.Text, nullable=False),
+        sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("status", sa.Integer, nullable=False),
         sqlite_with_rowid=False,
     )
 
@@ -95,9 +93,9 @@ def _tool_runs() -> None:
         sa.Column("n", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("run", sa.Text, nullable=False),
         sa.Column("name", sa.Text, nullable=False),
-        sa.Column("parent", sa.Text),
+        sa.Column("parent", sa.Text, nullable=False),
         sa.Column("started_s", sa.Double, nullable=False),
         sa.Column("ended_s", sa.Double),
-        sa.Column("outcome", sa.Text),
+        sa.Column("outcome", sa.Text, nullable=False),
         sqlite_with_rowid=False,
     )
