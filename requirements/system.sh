@@ -18,6 +18,8 @@ fi
 if [ "${1:-}" = tests ]; then # the official npm client is run against the gateway
     command -v node >/dev/null || missing="$missing nodejs"
     command -v npm >/dev/null || missing="$missing npm"
+    # the history is tested on a real PostgreSQL, which the tests start; Debian keeps its programs off the path
+    command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || missing="$missing postgresql"
 fi
 [ -n "$missing" ] || exit 0
 
@@ -25,6 +27,12 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "installing Debian packages:$missing"
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
+    case $missing in
+    *postgresql*) # no server of the system's own is wanted
+        apt-get install -y -qq --no-install-recommends postgresql-common >/dev/null
+        sed -i 's/^#\?create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf
+        ;;
+    esac
     # shellcheck disable=SC2086  # a list of words
     apt-get install -y -qq --no-install-recommends $missing >/dev/null
 else
