@@ -46,9 +46,7 @@ class Turn:
     def end(self, answer: Any = None) -> Turn:
         """The answer comes, whole, or none does."""
         if answer is not None:
-            body = msgspec.json.encode(answer)
-            self.place.heard(body)
-            self.place.answered(len(body) // 4)
+            self.place.heard(msgspec.json.encode(answer))
         self.world.places.leave(self.place, self.call)
         return self
 
@@ -56,7 +54,7 @@ class Turn:
         """The answer comes as a stream."""
         meter = self.place.listen(ResponseMeter() if named else StreamMeter())
         assert b"".join(map(meter.feed, chunks)) == b"".join(chunks)
-        self.place.answered(meter.end().output_tokens)
+        meter.end()
         return self.end()
 
 

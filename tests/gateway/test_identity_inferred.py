@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hocket.core.events import JobClosed, JobOpened
+from hocket.gateway.answers import StreamMeter
 from tests.gateway.identity_world import (
     RESPONSES,
     TEXT,
@@ -17,8 +23,6 @@ from tests.gateway.identity_world import (
     system,
     tool,
 )
-
-pytestmark = pytest.mark.asyncio
 
 
 def stream(*texts: str) -> list[bytes]:
@@ -63,11 +67,14 @@ async def test_two_jobs_that_match_equally_are_neither(streamed: bool) -> None:
     assert more.job == third.job, "from there on it is known"
 
 
-async def test_an_answer_that_is_under_way_can_not_have_been_gone_on_from() -> None:
+async def test_what_a_stream_said_is_known_before_its_end_is() -> None:
     world = World()
-    one = world.chat("Throw a die.").end(answer(assistant("Two.")))
-    world.chat("Throw a die.")
-    assert world.chat("Throw a die.", assistant("Two."), "Again.").end().job == one.job
+    world.chat("Throw a die.").end(answer(assistant("Two.")))
+    other = world.chat("Throw a die.")
+    meter = other.place.listen(StreamMeter())
+    for chunk in stream("A ", "six."):
+        meter.feed(chunk)
+    assert world.chat("Throw a die.", assistant("A six."), "Again.").job == other.job
 
 
 async def test_of_two_that_match_the_one_that_still_lives_goes_on() -> None:
@@ -310,3 +317,49 @@ async def test_odd_messages_are_the_engines_to_judge(messages: str) -> None:
     world = World()
     world.ask({"messages": msgspec.Raw(messages.encode())}).end({"choices": "odd"})
     world.ask({"messages": msgspec.Raw(messages.encode())}).end({"choices": [{"message": {"content": 5}}]})
+
+
+# ---------------------------------------------------------------- whatever happens
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.integers(0, 4),
+            st.sampled_from(["Throw a die.", "Again."]),
+            st.sampled_from(["Two.", "A six."]),
+            st.sampled_from(["whole", "stream", "overlap"]),
+        ),
+        max_size=24,
+    )
+)
+def test_two_conversations_are_never_one_job(steps: list[tuple[int, str, str, str]]) -> None:
+    """Clients that say the same again and again, one after the other and at once, and get equal answers."""
+
+    async def play() -> None:
+        world = World()
+        said: dict[int, list[Any]] = {}
+        ids: dict[int, set[str]] = {}
+        waiting: dict[int, tuple[Turn, Any]] = {}
+        for client, question, text, how in steps:
+            if client in waiting:
+                turn, done = waiting.pop(client)
+                turn.end(done)
+            history = said.setdefault(client, [])
+            turn = world.chat(*history, question)
+            ids.setdefault(client, set()).add(turn.job)
+            history += [{"role": "user", "content": question}, assistant(text)]
+            if how == "stream":
+                turn.end_streamed(stream(*text))
+            elif how == "overlap":
+                waiting[client] = turn, answer(assistant(text))
+            else:
+                turn.end(answer(assistant(text)))
+        world.places.stop()
+        seen: dict[str, int] = {}
+        for client, jobs in ids.items():
+            for job in jobs:
+                assert seen.setdefault(job, client) == client, f"{job} is of two clients: {steps}"
+
+    asyncio.run(play())

@@ -61,10 +61,10 @@ class Place(msgspec.Struct):
         if self.trail is not None:
             self.trail.whole(body)
 
-    def answered(self, tokens: int) -> None:
-        """The answer, whole or a stream, is complete, and so long."""
+    def answered(self) -> None:
+        """The answer, whole or a stream, is complete."""
         if self.trail is not None:
-            self.trail.complete(tokens)
+            self.trail.complete()
 
     def listen(self, meter: Meter) -> Meter:
         """A meter of the answer's stream that hears what has to be remembered of it."""
@@ -191,6 +191,7 @@ class Places:
     def leave(self, place: Place, call: LiveCall) -> None:
         """The call's client has its answer, or is gone. A job that nobody named ends now or soon."""
         self._driver.leave(call)
+        place.answered()
         if place.named:
             if place.claim.final and place.job == (place.claim.job or place.claim.session):
                 self._driver.end_job(place.key)

@@ -253,7 +253,7 @@ class Relay:
         """The answer is complete; of a prompt that the engine has not counted the estimate stands."""
         prompt = sizes.prompt_tokens
         self._call.finished(self._asked.prompt_tokens if prompt is None else prompt, sizes.output_tokens)
-        self._place.answered(sizes.output_tokens)
+        self._place.answered()
 
     def _sizes(self, answer: Answer) -> Sizes:
         """What a whole answer says of itself. Raises ReplicaFailed."""

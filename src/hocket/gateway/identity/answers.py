@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import msgspec
-from msgspec import structs
 
 from hocket.gateway.answers import Meter, StreamEnd
 from hocket.gateway.identity.conversation import Chain, Message, Reader, ToolCall
@@ -19,8 +18,7 @@ MAX_CALLS = 128
 "tool calls of one answer that are remembered"
 
 _CONTENT = re.compile(rb'"content": ?"([^"\\]*+(?:\\.[^"\\]*+)*+)"')
-_HEAD = re.compile(rb'"content": ?"([^"\\]{0,256})')
-_TOOLS, _COMPLETED, _OUTPUT = b'"tool_calls"', b'"response.completed"', b'"output"'
+_TOOLS, _COMPLETED, _OUTPUT, _DONE = b'"tool_calls"', b'"response.completed"', b'"output"', b"[DONE]"
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -48,45 +46,37 @@ _string = msgspec.json.Decoder(str)
 class Trail:
     """Where one call leaves its traces. Nothing here raises: what cannot be read is not remembered.
 
-    An answer's text is read only where another job has asked the same, to tell the two apart; its tool calls where the
-    request has `tools`.
+    `tools`: the request has some, so that the answer may call them.
     """
 
-    __slots__ = ("_chain", "_end", "_head", "_memory", "_reader", "_turns", "calls_tools", "reads_text", "reads_tools")
+    __slots__ = ("_chain", "_memory", "_reader", "_turn", "calls_tools", "reads_text", "reads_tools")
 
     def __init__(self, reader: Reader, memory: Memory, chain: Chain, turn: Turn, tools: bool) -> None:
-        self._reader, self._memory, self._chain = reader, memory, chain
-        self._turns = [turn]
-        self._end = chain.end
-        self._head = b""
+        self._reader, self._memory, self._chain, self._turn = reader, memory, chain, turn
         twins = memory.add_end(chain, turn)
         chain.text = b""  # no prompt is kept
         self.reads_tools = tools
         #: where many ask the same, as monitors do, nobody can be told from the others anyway
-        self.reads_text = 1 < twins < MAX_TWINS and chain.state is not None
+        self.reads_text = twins < MAX_TWINS and chain.state is not None
         self.calls_tools = False
 
     def whole(self, body: bytes) -> None:
         """The answer came in one piece."""
-        if (head := _HEAD.search(body)) is not None:
-            self._head = head[1]
         if self.reads_text or (self.reads_tools and _TOOLS in body) or _OUTPUT in body:
             try:
                 self.keep(_answers.decode(body))
             except (msgspec.MsgspecError, RecursionError):
                 pass
 
-    def complete(self, tokens: int) -> None:
-        """The answer is complete, and so long."""
-        mark = hash((self._head, tokens))
-        for turn in self._turns:
-            turn.mark = mark
+    def complete(self) -> None:
+        """From now on somebody can go on from it."""
+        self._turn.open = False
 
     def keep(self, answer: _Answer) -> None:
         """An answer that is complete."""
         if answer.output is not None:
             if answer.id is not None:
-                self._memory.add(self._reader.hash("response", answer.id), self._turns[0])
+                self._memory.add(self._reader.hash("response", answer.id), self._turn)
             self.remember(answer.output)
         for choice in answer.choices:
             if choice.message is not None:
@@ -103,16 +93,15 @@ class Trail:
             for message in messages:
                 if message.type != "reasoning":
                     state.update(message.canonical())
-            turn = structs.replace(self._turns[0], asked=self._end)
-            self._memory.add(state.digest(), turn)
-            self._turns[0].heard = True
-            self._turns.append(turn)
+            turn = self._turn
+            turn.heard = True
+            self._memory.add(state.digest(), Turn(turn.job, turn.app, turn.stage, turn.parent, turn.fingerprint, False))
 
     def _remember_calls(self, ids: list[str | None]) -> None:
         for call in ids[:MAX_CALLS]:
             if call:
                 self.calls_tools = True
-                self._memory.add(self._reader.hash("tool call", call), self._turns[0])
+                self._memory.add(self._reader.hash("tool call", call), self._turn)
 
 
 class Listener:
@@ -133,7 +122,11 @@ class Listener:
     def feed(self, chunk: bytes) -> bytes:
         """See `Meter`."""
         self._chunks.append(chunk)
-        if len(self._chunks) >= BATCH:
+        if _DONE in chunk:
+            self._read()
+            self._remember()
+            self._trail.complete()  # before the client can: its next request may be here before this answer's end
+        elif len(self._chunks) >= BATCH:
             self._read()
         return self._inner.feed(chunk)
 
@@ -172,14 +165,17 @@ class Listener:
     def end(self) -> StreamEnd:
         """See `Meter`."""
         end = self._inner.end()
-        self._read()
-        if self._size <= MAX_HELD and not end.failed and (self._text or self._calls):
+        if not end.failed:
+            self._read()
             self._remember()
         return end
 
     def _remember(self) -> None:
+        if self._size > MAX_HELD or not (self._text or self._calls):
+            return
         try:
             text = _string.decode(b'"%b"' % b"".join(self._text))
         except msgspec.MsgspecError:
             text = ""
         self._trail.remember([Message("assistant", content=text, tool_calls=self._calls)])
+        self._text, self._calls = [], []

@@ -39,8 +39,7 @@ class Past:
             turns = _of((twin for twin in twins if not twin.heard or twin.fingerprint == fingerprint), job)
             if turns:
                 # the nearest decides, be it that nobody can tell
-                turn = self._nearest(turns, fingerprint)
-                return None if turn is not None and turn.asked and job is None and self._doubtful(turn) else turn
+                return self._nearest(turns, fingerprint)
         return None
 
     def _of_id(self, kind: str, value: str, job: str | None) -> Turn | None:
@@ -53,21 +52,13 @@ class Past:
     def _nearest(self, turns: list[Turn], fingerprint: str | None) -> Turn | None:
         if len(turns) == 1:
             return turns[0]
-        unheard = [turn for turn in turns if not turn.heard]
+        turns = [turn for turn in turns if not turn.open] or turns
         return (
             only(turns)
-            # an answer that was read would have been found by itself, and one that is under way has no sequel
-            or only(unheard)
-            or only(turn for turn in unheard if turn.mark is not None)
+            # an answer that was heard would have been found by itself
+            or only(turn for turn in turns if not turn.heard)
             or self._one(turns)
             or self._one([turn for turn in turns if turn.fingerprint == fingerprint])
-        )
-
-    def _doubtful(self, turn: Turn) -> bool:
-        """Whether another live job has asked the same, and has had the same answer, as far as anybody looked."""
-        return any(
-            twin.job != turn.job and not twin.heard and twin.mark == turn.mark and self._live(twin.job)
-            for twin in self.memory.at(turn.asked)
         )
 
 

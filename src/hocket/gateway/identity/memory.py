@@ -26,12 +26,10 @@ class Turn(msgspec.Struct, gc=False, eq=False):
     stage: str
     parent: str | None = None
     fingerprint: str | None = None
-    mark: int | None = None
-    "equal answers have equal marks, others hardly; None = the answer is not there yet"
+    open: bool = True
+    "its answer is not complete: nobody can have gone on from it"
     heard: bool = False
     "its answer is remembered too, at an end of its own: whoever goes on from here had another, or has changed it"
-    asked: bytes = b""
-    "at the end of an answer: the hash of the request before it"
 
 
 class Session(msgspec.Struct, gc=False, eq=False):
