@@ -29,6 +29,13 @@ class Prefix(msgspec.Struct, forbid_unknown_fields=True):
     tokens: int
 
 
+class CommonPrefix(msgspec.Struct, forbid_unknown_fields=True):
+    """The first `tokens` of a prompt are those of every prompt, of any job, that names the same `id`."""
+
+    id: str
+    tokens: int
+
+
 class Stage(msgspec.Struct, kw_only=True):
     """One call (`llm`) or tool run (`tool`) of a job. It may begin once all that it `needs` has ended."""
 
@@ -46,6 +53,7 @@ class Stage(msgspec.Struct, kw_only=True):
     hint_output_tokens: int | None = None
     "what a length predictor would have said; the scheduler may see it"
     shares_prefix: Prefix | None = None
+    common_prefix: CommonPrefix | None = None
     duration_s: float | None = None
     "seconds of a tool run"
     outcome: Any = None
@@ -202,7 +210,10 @@ def _encode_stage(stage: Stage) -> dict[str, Any]:
     entry: dict[str, Any] = {"id": stage.id, "name": stage.name, "kind": stage.kind, "needs": stage.needs}
     if stage.kind == "llm":
         entry |= {"model": stage.model, "prompt_tokens": stage.prompt_tokens, "output_tokens": stage.output_tokens}
-    optional = ("revealed_by", "max_tokens", "hint_output_tokens", "shares_prefix", "duration_s", "outcome")
+    optional = (
+        *("revealed_by", "max_tokens", "hint_output_tokens", "shares_prefix", "common_prefix"),
+        *("duration_s", "outcome"),
+    )
     entry |= {name: value for name in optional if (value := getattr(stage, name)) is not None}
     return entry | stage.extra
 
@@ -265,6 +276,8 @@ def _check_stage(stage: Stage, stages: dict[str, Stage]) -> None:
         raise InputError(f"revealed_by {stage.revealed_by!r}, which is no other stage of the job; name a stage's id")
     if stage.shares_prefix is not None:
         _check_prefix(stage, stage.shares_prefix, stages)
+    if stage.common_prefix is not None:
+        _check_common(stage, stage.common_prefix)
 
 
 def _check_prefix(stage: Stage, prefix: Prefix, stages: dict[str, Stage]) -> None:
@@ -273,6 +286,13 @@ def _check_prefix(stage: Stage, prefix: Prefix, stages: dict[str, Stage]) -> Non
         raise InputError(f"shares_prefix with {prefix.stage!r}, which is no other llm stage of the job; name one")
     if not 0 <= prefix.tokens <= stage.prompt_tokens:
         raise InputError(f"shares_prefix.tokens is {prefix.tokens}; use 0 to prompt_tokens ({stage.prompt_tokens})")
+
+
+def _check_common(stage: Stage, prefix: CommonPrefix) -> None:
+    if not prefix.id:
+        raise InputError("common_prefix.id is empty; name what the prompts have in common")
+    if not 0 <= prefix.tokens <= stage.prompt_tokens:
+        raise InputError(f"common_prefix.tokens is {prefix.tokens}; use 0 to prompt_tokens ({stage.prompt_tokens})")
 
 
 def _check_seconds(name: str, value: float) -> None:

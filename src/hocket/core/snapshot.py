@@ -46,7 +46,8 @@ def save(scheduler: Scheduler) -> Plain:
         "tenants": [_plain(tenant, _TENANT) for tenant in s.tenants.values()],
         "apps": [_plain(app, _APP) for app in s.apps.values()],
         "replicas": {e.name: [_replica(replica) for replica in e.listed.values()] for e in _engines(s)},
-        "jobs": [_plain(job, _JOB) | {"app": job.app.name, "tenant": job.tenant.name} for job in s.jobs.values()],
+        "routings": {e.name: e.routing.save() for e in _engines(s)},
+        "jobs": [_job(s, job) for job in s.jobs.values()],
         "calls": [
             _plain(call, _CALL)
             | {"job": call.job.id, "engine": call.engine.name}
@@ -81,8 +82,10 @@ def restore(scheduler: Scheduler, state: Plain) -> None:
             if replica.present:
                 engine.replicas[replica.id] = replica
         s._relist(engine)
+        engine.routing.restore(state["routings"][engine.name], engine.listed)
     for fields in state["jobs"]:
         app, tenant = s.apps[fields.pop("app")], s.tenants[fields.pop("tenant")]
+        fields["places"] = {name: _engine(s, name).listed[place] for name, place in fields["places"].items()}
         s.jobs[fields["id"]] = Job(app=app, tenant=tenant, **fields)
     for fields in state["calls"]:
         _call(s, fields)
@@ -112,6 +115,12 @@ def _plain(record: object, fields: tuple[str, ...]) -> Plain:
 
 def _replica(replica: Replica) -> Plain:
     return _plain(replica, _REPLICA) | {"search": msgspec.to_builtins(replica.search)}
+
+
+def _job(s: Scheduler, job: Job) -> Plain:
+    known = {engine.name: engine.listed for engine in _engines(s)}
+    places = {e: replica.id for e, replica in job.places.items() if known.get(e, {}).get(replica.id) is replica}
+    return _plain(job, _JOB) | {"app": job.app.name, "tenant": job.tenant.name, "places": places}
 
 
 def _call(s: Scheduler, fields: Plain) -> None:

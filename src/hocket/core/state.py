@@ -80,6 +80,8 @@ class Job:
     "open calls by id"
     tools: dict[str, str] = field(default_factory=dict)
     "open tool runs: id -> name"
+    places: dict[str, Replica] = field(default_factory=dict)
+    "engine -> the replica that took its latest call; kept by a routing that asks for it"
 
     @property
     def open_calls(self) -> int:

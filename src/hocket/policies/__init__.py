@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from hocket.core.ordering import Ordering
 from hocket.core.queue import check_nesting
-from hocket.core.routing import LeastLoaded, Routing
+from hocket.core.routing import Affinity, LeastLoaded, Routing
 from hocket.errors import InputError
 from hocket.policies.orderings import CallFcfs, Fair, Fcfs, Las, Sjf, Urgency
 
@@ -31,6 +31,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
 
 ROUTINGS: dict[str, Callable[[], Routing]] = {
     "least-loaded": LeastLoaded,
+    "affinity": Affinity,
 }
 "which replica: name -> constructor"
 

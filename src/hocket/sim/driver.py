@@ -83,7 +83,8 @@ class _Call(Request):
         shared = stage.shares_prefix
         job = run.job.job
         prefix = None if shared is None else ((job, shared.stage), shared.tokens)
-        super().__init__(call, (job, stage.id), stage.prompt_tokens, stage.output_tokens, prefix)
+        common = None if stage.common_prefix is None else (("", stage.common_prefix.id), stage.common_prefix.tokens)
+        super().__init__(call, (job, stage.id), stage.prompt_tokens, stage.output_tokens, prefix, common)
         self.run = run
         self.stage = stage
         self.arrived = at
@@ -228,10 +229,18 @@ class Simulation:
             self._push(self._now + ticks(stage.duration_s), TOOL, self._count, (run, stage, at))
             return
         self._calls[name] = _Call(name, run, stage, at)
-        hint = stage.hint_output_tokens
+        common = stage.common_prefix
         self._tell(
             ev.CallArrived(
-                at, name, job, stage.name, stage.model or "", stage.prompt_tokens, stage.max_tokens, None, None, hint
+                at,
+                name,
+                job,
+                stage.name,
+                stage.model or "",
+                stage.prompt_tokens,
+                stage.max_tokens,
+                hint_output_tokens=stage.hint_output_tokens,
+                prefix=None if common is None else common.id,
             )
         )
 

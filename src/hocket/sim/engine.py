@@ -22,7 +22,7 @@ from typing import Generic, Literal, TypeVar
 import msgspec
 
 from hocket.core.latency import Latency
-from hocket.sim.prefix import Key, PrefixCache, SlotCache
+from hocket.sim.prefix import Key, PrefixCache, Shared, SlotCache
 
 TICKS_A_SECOND = 10**12
 
@@ -85,15 +85,19 @@ class Request:
     """A call as its replica sees it."""
 
     __slots__ = (
-        "admitted", "base", "call", "generated", "key", "order", "output", "prefix", "prompt", "reported", "streamed",
+        "admitted", "base", "call", "common", "generated", "key", "order", "output", "prefix", "prompt", "reported",
+        "streamed",
     )  # fmt: skip
 
-    def __init__(self, call: str, key: Key, prompt: int, output: int, prefix: tuple[Key, int] | None) -> None:
+    def __init__(
+        self, call: str, key: Key, prompt: int, output: int, prefix: Shared | None, common: Shared | None = None
+    ) -> None:
         self.call = call
         self.key = key
         self.prompt = prompt
         self.output = max(output, 1)  # an engine makes at least one token, be it the end of the text
-        self.prefix = prefix  # (the call it is shared with, tokens)
+        self.prefix = prefix  # what of the prompt is another call's of the job
+        self.common = common  # what of it is in the prompts of other jobs, too
         self.generated = 0  # tokens made before the last admission
         self.streamed = False  # whether the first token was reported
         self.reported = 0  # when its tokens were, last
@@ -186,6 +190,8 @@ class Replica(Generic[R]):
             finished.append(request)
             if self._cache is not None:
                 self._cache.put(request.key, request.prompt + request.output)
+                if request.common is not None:
+                    self._cache.keep(*request.common)
         return self._reports(at) if self._fresh or self._due else [], finished
 
     def _reports(self, at: int) -> list[tuple[R, int]]:
@@ -252,17 +258,31 @@ class Replica(Generic[R]):
         return admitted
 
     def _cached(self, request: R) -> int:
-        """Tokens of the prompt that another call of the job has left here, or is holding, prefilled."""
+        """Tokens of the prompt that another call has left here, or is holding, prefilled."""
         if self._slots is not None:
-            return self._slots.take(request.prompt, request.prefix)
-        if request.prefix is None or self._cache is None:
+            return self._slots.take(request.prompt, request.prefix, request.common)
+        if self._cache is None or (request.prefix is None and request.common is None):
             return 0
         self._cache.trim(self._limit - self.kv)
-        key, tokens = request.prefix
+        found = 0
+        if request.prefix is not None:
+            key, tokens = request.prefix
+            held = self._cache.get(key)
+            for other in self.running.values():
+                if other.key == key and other.admitted < self._step:
+                    held = other.base + self._step
+            found = min(tokens, held)
+        if request.common is not None:
+            found = max(found, self._common(*request.common))
+        return found
+
+    def _common(self, key: Key, tokens: int) -> int:
+        """Tokens of a common prefix that are here."""
+        assert self._cache is not None
         held = self._cache.get(key)
         for other in self.running.values():
-            if other.key == key and other.admitted < self._step:
-                held = other.base + self._step
+            if other.common is not None and other.common[0] == key and other.admitted < self._step:
+                held = max(held, other.common[1])
         return min(tokens, held)
 
     def _decode(self) -> None:
@@ -318,7 +338,7 @@ class Replica(Generic[R]):
         request.generated += self._step - request.admitted
         request.admitted = -1
         if self._slots is not None:
-            self._slots.leave(request.key, request.prompt + request.generated, request.prefix)
+            self._slots.leave(request.key, request.prompt + request.generated, request.prefix, request.common)
 
     def _evict(self) -> None:
         """The latest dispatched goes back to the head of the queue; its prompt and answer are prefilled again."""

@@ -11,7 +11,9 @@ import math
 from collections import OrderedDict
 
 Key = tuple[str, str]
-"(job, stage id) of a call: what a prefix is shared with"
+'(job, stage id) of a call, or ("", id) of a common prefix: what a prefix is shared with'
+Shared = tuple[Key, int]
+"with what, and how many tokens"
 
 
 class PrefixCache:
@@ -28,6 +30,12 @@ class PrefixCache:
         """A call has finished with `tokens` in the cache."""
         self._tokens[key] = tokens
         self._total += tokens
+
+    def keep(self, key: Key, tokens: int) -> None:
+        """As `put`, of what may be there already."""
+        if self.get(key) < tokens:
+            self._total -= self._tokens.pop(key, 0)
+            self.put(key, tokens)
 
     def get(self, key: Key) -> int:
         """Tokens that are left of that call. Counts as a use."""
@@ -60,19 +68,19 @@ class SlotCache:
         #: of each free slot, longest at rest first: which calls' beginnings it holds, and how much of them
         self._free: list[dict[Key, int]] = [{} for _ in range(slots)]
 
-    def take(self, prompt: int, prefix: tuple[Key, int] | None) -> int:
-        """A slot for a prompt of so many tokens, of which `prefix` are another call's. Returns the tokens it holds."""
-        if prefix is None:
+    def take(self, prompt: int, *prefixes: Shared | None) -> int:
+        """A slot for a prompt of so many tokens, of which `prefixes` are others', too. Returns the tokens it holds."""
+        shared = [prefix for prefix in prefixes if prefix is not None]
+        if not shared:
             del self._free[0]
             return 0
-        key, tokens = prefix
-        held = [min(tokens, slot.get(key, 0)) for slot in self._free]
+        held = [max(min(tokens, slot.get(key, 0)) for key, tokens in shared) for slot in self._free]
         best = max(range(len(held)), key=held.__getitem__)
         if held[best] <= self.LEAST_SHARE * prompt:
             best = 0
         del self._free[best]
         return held[best]
 
-    def leave(self, key: Key, tokens: int, prefix: tuple[Key, int] | None) -> None:
-        """The call `key` leaves its slot, with `tokens` of prompt and answer in it."""
-        self._free.append({key: tokens, **(dict([prefix]) if prefix else {})})
+    def leave(self, key: Key, tokens: int, *prefixes: Shared | None) -> None:
+        """The call `key` leaves its slot, with `tokens` of prompt and answer in it, which begin with `prefixes`."""
+        self._free.append({key: tokens, **dict(prefix for prefix in prefixes if prefix is not None)})

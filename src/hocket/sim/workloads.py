@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TypeVar
 
-from hocket.trace import Job, Prefix, Stage
+from hocket.trace import CommonPrefix, Job, Prefix, Stage
 
 T = TypeVar("T")
 
@@ -167,6 +167,7 @@ def web_search(rng: random.Random) -> list[Stage]:
         before = stages[-2] if stages else None
         needs = [stages[-1].id] if stages else []
         think = _llm(f"think{number}", "think", "small", needs, prompt, thought, before.id if before else None)
+        think.common_prefix = CommonPrefix("web-search examples", FEW_SHOT_TOKENS)
         if before is not None:
             think.shares_prefix = Prefix(before.id, before.prompt_tokens + before.output_tokens)
         stages.append(think)
