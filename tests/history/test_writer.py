@@ -24,6 +24,7 @@ from hocket.history.read import Filter, latest
 from hocket.history.recorder import HistoryMetrics, HistoryRecorder, recorder_of
 from hocket.history.store import Store
 from hocket.settings import HistorySettings, Settings
+from hocket.yamlfile import parse_yaml
 from tests.history.conftest import Postgres
 
 
@@ -279,6 +280,36 @@ def test_a_default_that_cannot_be_written_is_told_a_named_one_is_refused(
         recorder_of(Settings(history=HistorySettings(url=str(tmp_path / "file" / "history.db"))))
     with pytest.raises(InputError, match="HISTORY_URL is not set"):
         recorder_of(Settings(history=HistorySettings(url_env="HISTORY_URL")))
+    monkeypatch.setenv("HISTORY_URL", "postgresql://nobody@127.0.0.1:1/x")
+    with pytest.raises(InputError, match="bounded by keep_days"):
+        recorder_of(Settings(history=HistorySettings(url_env="HISTORY_URL", max_mib=5)))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("history: off", False),
+        ("history: true", True),
+        ("history: {url: /data/h.db, keep_days: 2}", HistorySettings(url="/data/h.db", keep_days=2)),
+    ],
+)
+def test_the_settings_file_turns_it_off_on_or_elsewhere(text: str, said: object) -> None:
+    assert parse_yaml(text, Settings, "hocket.yaml").history == said
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("history: {url: a.db, url_env: X}", "hocket.yaml:1: history: `url` and url_env are both set"),
+        ("history: {keep_days: 0}", "keep_days"),
+        ("history: {url: mysql://x}", "'mysql' is not supported"),
+        ("history: nowhere", "history"),
+    ],
+)
+def test_a_bad_setting_is_told_with_its_place(text: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_yaml(text, Settings, "hocket.yaml")
+    assert message in str(caught.value)
 
 
 def test_old_jobs_go_while_a_gateway_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,6 +137,8 @@ def recorder_of(settings: Settings, clock: Callable[[], float] = time.monotonic)
     named = history.url is not None or history.url_env is not None
     try:
         store = Store(url_of(history))
+        if not store.is_file and history.max_mib is not None:
+            raise InputError("history.max_mib is for a SQLite file; PostgreSQL's history is bounded by keep_days")
         store.probe()
     except InputError as error:
         if named:
