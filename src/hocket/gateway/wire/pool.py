@@ -1,9 +1,4 @@
-"""HTTP/1.1 to one replica: a pool of connections that stay open, parsed by httptools (Node's llhttp).
-
-A general client would cost as much as the rest of the gateway (docs/decisions/http-client.md), and most of what it can
-do must not happen here: cookies, redirects, proxies, decompression, retries. What is left is this file. Bytes pass as
-they are; an answer is read as it comes, and no faster than whoever reads it.
-"""
+"""Connections to a replica, and how they are kept."""
 
 from __future__ import annotations
 
@@ -15,148 +10,14 @@ from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
-from multidict import CIMultiDict
+
+from hocket.gateway.wire.response import MAX_WHOLE, Response, WireError
 
 MAX_HEAD = 2**16
 "bytes of an answer's status line and headers"
-MAX_WHOLE = 2**28
-"bytes of an answer that is read as a whole"
-HIGH_WATER = 2**18
-"bytes of an answer that wait for their reader before the engine is made to wait"
 JOIN_BELOW = 2**16
 "a larger body is not copied to be sent with its head"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-
-
-class WireError(Exception):
-    """A replica did not answer, or not all: `kind` is connect, reset, timeout or garbage."""
-
-    def __init__(self, kind: str, why: str) -> None:
-        super().__init__(why)
-        self.kind = kind
-
-
-class Response:
-    """One answer, from its headers on. Read it with `read` or `readany`; `close` it when done with."""
-
-    __slots__ = (
-        "_chunks", "_connection", "_error", "_loop", "_size", "_waiter", "_whole", "complete", "ends_by_close",
-        "headers", "silence_s", "status",
-    )  # fmt: skip
-
-    def __init__(self, connection: _Connection, silence_s: float, loop: asyncio.AbstractEventLoop) -> None:
-        self.status = 0
-        self.headers: CIMultiDict[str] = CIMultiDict()
-        self.ends_by_close = False
-        "nothing but the closing of the connection marks the end, so that a cut cannot be told from it"
-        self.silence_s = silence_s
-        "how long whoever waits for it waits for the next byte"
-        self.complete = False
-        self._connection: _Connection | None = connection
-        self._loop = loop
-        self._chunks: list[bytes] = []
-        self._size = 0
-        self._error: WireError | None = None
-        self._waiter: asyncio.Future[None] | None = None
-        self._whole = False
-
-    async def read(self) -> bytes:
-        """All of the body that is left. Raises WireError."""
-        self._whole = True
-        if self._connection is not None:
-            self._connection.flow()
-        while not self.complete:
-            await self._more()
-        return b"".join(self._chunks)
-
-    async def readany(self) -> bytes:
-        """The next bytes of the body, as many as there are; empty at the end. Raises WireError."""
-        while not self._chunks:
-            if self.complete:
-                return b""
-            await self._more()
-        chunks = self._chunks
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        chunks.clear()
-        self._size = 0
-        if self._connection is not None:
-            self._connection.flow()
-        return data
-
-    @property
-    def drained(self) -> bool:
-        """Whether all of it has come and was read."""
-        return self.complete and not self._chunks
-
-    async def begun(self) -> None:
-        """Wait for the headers. Raises WireError."""
-        while not self.status:
-            await self._more()
-
-    def close(self) -> None:
-        """What has not come yet is cut off."""
-        if self._connection is not None:
-            self._connection.abort()
-
-    async def _more(self) -> None:
-        if self._error is not None:
-            raise self._error
-        if self._connection is not None:
-            self._connection.heard()
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-        if self._error is not None:
-            raise self._error
-
-    # ---------------------------------------------------------------- from the connection
-
-    @property
-    def waited_for(self) -> bool:
-        """Whether somebody waits for the next byte."""
-        return self._waiter is not None
-
-    @property
-    def full(self) -> bool:
-        """Whether more waits for the reader than should."""
-        return self._size > HIGH_WATER and not self._whole
-
-    @property
-    def too_large(self) -> bool:
-        """Whether it is read as a whole and has no end."""
-        return self._size > MAX_WHOLE
-
-    def head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """The status and headers have come."""
-        self.headers.extend((_text(name), _text(value)) for name, value in headers)
-        self.ends_by_close = "Content-Length" not in self.headers and "Transfer-Encoding" not in self.headers
-        self.status = status
-
-    def body(self, data: bytes) -> None:
-        """A piece of the body has come."""
-        self._chunks.append(data)
-        self._size += len(data)
-
-    def wake(self) -> None:
-        """Whatever came last, its reader may look."""
-        waiter = self._waiter
-        if waiter is not None and not waiter.done() and not (self._whole and self.status and not self.complete):
-            waiter.set_result(None)
-
-    def end(self, error: WireError | None) -> None:
-        """Nothing more will come."""
-        self._connection = None
-        self._error = error
-        self.complete = error is None
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-
-def _text(data: bytes) -> str:
-    return data.decode("utf-8", "surrogateescape")
 
 
 class _Connection(asyncio.Protocol):
@@ -291,6 +152,11 @@ class _Connection(asyncio.Protocol):
             response.end(None if ended else WireError("reset", f"the connection closed ({exc or 'end of file'})"))
 
     # ---------------------------------------------------------------- httptools
+
+    def on_message_begin(self) -> None:
+        """An answer begins. One that nobody asked for would be taken for the next call's: another tenant's, maybe."""
+        if self.response is None:
+            self.abort()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header; after the body, a trailer, which nobody waits for."""
