@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hocket.core.events import JobClosed, JobOpened
-from hocket.gateway.answers import StreamMeter
+from hocket.gateway.answers import ResponseMeter, StreamMeter
 from tests.gateway.identity_world import (
     RESPONSES,
     TEXT,
@@ -253,6 +253,14 @@ async def test_the_last_event_of_a_response_stream_is_remembered() -> None:
     last += b'"message","role":"assistant","content":[{"type":"output_text","text":"Here."}]}]}}\n\n'
     one = world.ask(input="Look.", path=RESPONSES, stream=True, tools=[{"type": "function", "name": "look"}])
     one.end_streamed([last[:60], last[60:]], named=True)
+    assert world.ask(input="More.", previous_response_id="resp_s", path=RESPONSES).end().job == one.job
+
+
+async def test_a_response_is_known_before_its_stream_has_ended() -> None:
+    world = World()
+    last = b'event: response.completed\ndata: {"type":"response.completed","response":{"id":"resp_s","output":[]}}\n\n'
+    one = world.ask(input="Look.", path=RESPONSES, stream=True)
+    one.place.listen(ResponseMeter()).feed(last)
     assert world.ask(input="More.", previous_response_id="resp_s", path=RESPONSES).end().job == one.job
 
 

@@ -6,7 +6,7 @@ import re
 
 import msgspec
 
-from hocket.gateway.answers import Meter, StreamEnd
+from hocket.gateway.answers import Meter, ResponseMeter, StreamEnd
 from hocket.gateway.identity.conversation import Chain, Message, Reader, ToolCall
 from hocket.gateway.identity.memory import MAX_TWINS, Memory, Turn
 
@@ -18,7 +18,7 @@ MAX_CALLS = 128
 "tool calls of one answer that are remembered"
 
 _CONTENT = re.compile(rb'"content": ?"([^"\\]*+(?:\\.[^"\\]*+)*+)"')
-_TOOLS, _COMPLETED, _OUTPUT, _DONE = b'"tool_calls"', b'"response.completed"', b'"output"', b"[DONE]"
+_TOOLS, _COMPLETED, _OUTPUT, _DONE = b'"tool_calls"', b'"response.completed"', b'"output"', b"[DONE]\n\n"
 
 
 class _Choice(msgspec.Struct, gc=False):
@@ -109,6 +109,7 @@ class Listener:
 
     def __init__(self, inner: Meter, trail: Trail) -> None:
         self._inner, self._trail = inner, trail
+        self._named = isinstance(inner, ResponseMeter)
         self._chunks: list[bytes] = []
         self._size = 0
         self._text: list[bytes] = []
@@ -122,7 +123,7 @@ class Listener:
     def feed(self, chunk: bytes) -> bytes:
         """See `Meter`."""
         self._chunks.append(chunk)
-        if _DONE in chunk:
+        if chunk.endswith(_DONE) or (self._named and _COMPLETED in chunk):
             self._read()
             self._remember()
             self._trail.complete()  # before the client can: its next request may be here before this answer's end
