@@ -62,8 +62,8 @@ class Message(msgspec.Struct, gc=False):
     def canonical(self) -> bytes:
         """What it says. Arguments of tool calls are left out: their ids stand for them, and clients rewrite them."""
         said = self.content if self.output is None else self.output
-        if self.role == "user":
-            return b"\0user\2%b\3" % text_of(said)  # the most common one, without looking further
+        if self.role == "user" or not (self.tool_calls or self.tool_call_id or self.call_id or self.name):
+            return b"\0%b\2%b\3" % ((self.role or self.type).encode(), text_of(said))
         ids = [call.id or "" for call in self.tool_calls] if self.tool_calls else []
         who = (self.role or self.type, self.tool_call_id or "", self.call_id or "", self.name or "", *ids)
         return b"\0%b\2%b\3" % ("\1".join(who).encode("utf-8", "surrogatepass"), text_of(said))
