@@ -1,4 +1,4 @@
-"""The bare relay: what hocket's stack does when it does nothing but relay. aiohttp's low-level server in, its client out.
+"""The bare relay: what hocket's stack does when it does nothing but relay. aiohttp's server in, its client out.
 
     python benchmarks/_bare_relay.py PORT ENGINE_URL
 

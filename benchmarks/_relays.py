@@ -31,10 +31,16 @@ _TICK = os.sysconf("SC_CLK_TCK")
 class Relay:
     """One running relay. `close` ends it."""
 
-    def __init__(self, name: str, argv: list[str], port: int, log: BufferedWriter, env: Mapping[str, str], cpu: int) -> None:
+    def __init__(
+        self, name: str, argv: list[str], port: int, log: BufferedWriter, env: Mapping[str, str], cpu: int
+    ) -> None:
         self.name, self.port, self._log = name, port, log
         self._process = subprocess.Popen(
-            ["taskset", "-c", str(cpu), *argv], stdout=log, stderr=log, env={**os.environ, **env}, start_new_session=True
+            ["taskset", "-c", str(cpu), *argv],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **env},
+            start_new_session=True,
         )
 
     def wait_until_up(self, within_s: float = 120.0) -> None:

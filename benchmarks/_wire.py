@@ -1,7 +1,7 @@
 """A scripted engine and a load generator in one thread: sockets, epoll and bytes that were formatted beforehand.
 
-Both must be much faster than any relay between them, so nothing is parsed but what ends a message. The engine answers as
-vLLM's server does: keep-alive, a length for a whole answer, chunked transfer-encoding for a stream, one write an event.
+Both must be much faster than any relay between them, so nothing is parsed but what ends a message. The engine answers
+as vLLM's server does: keep-alive, a length for a whole answer, chunked encoding for a stream, one write an event.
 """
 
 from __future__ import annotations
@@ -37,12 +37,14 @@ def _http_chunk(data: bytes) -> bytes:
 
 def _event(delta: bytes, finish: bytes = b"null") -> bytes:
     return (
-        b'data: {"id":"chatcmpl-7f3c2a91d0e84b6f","object":"chat.completion.chunk","created":1760000000,"model":"small",'
-        b'"choices":[{"index":0,"delta":%b,"logprobs":null,"finish_reason":%b}]}\n\n' % (delta, finish)
+        b'data: {"id":"chatcmpl-7f3c2a91d0e84b6f","object":"chat.completion.chunk","created":1760000000,'
+        b'"model":"small","choices":[{"index":0,"delta":%b,"logprobs":null,"finish_reason":%b}]}\n\n' % (delta, finish)
     )
 
 
-_EVENTS = [_http_chunk(_event(b'{"content":" token"}', b'"stop"' if i == CHUNKS - 1 else b"null")) for i in range(CHUNKS)]
+_EVENTS = [
+    _http_chunk(_event(b'{"content":" token"}', b'"stop"' if i == CHUNKS - 1 else b"null")) for i in range(CHUNKS)
+]
 _STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ndate: Sun, 22 Nov 2026 08:00:00 GMT\r\nserver: uvicorn\r\n"
     b"content-type: text/event-stream; charset=utf-8\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -65,7 +67,8 @@ def _whole(body: bytes) -> bytes:
 _ANSWER = _whole(
     b'{"id":"chatcmpl-7f3c2a91d0e84b6f","object":"chat.completion","created":1760000000,"model":"small","choices":'
     b'[{"index":0,"message":{"role":"assistant","content":"%b","tool_calls":[]},"logprobs":null,"finish_reason":"stop"}],'
-    b'"usage":{"prompt_tokens":180,"total_tokens":200,"completion_tokens":20},"prompt_logprobs":null}' % (b" token" * 20)
+    b'"usage":{"prompt_tokens":180,"total_tokens":200,"completion_tokens":20},"prompt_logprobs":null}'
+    % (b" token" * 20)
 )
 _MODELS = _whole(b'{"object":"list","data":[{"id":"small","object":"model","created":1760000000,"owned_by":"vllm"}]}')
 _HEALTH = _whole(b"{}")

@@ -8,7 +8,7 @@ A scripted engine and a load generator share one core, each relay has the other 
 hocket identity, queue, metrics, journal and history are on, as an operator would have it; `lean` is hocket without
 journal and history. All relays run at once and take turns, case by case and round by round, so that noise hits them
 alike; of the rounds the median counts. Cases: `post`, plain posts on 64 connections; `stream`, streams of 20 chunks
-with 0 ms between the engine's steps; `stream 5 ms`; `alone`, one post at a time. CPU time a call is the relay's own, and
+with 0 ms between the engine's steps; `stream 5 ms`; `alone`, one post at a time. CPU time a call is the relay's own,
 steadier than the rate. Then 5,000 streams are opened before the first of them begins. Exit code 1 if a ratio that must
 hold does not, a call was not answered, or a chunk is missing.
 """
@@ -84,7 +84,9 @@ def started(stack: ExitStack, args: argparse.Namespace, wire: Wire, directory: P
     return relays
 
 
-def measure(wire: Wire, relays: dict[str, Relay], args: argparse.Namespace) -> tuple[dict[str, dict[str, Figures]], list[str]]:
+def measure(
+    wire: Wire, relays: dict[str, Relay], args: argparse.Namespace
+) -> tuple[dict[str, dict[str, Figures]], list[str]]:
     """All cases, all systems, round by round; and what went wrong."""
     figures = {case: {name: Figures() for name in ("direct", *relays)} for case in CASES}
     wrong: list[str] = []
@@ -99,7 +101,9 @@ def measure(wire: Wire, relays: dict[str, Relay], args: argparse.Namespace) -> t
                 note(figures[case][name], counted, relay.cpu_s() - before if relay else 0.0)
                 if counted.wrong or counted.unanswered:
                     first = counted.wrong[0] if counted.wrong else b""
-                    wrong.append(f"{name}, {case}: {len(counted.wrong)} wrong, {counted.unanswered} unanswered; {first!r}")
+                    wrong.append(
+                        f"{name}, {case}: {len(counted.wrong)} wrong, {counted.unanswered} unanswered; {first!r}"
+                    )
             print(f"round {round_ + 1} of {args.rounds}: {case}", end="   \r", file=sys.stderr, flush=True)
     return figures, wrong
 
@@ -141,7 +145,9 @@ def report(figures: dict[str, dict[str, Figures]]) -> list[str]:
                 holds = found >= at_least
                 console.print(f"{case}: {name} / {other} = {found:.2f}, must be >= {at_least:g}")
                 if not holds:
-                    wrong.append(f"{case}: {name} does only {found:.2f} of what {other} does; {at_least:g} is asked for")
+                    wrong.append(
+                        f"{case}: {name} does only {found:.2f} of what {other} does; {at_least:g} is asked for"
+                    )
     return wrong
 
 
