@@ -199,5 +199,7 @@ async def test_no_call_is_lost_or_doubled(start: Start) -> None:
     ends = Counter(f"{outcome.status} {outcome.code or 'complete'}" for outcome in calls if not outcome.gone)
     print(dict(ends))
     assert ends["200 complete"] > 0.75 * CALLS, f"the engines behave five times in six: {ends}"
+    await world.gateway.stop()
     for replica in replicas:
         await replica.stop()
+    await asyncio.sleep(0.05)  # connections that a dying replica had just accepted see that the gateway is gone
