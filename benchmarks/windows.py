@@ -230,7 +230,9 @@ def compare(
     """Print one line; return its figures and what does not hold."""
     fixed = {window: run(window)[0] for window in windows}
     rate, steps = run("auto")
-    best = max(fixed.values())
+    # the best of several was also the luckiest, and a machine changes its pace: measured once more, right after
+    winner = max(fixed, key=fixed.__getitem__)
+    best = (fixed[winner] + run(winner)[0]) / 2.0
     found = steps[-1][2]
     moved = sorted({home for at, _, home in steps if at > LEARN_S})
     cells = "  ".join(f"{window}: {value:.0f}" for window, value in fixed.items())

@@ -36,7 +36,10 @@ def write(folder: Path, text: str) -> Path:
 def test_the_contract(tmp_path: Path) -> None:
     settings = load_settings(write(tmp_path, CONTRACT))
     assert settings.to_spec() == SchedulerSpec(
-        engines=[EngineSpec("small", ["small"])], policy=("las",), tenants=[TenantSpec("team-a", 2.0)]
+        engines=[EngineSpec("small", ["small"])],
+        policy=("las",),
+        routing="affinity",
+        tenants=[TenantSpec("team-a", 2.0)],
     )
     assert settings.address == ("127.0.0.1", 8080)
 

@@ -86,7 +86,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     "observe: pass every call through at once, and only record"
     policy: str | list[str] = "default"
     "a name, or orderings from coarse to fine scope"
-    routing: str = "least-loaded"
+    routing: str = "affinity"
     engines: list[EngineSettings] = field(default_factory=lambda: [EngineSettings(name="small", kind="embedded")])
     tenants: list[TenantSettings] = []
     "none = open to whoever can reach the port; then only a loopback address is allowed"
