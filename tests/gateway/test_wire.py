@@ -128,7 +128,9 @@ async def test_a_connection_is_not_given_back_before_its_request_has_left() -> N
     async with pool("http://127.0.0.1:{1}".format(*server.sockets[0].getsockname())) as wire:
         response = await wire.request("POST", "/", {}, b"x" * 2**25)
         assert await response.read() == b"hi"
-        assert not wire._idle
+        await asyncio.sleep(0.01)
+        assert not wire._idle and not wire._all, "nor kept until the replica reads it"
+        await asyncio.sleep(0.3)
     server.close()
     over.set()
     await asyncio.sleep(0.02)
@@ -152,6 +154,26 @@ async def test_what_comes_unasked_ends_the_connection(more: bytes, later: bool) 
         await asyncio.sleep(0.03)
         assert await get(wire) == b"hi"
         assert server.connections == 2
+
+
+@pytest.mark.parametrize(("after_s", "connections"), [(0.0, 2), (0.4, 1)])
+async def test_a_request_that_met_a_closing_connection_is_sent_again(after_s: float, connections: int) -> None:
+    """The replica closed an idle connection while a request was on its way: no failure. Later it may be a death."""
+
+    async def script(number: int, writer: asyncio.StreamWriter) -> None:
+        if number == 2:
+            await asyncio.sleep(after_s)
+            raise OSError
+        await say(OK, writer)
+
+    async with peer(script) as server, pool(server.url) as wire:
+        assert await get(wire) == b"hi"
+        if connections == 2:
+            assert await get(wire) == b"hi"
+        else:
+            with pytest.raises(WireError, match="closed"):
+                await get(wire)
+        assert server.connections == connections
 
 
 async def test_1xx_is_no_answer_and_a_trailer_no_header() -> None:
@@ -204,8 +226,9 @@ async def test_failures_have_kinds(answer: bytes, hangs: bool, kind: str) -> Non
         assert not wire._idle and not wire._all
 
 
-async def test_nobody_listens() -> None:
-    async with pool("http://127.0.0.1:9") as wire:
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://no..host", f"http://{'a' * 70}.example"])
+async def test_nobody_listens(url: str) -> None:
+    async with pool(url) as wire:
         with pytest.raises(WireError) as failed:
             await get(wire)
         assert failed.value.kind == "connect"
@@ -257,6 +280,19 @@ async def test_a_slow_reader_makes_the_replica_wait() -> None:
         first = await response.readany()
         assert len(first) < 4 * HIGH_WATER
         assert len(first) + len(await response.read()) == 400 * 2**16
+
+
+async def test_trailers_without_end_are_not_kept() -> None:
+    async def script(_: int, writer: asyncio.StreamWriter) -> None:
+        await say(HEAD + b"2\r\nhi\r\n0\r\n" + b"X-Late: y\r\n" * 1000, writer)
+        await asyncio.sleep(1.0)
+
+    async with peer(script) as server, pool(server.url) as wire:
+        response = await wire.request("POST", "/", {}, b"")
+        assert await response.readany() == b"hi"
+        await asyncio.sleep(0.05)
+        assert not [fields for connection in wire._all if (fields := connection._fields)]
+        response.close()
 
 
 async def test_a_cancelled_request_cuts_its_connection() -> None:

@@ -17,6 +17,8 @@ MAX_HEAD = 2**16
 "bytes of an answer's status line and headers"
 JOIN_BELOW = 2**16
 "a larger body is not copied to be sent with its head"
+STALE_S = 0.25
+"a reset so soon after a request on a used connection met it closing; later, the replica may have worked on it"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -52,6 +54,11 @@ class _Connection(asyncio.Protocol):
     def usable(self) -> bool:
         """Whether a request can be sent."""
         return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing of the answer has come."""
+        return self._head == 0
 
     def request(self, head: bytes, body: bytes) -> Response:
         """Send one; its answer comes."""
@@ -160,7 +167,8 @@ class _Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header; after the body, a trailer, which nobody waits for."""
-        self._fields.append((name, value))
+        if self.response is not None and not self.response.status:
+            self._fields.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The head is there. 1xx is none."""
@@ -177,7 +185,6 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """The answer is complete: the connection may serve the next call while this one is still read."""
         response = self.response
-        self._fields.clear()
         if response is None or not response.status:
             return
         self.response = None
@@ -186,7 +193,7 @@ class _Connection(asyncio.Protocol):
         if keep and not self._transport.get_write_buffer_size():  # type: ignore[union-attr]
             self._pool.give_back(self)
         else:
-            self.close()
+            self.abort()  # not close: that would wait until the replica has read all of a request it has answered
         response.end(None)
 
 
@@ -233,14 +240,17 @@ class Pool:
         head = "".join(lines)
         if not head.count("\n") == head.count("\r") == len(lines) - 1 + self._tail.count("\n"):
             raise ValueError("a line end inside a header")
-        connection = self._idle_one() or await self._connect()
-        response = connection.request(head.encode() + b"\r\n", body)
-        try:
-            await response.begun()
-        except BaseException:
-            response.close()
-            raise
-        return response
+        sent = head.encode() + b"\r\n"
+        idle = self._idle_one()
+        if idle is not None:
+            at = self.loop.time()
+            try:
+                return await _answer_to(idle.request(sent, body))
+            except WireError as error:
+                if error.kind != "reset" or not idle.silent or self.loop.time() - at > STALE_S:
+                    raise
+        connection = await self._connect()
+        return await _answer_to(connection.request(sent, body))
 
     def _idle_one(self) -> _Connection | None:
         oldest = self.loop.time() - self._keep_alive_s
@@ -257,7 +267,7 @@ class Pool:
                 _, connection = await self.loop.create_connection(
                     lambda: _Connection(self), self._host, self._port, ssl=self._tls
                 )
-        except OSError as error:  # TimeoutError is one
+        except (OSError, UnicodeError) as error:  # TimeoutError is the first; a name that can be none, the second
             raise WireError("connect", f"{type(error).__name__} {error}") from error
         if not connection.usable:
             raise WireError("reset", "the connection closed at once")
@@ -300,3 +310,13 @@ class Pool:
         self._idle.clear()
         for connection in list(self._all):
             connection.abort()
+
+
+async def _answer_to(response: Response) -> Response:
+    """The same, once its headers are there."""
+    try:
+        await response.begun()
+    except BaseException:
+        response.close()
+        raise
+    return response
