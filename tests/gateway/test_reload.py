@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from msgspec import structs
 
 from hocket.core.commands import Dispatch
+from hocket.engines.embedded import EmbeddedSpec
 from hocket.errors import InputError
 from hocket.settings import EngineSettings, TenantSettings
 from tests.gateway.conftest import Running, Start, soon
@@ -107,6 +109,63 @@ async def test_a_bad_file_changes_nothing(engine: ScriptedEngine, start: Start) 
     with pytest.raises(InputError, match="NO_SUCH_KEY is not set"):
         await change(world, engines=engines(engine, api_key_env="NO_SUCH_KEY"), policy="fcfs")
     assert world.gateway.scheduler.spec is spec
+    assert b"[DONE]" in await stream(world)
+
+
+class Processes:
+    """Stand for those of an embedded engine; tests say what happens to them."""
+
+    made: list[Processes] = []
+
+    def __init__(self, name: str, spec: EmbeddedSpec, up: Callable[[str, str], None], down: Callable[[str], None]):
+        self.up, self.down = up, down
+        self.made.append(self)
+
+    async def start(self) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> list[Processes]:
+    monkeypatch.setattr("hocket.gateway.fleet.EmbeddedEngine", Processes)
+    monkeypatch.setattr("hocket.engines.weights.pull", Path)
+    monkeypatch.setattr(Processes, "made", [])
+    return Processes.made
+
+
+async def test_processes_that_end_their_last_calls_speak_for_nobody(
+    engine: ScriptedEngine, engine2: ScriptedEngine, start: Start, processes: list[Processes]
+) -> None:
+    """One that dies, or starts again, while it is let go must not take the place of the one that came after it."""
+    settings = EngineSettings(name="small", kind="embedded")
+    world = await start(engines=[settings])
+    processes[0].up("small-0", engine.url)
+    call = asyncio.create_task(stream(world))
+    await soon(lambda: world.inflight == 1)
+    await change(world, engines=[structs.replace(settings, context=1024)])
+    processes[1].up("small-0", engine2.url)
+    processes[0].down("small-0")
+    processes[0].up("small-0", engine.url)
+    assert b"[DONE]" in await call
+    await stream(world)
+    assert (len(engine.seen), len(engine2.seen)) == (1, 1)
+    await change(world, engines=[EngineSettings(name="other", models=["small"], replicas=[engine.url])])
+    processes[1].down("small-0")
+    processes[1].up("small-0", engine2.url)
+    await stream(world)
+    assert (len(engine.seen), len(engine2.seen)) == (2, 1)
+
+
+async def test_an_embedded_engine_that_cannot_be_changes_nothing(
+    engine: ScriptedEngine, start: Start, processes: list[Processes]
+) -> None:
+    world = await start(engine)
+    with pytest.raises(InputError, match="context"):
+        await change(world, engines=[EngineSettings(name="small", kind="embedded", context=1)])
+    assert not processes
     assert b"[DONE]" in await stream(world)
 
 

@@ -105,13 +105,21 @@ class Fleet:
             await served.embedded.start()
 
     def _embed(self, engine: EngineSettings) -> EmbeddedEngine:
+        def serves() -> bool:
+            """Not any more where other settings let it go: it ends its last calls, and speaks for no replica."""
+            served = self.engines.get(engine.name)
+            return served is not None and served.embedded is embedded
+
         def up(replica: str, url: str) -> None:
-            self.add(engine.name, replica, url)
+            if serves():
+                self.add(engine.name, replica, url)
 
         def down(replica: str) -> None:
-            self.remove(engine.name, replica)
+            if serves():
+                self.remove(engine.name, replica)
 
-        return EmbeddedEngine(engine.name, embedded_spec(engine), up, down)
+        embedded = EmbeddedEngine(engine.name, embedded_spec(engine), up, down)
+        return embedded
 
     # ---------------------------------------------------------------- the settings change
 
@@ -123,6 +131,7 @@ class Fleet:
         new = {engine.name: Served(engine, engine_key(engine)) for engine in settings.engines}
         for engine in settings.engines:
             if engine.kind == "embedded":
+                embedded_spec(engine).check()
                 await asyncio.to_thread(weights.pull, engine.weights or engine.name)
         self._timeouts, self._health, self._patience_s = settings.timeouts, settings.health, settings.shutdown_s
         for name, old in self.engines.items():
