@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from hocket.core.events import CallStreamed
 from hocket.settings import EngineSettings
@@ -220,6 +221,26 @@ async def test_two_requests_on_one_connection(engine: ScriptedEngine, start: Sta
                 assert response.status == 200
                 await response.read()
     assert len(engine.seen) == 3
+
+
+async def test_a_slow_client_holds_no_slot_for_the_end_of_its_stream(
+    engine: ScriptedEngine, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor can its call be aborted then: the error would come behind the end, as the next answer's beginning."""
+    held: list[int] = []
+    write_eof = web.StreamResponse.write_eof
+
+    async def last(response: web.StreamResponse, data: bytes = b"") -> None:
+        held.append(world.inflight)
+        await write_eof(response, data)
+
+    monkeypatch.setattr("hocket.gateway.downstream._Stream.write_eof", last)
+    world = await start(engine)
+    for script in (Script(), Script(do="error-event")):
+        engine.plan.append(script)
+        async with world.post({"stream": True}) as response:
+            await response.read()
+    assert held and set(held) == {0}
 
 
 @pytest.mark.parametrize(("policy", "several"), [("las", True), ("call-fcfs", False)])

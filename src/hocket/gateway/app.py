@@ -121,8 +121,9 @@ class Gateway:
             self._site = None
         await self.driver.quiet(self.settings.shutdown_s if patience_s is None else patience_s)
         for call in list(self.driver.live.values()):
-            call.cancelled()
-            call.give(Abort(call.id, "shutdown"))
+            if call.id in self.scheduler.calls:  # else its client has only to read the end of its answer
+                call.cancelled()
+                call.give(Abort(call.id, "shutdown"))
         await self.driver.quiet(1.0)
         await self._runner.cleanup()
         self.places.stop()

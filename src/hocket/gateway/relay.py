@@ -214,12 +214,13 @@ class Relay:
         if upstream.ends_by_close and not end.done and not end.failed:
             await response.write(last)
             raise ReplicaFailed("reset", "cut before its last event")
-        await response.write_eof(last)  # with the end of the stream: one write less
+        # the engine is done: a client that reads slowly holds no slot for the last bytes, nor can it be aborted then
         if end.failed:
-            # the engine has told the client so itself
+            # the engine tells the client so itself
             call.failed("status", 500, first_byte=True)
         else:
             self._finished(end)
+        await response.write_eof(last)  # with the end of the stream: one write less
         return end
 
     async def _first_chunk(self, replica: Replica, body: bytes) -> bytes:
