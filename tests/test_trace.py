@@ -85,6 +85,14 @@ BAD = {
     "tool without duration": (job({"id": "s", "name": "s", "kind": "tool"}), "a tool stage without duration_s"),
     "negative duration": (job({"id": "s", "name": "s", "kind": "tool", "duration_s": -1}), "duration_s is -1"),
     "unknown planner": (job(llm("s0", revealed_by="s9")), "revealed_by 's9'"),
+    "a common prefix without a name": (
+        job(llm("s0", common_prefix={"id": "", "tokens": 1})),
+        "common_prefix.id is empty",
+    ),
+    "a common prefix that is longer than the prompt": (
+        job(llm("s0", common_prefix={"id": "a", "tokens": 11})),
+        "common_prefix.tokens is 11",
+    ),
     "prefix of nothing": (job(llm("s0", shares_prefix={"stage": "s9", "tokens": 1})), "shares_prefix with 's9'"),
     "prefix too long": (
         job(llm("s0"), llm("s1", ["s0"], shares_prefix={"stage": "s0", "tokens": 11})),
