@@ -184,6 +184,8 @@ _DELTA = b"_text.delta\n"
 "the end of the name of an event that carries a token"
 _MARGIN = 32
 "bytes of the chunk before in which the name of an event may have begun"
+MAX_LAST_EVENT = 2**26
+"bytes; a longer event is passed on, and not read"
 
 
 class ResponseMeter:
@@ -192,17 +194,20 @@ class ResponseMeter:
     Its last event repeats the whole answer, so it is of any size: it is collected from its name on.
     """
 
-    __slots__ = ("_before", "_last", "events")
+    __slots__ = ("_before", "_last", "_room", "events")
 
     def __init__(self) -> None:
         self.events = 0
         self._before = b""
+        self._room = MAX_LAST_EVENT
         self._last: list[bytes] | None = None
 
     def feed(self, chunk: bytes) -> bytes:
         """See `Meter`."""
         if self._last is not None:
-            self._last.append(chunk)
+            if self._room > 0:
+                self._room -= len(chunk)
+                self._last.append(chunk)
             return chunk
         seen = self._before + chunk
         self.events += seen.count(_DELTA, max(len(self._before) - len(_DELTA) + 1, 0))

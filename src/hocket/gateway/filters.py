@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -22,6 +22,8 @@ MAX_USAGE_EVENT = 2**13
 "bytes; a longer event is not the one that holds the usage"
 _WBITS = 31
 "zlib's window argument for gzip"
+_SLICE = 2**14
+"bytes unpacked at once: at the end of a member zlib copies what is left of them"
 
 CODING = "gzip"
 "the one content coding that hocket can undo, and asks engines for where a client takes it"
@@ -79,19 +81,22 @@ class _Unpacker:
         return self._zlib.eof
 
     def feed(self, data: bytes) -> bytes:
-        out = []
+        slices = (data[at : at + _SLICE] for at in range(0, len(data), _SLICE))
+        return b"".join(piece for some in slices for piece in self._pieces(some))
+
+    def _pieces(self, data: bytes) -> Iterator[bytes]:
         while data:
             if self._zlib.eof:  # another member follows
                 self._zlib = zlib.decompressobj(_WBITS)
             try:
-                out.append(self._zlib.decompress(data, self._room + 1))
+                piece = self._zlib.decompress(data, self._room + 1)
             except zlib.error as error:
                 raise GarbageError(f"gzip that cannot be unpacked: {error}") from None
-            self._room -= len(out[-1])
+            self._room -= len(piece)
             if self._room < 0:
                 raise GarbageError(f"more than {MAX_UNPACKED >> 20} MiB when unpacked")
+            yield piece
             data = self._zlib.unused_data
-        return b"".join(out)
 
 
 def meter_for(headers: Mapping[str, str], inner: Meter, accepted: str, sifted: bool) -> tuple[Meter, bool]:
