@@ -15,6 +15,7 @@ import pytest
 from hocket.core.events import CallFinished
 from hocket.settings import EngineSettings
 from tests.gateway.conftest import Running, Start
+from tests.gateway.test_identity import TENANTS, key
 from tests.scripted_engine import Script, ScriptedEngine, chunks
 
 
@@ -98,6 +99,19 @@ async def test_a_stored_response_is_asked_of_the_replica_that_gave_it(
         assert await world.error(response) == (404, "unknown_response")
     async with world.http.put(url) as response:
         assert response.headers["Allow"] == "GET, DELETE" and response.status == 405
+
+
+async def test_no_tenant_goes_on_from_anothers_response(engine: ScriptedEngine, start: Start) -> None:
+    world = await start(engine, tenants=TENANTS)
+    await one(world, {"input": "a"}, "/v1/responses", headers=key("a"))
+    ((_, response),) = world.gateway.responses._held
+    body = {"input": "b", "previous_response_id": response}
+    async with world.post(body, "/v1/responses", headers=key("b")) as answer:
+        assert await world.error(answer) == (404, "unknown_response")
+    await one(world, body, "/v1/responses", headers=key("a"))
+    # one that nobody is known to have is the engine's to know
+    await one(world, {**body, "previous_response_id": "resp_of_yesterday"}, "/v1/responses", headers=key("b"))
+    assert len(engine.seen) == 3
 
 
 # ---------------------------------------------------------------- tokenizing

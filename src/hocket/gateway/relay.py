@@ -23,6 +23,7 @@ from hocket.gateway.driver import LiveCall
 from hocket.gateway.filters import CODING, accepts, coding_of, meter_for, readable, unpack
 from hocket.gateway.openai import (
     ENDPOINTS,
+    ApiError,
     Endpoint,
     Request,
     edited,
@@ -52,6 +53,8 @@ async def complete(gateway: Gateway, tenant: TenantSettings, http: web.BaseReque
     endpoint = ENDPOINTS[path]
     body = await gateway.read(http)
     asked = parse_request(body, endpoint)
+    if asked.previous_response_id is not None:
+        _check_before(gateway, tenant, asked.previous_response_id)
     place = gateway.places.place(tenant, http.headers, asked, chained=endpoint.streams)
     scheduler = gateway.driver.scheduler
     if scheduler.engine_for(place.app, place.stage, asked.model) is None:
@@ -61,6 +64,14 @@ async def complete(gateway: Gateway, tenant: TenantSettings, http: web.BaseReque
         return await Relay(gateway, tenant.name, http, call, endpoint, asked, body, place).run()
     finally:
         gateway.places.leave(place, call)
+
+
+def _check_before(gateway: Gateway, tenant: TenantSettings, response: object) -> None:
+    """Raise ApiError 404 for a response of another tenant: the engine, which knows no tenants, would go on from it."""
+    others = [other.name for other in gateway.settings.tenants]
+    if isinstance(response, str) and gateway.responses.of_another(tenant.name, response, others):
+        message = f"there is no response '{response[:200]}' of yours"
+        raise ApiError(404, message, code="unknown_response", param="previous_response_id")
 
 
 class Relay:

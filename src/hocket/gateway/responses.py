@@ -6,6 +6,7 @@ Ids are the engine's; a tenant finds its own alone.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 
 REMEMBERED = 50_000
 "responses; the one that was used the longest ago is forgotten first"
@@ -38,6 +39,10 @@ class Responses:
         if held is not None:
             self._held.move_to_end((tenant, response))
         return held
+
+    def of_another(self, tenant: str, response: str, tenants: Iterable[str]) -> bool:
+        """Whether this response is not known to be this tenant's, and known to be one of the others'."""
+        return (tenant, response) not in self._held and any((other, response) in self._held for other in tenants)
 
     def forget(self, tenant: str, response: str) -> None:
         """It was deleted."""
