@@ -44,7 +44,7 @@ class Asynchronous:
 
     def __init__(self, loop: virtual_time.VirtualLoop, jobs: list[Job], setup: Setup, spec: SchedulerSpec) -> None:
         self.loop, self.jobs, self.tap = loop, jobs, Tap()
-        self.driver = Driver(build(spec), clock=loop.time, observer=self.tap)
+        self.driver = Driver(build(spec), clock=loop.time, observers=[self.tap])
         ids = itertools.count(1)
         self.new_id = self.driver.new_id = lambda kind: str(next(ids))  # type: ignore[method-assign]
         report = self.driver.scheduler.wants_progress
