@@ -291,3 +291,21 @@ async def test_random_headers(engine: ScriptedEngine, start: Start, seed: int) -
         assert not status.startswith(b"5"), (seed, lines, answer)
     assert b"400" in found
     assert await latency(world, 3) < 1.0
+
+
+async def test_one_connection_too_many_is_told_and_the_others_stay(engine: ScriptedEngine, start: Start) -> None:
+    world = await start(engine, max_connections=20)
+    async with world.post({}) as response:  # keeps its connection
+        await response.read()
+    async with attackers(world, 19) as others:
+        async with attackers(world, 1) as (late,):
+            answer = await late.ends(2.0)
+            assert answer.startswith(b"HTTP/1.1 503 ") and b"too_many_connections" in answer
+        others[0].writer.write(CALL)
+        assert (await others[0].reader.readline()).startswith(b"HTTP/1.1 200")
+        async with world.post({}) as response:
+            assert response.status == 200
+    await soon(lambda: world.gateway._runner.server.open <= 1)  # type: ignore[union-attr]
+    async with attackers(world, 1) as (again,):
+        again.writer.write(CALL)
+        assert (await again.reader.readline()).startswith(b"HTTP/1.1 200")

@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     settings = reread()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     _pull(settings)
+    _allow_files()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(_serve(settings, None if args.config is None else reread))
 
@@ -62,6 +63,19 @@ def _pull(settings: Settings) -> None:
     for engine in settings.engines:
         if engine.kind == "embedded":
             weights.pull(engine.weights or engine.name)
+
+
+def _allow_files() -> None:
+    """Open as many files as the system lets this process: a connection is one, and the usual limit is 1,024."""
+    try:
+        import resource
+    except ImportError:  # not there on every platform
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    except (OSError, ValueError):  # some systems say "unlimited" and do not mean it
+        pass
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

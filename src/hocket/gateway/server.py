@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from http import HTTPStatus
 from typing import Any
 
 from aiohttp import web
@@ -52,6 +53,8 @@ class Server(web.Server):
         )
         #: may be replaced while it serves
         self.settings = settings
+        #: connections that are there
+        self.open = 0
 
     def __call__(self) -> RequestHandler:
         """A protocol for a new connection."""
@@ -61,10 +64,11 @@ class Server(web.Server):
 class Connection(RequestHandler):
     """One client's connection."""
 
-    __slots__ = ("_head", "_heard", "_stalled", "_timeouts")
+    __slots__ = ("_head", "_heard", "_server", "_stalled", "_timeouts")
 
     def __init__(self, manager: Server, **more: Any) -> None:
         super().__init__(manager, **more)
+        self._server = manager
         self._timeouts = manager.settings.timeouts
         self._head: asyncio.TimerHandle | None = None
         self._heard = False
@@ -75,7 +79,11 @@ class Connection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client is there."""
         super().connection_made(transport)
-        self._head = self._loop.call_later(self._timeouts.request, self._no_head)
+        self._server.open += 1
+        if self._server.open > self._server.settings.max_connections:
+            self._refuse(ApiError(503, "too many connections; try again", code="too_many_connections"))
+        else:
+            self._head = self._loop.call_later(self._timeouts.request, self._no_head)
 
     def data_received(self, data: bytes) -> None:
         """A piece of a request."""
@@ -94,11 +102,19 @@ class Connection(RequestHandler):
         if self.transport is None or self._waiter is None or self._waiter.done():
             return
         if self._heard:  # else it was opened in advance, and would take an answer for that to its first request
-            error = ApiError(408, "the request's headers did not come in time", code="request_timeout")
-            self.transport.write(
-                b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\n"
-                b"Content-Length: %d\r\n\r\n%b" % (len(error.body), error.body)
-            )
+            self._refuse(ApiError(408, "the request's headers did not come in time", code="request_timeout"))
+        else:
+            self.force_close()
+
+    def _refuse(self, error: ApiError) -> None:
+        """Answer what is no request yet, and close."""
+        if self.transport is None:
+            return
+        status, body = HTTPStatus(error.status), error.body
+        self.transport.write(
+            b"HTTP/1.1 %d %b\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b"
+            % (status, status.phrase.encode(), len(body), body)
+        )
         self.force_close()
 
     # ---------------------------------------------------------------- answers that are not read
@@ -125,6 +141,7 @@ class Connection(RequestHandler):
             if timer is not None:
                 timer.cancel()
         self._head = self._stalled = None
+        self._server.open -= 1
         super().connection_lost(exc)
 
     # ---------------------------------------------------------------- what is no HTTP

@@ -15,6 +15,7 @@ from hocket.core.spec import EngineSpec, Route, SchedulerSpec, TenantSpec
 from hocket.errors import InputError
 from hocket.policies import compose, routing, spell_out
 from hocket.settings.checks import (
+    Count,
     Seconds,
     base_url,
     check_digest,
@@ -107,6 +108,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     admin_key_sha256: str | None = None
     "of the key for /admin; None = only an open gateway, which is a loopback one, has /admin"
     body_limit_mib: Annotated[float, Meta(gt=0, le=1024)] = 32
+    max_connections: Count = 10_000
+    "of clients at once; more are told to try again. Each call needs one to an engine besides"
     shutdown_s: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
     "how long calls may take to end after SIGTERM"
     seed: int = 0
