@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,9 @@ class Processes:
         self.made.append(self)
 
     async def start(self) -> None:
+        await asyncio.sleep(0.3)
+
+    def begin(self, path: Path) -> None:
         pass
 
     async def stop(self) -> None:
@@ -167,6 +171,20 @@ async def test_an_embedded_engine_that_cannot_be_changes_nothing(
         await change(world, engines=[EngineSettings(name="small", kind="embedded", context=1)])
     assert not processes
     assert b"[DONE]" in await stream(world)
+
+
+async def test_an_operator_who_does_not_wait_for_the_end_of_a_reload(
+    engine: ScriptedEngine, engine2: ScriptedEngine, start: Start, processes: list[Processes]
+) -> None:
+    """All of the new settings hold, not half of them."""
+    world = await start(engine)
+    late = EngineSettings(name="late", replicas=[engine2.url])
+    new = structs.replace(world.gateway.settings, engines=[EngineSettings(name="small", kind="embedded"), late])
+    world.gateway._reread = lambda: new
+    with suppress(TimeoutError):
+        await world.http.post(f"{world.url}/admin/reload", timeout=aiohttp.ClientTimeout(0.2))
+    await soon(lambda: world.gateway.settings is new)
+    assert b"[DONE]" in await stream(world, {**SLOW, "model": "late"})
 
 
 async def test_tenants_come_and_go(engine: ScriptedEngine, start: Start) -> None:

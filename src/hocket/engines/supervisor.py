@@ -51,7 +51,10 @@ class EmbeddedEngine:
 
     async def start(self) -> None:
         """Fetch the weights if need be and begin to start the replicas. Raises InputError if they cannot be had."""
-        path = await asyncio.to_thread(weights.pull, self.spec.weights)
+        self.begin(await asyncio.to_thread(weights.pull, self.spec.weights))
+
+    def begin(self, path: Path) -> None:
+        """Begin to start the replicas, of the weights that are there."""
         loop = asyncio.get_running_loop()
         for index in range(self.spec.replicas):
             ready = loop.create_future()

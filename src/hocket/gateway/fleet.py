@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
 
 from msgspec import Struct
 
@@ -50,8 +51,9 @@ class Fleet:
 
     async def start(self) -> None:
         """Make remote replicas known, begin to start embedded ones, and look after all of them."""
+        paths = await _weights([served.settings for served in self.engines.values()])
         for served in self.engines.values():
-            await self._bring(served)
+            self._bring(served, paths)
         self._checks = asyncio.create_task(self._check_all())
 
     async def ready(self) -> None:
@@ -64,12 +66,12 @@ class Fleet:
         """End the processes, close the connections. No call may be open."""
         if self._checks is not None:
             self._checks.cancel()
-        for served in self.engines.values():
-            if served.embedded is not None:
-                await served.embedded.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for served in self.engines.values():
+            if served.embedded is not None:
+                await served.embedded.stop()
         for replica in self.replicas.values():
             await replica.close()
         self.replicas.clear()
@@ -95,14 +97,14 @@ class Fleet:
             self._driver.tell(ev.ReplicaRemoved(self._driver.clock(), engine, replica, died))
             gone.retire()
 
-    async def _bring(self, served: Served) -> None:
+    def _bring(self, served: Served, paths: dict[str, Path]) -> None:
         engine = served.settings
         if engine.kind != "embedded":
             for url in remote(engine):
                 self.add(engine.name, url, url)
         elif served.embedded is None:
             served.embedded = self._embed(engine)
-            await served.embedded.start()
+            served.embedded.begin(paths[engine.name])
 
     def _embed(self, engine: EngineSettings) -> EmbeddedEngine:
         def serves() -> bool:
@@ -129,10 +131,8 @@ class Fleet:
         Calls on replicas that go end there. An embedded engine that is set up in another way starts anew.
         """
         new = {engine.name: Served(engine, engine_key(engine)) for engine in settings.engines}
-        for engine in settings.engines:
-            if engine.kind == "embedded":
-                embedded_spec(engine).check()
-                await asyncio.to_thread(weights.pull, engine.weights or engine.name)
+        paths = await _weights(settings.engines)
+        # from here on nothing waits: whoever asked for this may be gone at any moment, and must not leave half of it
         self._timeouts, self._health, self._patience_s = settings.timeouts, settings.health, settings.shutdown_s
         for name, old in self.engines.items():
             kept = new.get(name)
@@ -149,7 +149,7 @@ class Fleet:
         self.engines = new
         self._driver.tell(ev.SettingsChanged(self._driver.clock(), settings.to_spec()))
         for served in new.values():
-            await self._bring(served)
+            self._bring(served, paths)
         for place, replica in list(self.replicas.items()):
             if new[place[0]].embedded is not None:
                 self.add(*place, replica.url)
@@ -218,6 +218,17 @@ def embedded_spec(engine: EngineSettings) -> EmbeddedSpec:
         alias=engine.served[0],
         cpus=engine.cpus,
     )
+
+
+async def _weights(engines: Sequence[EngineSettings]) -> dict[str, Path]:
+    """Where the weights of the embedded engines are: on disk from now on. Raises InputError."""
+    paths = {}
+    for engine in engines:
+        if engine.kind == "embedded":
+            spec = embedded_spec(engine)
+            spec.check()
+            paths[engine.name] = await asyncio.to_thread(weights.pull, spec.weights)
+    return paths
 
 
 def _same_processes(old: EngineSettings, new: EngineSettings) -> bool:
