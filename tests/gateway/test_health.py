@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
+
 from hocket.core.events import ReplicaObserved
 from hocket.settings import EngineSettings, Health
 from tests.gateway.conftest import Running, Start, soon
@@ -61,14 +63,17 @@ async def test_one_miss_is_no_illness(engine: ScriptedEngine, start: Start) -> N
 
 
 async def test_a_replica_that_is_gone_is_found_without_a_call(
-    engine: ScriptedEngine, engine2: ScriptedEngine, start: Start
+    engine: ScriptedEngine, engine2: ScriptedEngine, start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     world = await start(engine, engine2, health=OFTEN)
     port = int(engine.url.rpartition(":")[2])
     await engine.stop()
     await soon(lambda: limits(world) == [0, 8])
+    assert f"replica {engine.url} of small does not answer as it should: ConnectionRefusedError" in caplog.text
     await engine.start(port)
     await soon(lambda: limits(world) == [8, 8])
+    engine.healthy = False
+    await soon(lambda: "as it should: status 503" in caplog.text)
 
 
 async def test_the_breaker_opens_tries_one_call_and_closes(

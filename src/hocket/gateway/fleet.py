@@ -193,7 +193,9 @@ class Fleet:
         if self.replicas.get(place) is not replica:
             return
         if healthy != (place not in self._missed):
-            log.warning("replica %s of %s %s", place[1], place[0], "answers again" if healthy else "does not answer")
+            why = replica.trouble if answer is None else f"status {answer[0]}"
+            how = "answers again" if healthy else f"does not answer as it should: {why}"
+            log.warning("replica %s of %s %s", place[1], place[0], how)
         if not healthy or place in self._missed or observed != NOT_SAID:
             at = self._driver.clock()
             event = ev.ReplicaObserved(at, *place, healthy, observed.running, observed.waiting, observed.kv_used)

@@ -84,6 +84,8 @@ class Replica:
     def __init__(self, url: str, timeouts: Timeouts, *, api_key: str | None = None, reuse: bool = True) -> None:
         self.url = url
         self._timeouts = timeouts
+        self.trouble = ""
+        "why the latest `ask` got nothing, for the operator"
         self._active = 0
         self._retired = False
         self._authorization = f"Bearer {api_key}" if api_key else None
@@ -120,7 +122,8 @@ class Replica:
                     return response.status, await response.read()
                 finally:
                     response.close()
-        except (WireError, TimeoutError):
+        except (WireError, TimeoutError) as error:
+            self.trouble = str(error) or f"silent for {within_s:g} s"
             return None
 
     def release(self, response: Response) -> None:
