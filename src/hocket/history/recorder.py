@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
-from itertools import count
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -15,9 +14,8 @@ from prometheus_client.registry import Collector
 from hocket import __version__
 from hocket.core import events as ev
 from hocket.core.commands import Command
-from hocket.core.spec import SchedulerSpec
 from hocket.errors import InputError
-from hocket.history.records import Ledger
+from hocket.history.records import policy_of
 from hocket.history.store import Store
 from hocket.history.writer import Writer, new_run
 from hocket.settings import Settings
@@ -48,20 +46,16 @@ class HistoryRecorder:
         """
         settings = settings or HistorySettings()
         self.where = str(store.name)
-        self._clock, self._offset = clock, offset
-        self._run = new_run(policy, __version__)
+        self._clock = clock
         self.writer = Writer(
             store,
-            self._run,
+            new_run(policy, __version__),
             keep_s=86_400 * settings.keep_days,
             max_bytes=settings.max_bytes,
             bound=settings.queue_rows,
+            prefixed=prefixed,
+            wall_offset=lambda: time.time() - clock() if offset is None else offset,
         )
-        self._ledger = Ledger(
-            self._run.id, count(self._run.id), self.writer.begin, self.writer.end, offset=0.0, prefixed=prefixed
-        )
-        self._set_offset()
-        self._broken = False
 
     def start(self) -> None:
         """Begin to write."""
@@ -69,32 +63,11 @@ class HistoryRecorder:
 
     def stop(self, within_s: float = STOP_S) -> None:
         """What is open now is interrupted. Wait until all is written, for so long at most."""
-        self._ledger.interrupt(self._clock())
-        self.writer.stop(within_s)
+        self.writer.stop(self._clock(), within_s)
 
     def seen(self, event: ev.Event, commands: Sequence[Command]) -> None:
         """Take note of one event and of what the core ordered. Never raises, never waits."""
-        try:
-            if type(event) is ev.JobOpened:
-                self._set_offset()
-            elif type(event) is ev.SettingsChanged:
-                self._ledger.prefixed = bool(event.spec.tenants)
-                self._run.policy = policy_of(event.spec)
-            self._ledger.seen(event, commands)
-        except Exception:
-            # a bug here must not cost a call
-            if not self._broken:
-                log.exception("the history cannot record %r; calls go on", type(event).__name__)
-            self._broken = True
-
-    def _set_offset(self) -> None:
-        # anew for each job: a monotonic clock stands still while a laptop sleeps
-        self._ledger.offset = time.time() - self._clock() if self._offset is None else self._offset
-
-
-def policy_of(spec: SchedulerSpec) -> str:
-    """What a run is said to be governed by: its orderings, or `observe`."""
-    return "observe" if spec.observe else " > ".join(spec.policy)
+        self.writer.tell(event, commands)
 
 
 class HistoryMetrics(Collector):

@@ -17,6 +17,7 @@ import msgspec
 
 from hocket.core import events as ev
 from hocket.core.commands import Abort, Command, Dispatch, Reject
+from hocket.core.spec import SchedulerSpec
 
 
 class JobRecord(msgspec.Struct, gc=False):
@@ -110,6 +111,11 @@ def is_open(record: Record) -> bool:
 Sink = Callable[[Record], None]
 
 
+def policy_of(spec: SchedulerSpec) -> str:
+    """What a run is said to be governed by: its orderings, or `observe`."""
+    return "observe" if spec.observe else " > ".join(spec.policy)
+
+
 class _Job(msgspec.Struct, gc=False):
     """A job under way."""
 
@@ -140,6 +146,8 @@ class Ledger:
     ) -> None:
         self.offset = offset
         self.prefixed = prefixed
+        #: by which calls are ordered now, once the settings have changed
+        self.policy: str | None = None
         self._run, self._ids, self._began, self._ended = run, ids, began, ended
         self._jobs: dict[str, _Job] = {}
         self._calls: dict[str, tuple[CallRecord, _Job]] = {}
@@ -155,6 +163,7 @@ class Ledger:
             ev.CallRevised: self._call_revised,
             ev.ToolStarted: self._tool_started,
             ev.ToolFinished: self._tool_finished,
+            ev.SettingsChanged: self._settings_changed,
         }
 
     def seen(self, event: ev.Event, commands: Sequence[Command]) -> None:
@@ -180,6 +189,10 @@ class Ledger:
             self._call_ended(call, at, "interrupted")
         for job in list(self._jobs.values()):
             self._over(job, "interrupted")
+
+    def _settings_changed(self, event: ev.SettingsChanged) -> None:
+        self.prefixed = bool(event.spec.tenants)
+        self.policy = policy_of(event.spec)
 
     # ---------------------------------------------------------------- jobs and tools
 

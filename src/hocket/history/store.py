@@ -259,6 +259,7 @@ def _sqlite_connected(raw: Any, _: object) -> None:
         "journal_mode = WAL",
         "synchronous = NORMAL",
         f"journal_size_limit = {WAL_BYTES}",
+        "wal_autocheckpoint = 4000",  # pages: a checkpoint waits for the disk twice
     ):
         raw.execute(f"PRAGMA {pragma}").fetchall()
 

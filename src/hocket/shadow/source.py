@@ -10,8 +10,7 @@ from sqlalchemy import Connection
 
 from hocket.errors import InputError
 from hocket.history.read import Filter, policies, recorded
-from hocket.history.recorder import policy_of
-from hocket.history.records import CallRecord, JobRecord, Ledger, Record, ToolRecord
+from hocket.history.records import CallRecord, JobRecord, Ledger, Record, ToolRecord, policy_of
 from hocket.history.traces import Recorded
 from hocket.journal import read_journal
 from hocket.policies import compose, parse_policy
