@@ -161,10 +161,10 @@ class Gateway:
 
     async def _answer(self, http: web.BaseRequest) -> web.StreamResponse:
         path = http.path
+        self.guard.check(http)
         public = self._public.get(path)
         if public is not None and http.method == "GET":
             return public()
-        self.guard.check(http)
         if path.startswith("/admin/"):
             return await self._operate(http, path)
         if self._stopping:

@@ -161,10 +161,14 @@ class Driver:
         commands = self.scheduler.handle(event)
         if self._journal is not None:
             self._record(self._journal, event, commands)
-        for observer in self._observers:
-            observer.seen(event, commands)
         for command in commands:
             self._obey(command)
+        for observer in self._observers:
+            try:
+                observer.seen(event, commands)
+            except Exception:
+                # a bug of one who only looks on must not cost a call
+                log.exception("%s failed at %s", type(observer).__name__, type(event).__name__)
         if self.scheduler.policy_error != self._policy_error:
             self._policy_error = self.scheduler.policy_error
             if self._policy_error:

@@ -55,6 +55,7 @@ CODES: dict[int, tuple[str, ...]] = {
         "upstream_garbage",
         "queue_timeout",
         "shutdown",
+        "too_many_connections",
     ),
 }
 "the codes of hocket's own errors by status; the table in docs/reference/api.md tells what they mean"
