@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from hocket.core.commands import Dispatch, Reject, WakeAt
-from hocket.core.events import CallCancelled, CallFinished, ReplicaAdded, ReplicaRemoved, Tick
+from hocket.core.events import CallCancelled, CallFinished, ReplicaAdded, ReplicaRemoved, SettingsChanged, Tick
 from tests.core.bare import Bare, arrive, fail, sent
 
 Make = Callable[..., Bare]
@@ -190,3 +190,26 @@ def test_a_cancelled_call_frees_its_slot_on_the_replica_that_holds_it(core: Make
     bare.feed(*arrive(0.0, "a1", "a2", "a3", "a4"))
     assert bare.feed(CallCancelled(1.0, "a2")) == sent("a3", to="q")
     assert bare.feed(CallCancelled(1.0, "a1")) == sent("a4", to="r")
+
+
+def test_after_a_reload_a_choice_costs_what_it_did_before(core: Make) -> None:
+    """The new index of replicas counts them: one that believed itself empty would be swept at every call."""
+    bare = core(windows={f"r{n}": 2 for n in range(40)})
+    bare.feed(SettingsChanged(1.0, bare.scheduler.spec))
+    assert bare.scheduler.engines["e"].routing._open.size == 40
+
+
+def test_a_retry_waits_for_as_long_as_a_call_may(core: Make) -> None:
+    """What it waited before its first dispatch does not count, nor does the core wake up for it."""
+    bare = core(queue_timeout_s=4.0)
+    bare.feed(*arrive(0.0, "a1", "b1"), CallFinished(1.0, "a1"), *arrive(2.0, "c1"))
+    bare.feed(fail(3.0, "b1", 429, retry_after_s=9.0))
+    assert bare.feed(Tick(4.0)) == [WakeAt(12.0), WakeAt(6.0)]
+    assert bare.feed(Tick(6.0)) == [Reject("c1", 503, "queue_timeout", 4.0), WakeAt(7.0)]
+    assert bare.feed(Tick(7.0)) == [Reject("b1", 503, "queue_timeout", 4.0)]
+
+
+def test_a_window_of_nothing_takes_no_calls_even_where_hocket_only_observes(core: Make) -> None:
+    """Its load is a division by its window."""
+    bare = core(windows={"r": 0, "q": 0, "p": 2}, observe=True)
+    assert bare.feed(*arrive(0.0, "a1", "a2", "a3")) == sent("a1", "a2", "a3", to="p")

@@ -98,3 +98,83 @@ def test_what_an_application_said_of_a_call_is_there_for_an_ordering() -> None:
     restore(again, save(scheduler))
     for call in (scheduler.calls["c"], again.calls["c"]):
         assert (call.parent, call.hint_output_tokens) == ("plan", 40)
+
+
+def other_settings(rng: random.Random) -> SchedulerSpec:
+    """Engines come and go, and so do routings, limits and windows that are searched for."""
+    auto = rng.random() < 0.7
+    engines = [EngineSpec("e1", ["m1", "m2"], auto), EngineSpec("e2", ["m2"], auto)]
+    return SchedulerSpec(
+        engines if rng.random() < 0.5 else engines[::-1] if rng.random() < 0.5 else engines[:1],
+        routing=rng.choice(["affinity", "affinity", "least-loaded"]),
+        job_idle_s=5.0,
+        queue_timeout_s=rng.choice([None, 1.0, 2.0]),
+        observe=rng.random() < 0.1,
+    )
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_restart_at_any_moment_changes_nothing(seed: int) -> None:
+    """The twin is restored again and again; both hear of retries, prefixes, health and new settings."""
+    rng = random.Random(seed)
+    spec, at = other_settings(rng), 0.0
+    first, twin = build(spec), build(spec)
+    for number in range(400):
+        at += rng.expovariate(10)
+        event = random_event(rng, first, at, number)
+        kind, engine = rng.random(), rng.choice(list(first.engines))
+        match event:
+            case ev.CallArrived():
+                event = msgspec.structs.replace(event, model="m1", prefix=rng.choice([None, "p", "q", "r"]))
+            case ev.ReplicaAdded() | ev.ReplicaRemoved():
+                event = msgspec.structs.replace(event, engine=engine, replica=rng.choice("pqrs"))
+        if kind < 0.05:
+            event = ev.ReplicaObserved(at, engine, rng.choice("pqrs"), rng.random() < 0.8, rng.randrange(3), 1)
+        elif kind < 0.1:
+            spec = other_settings(rng)
+            for name in first.engines.keys() - {engine.name for engine in spec.engines}:
+                for replica in list(first.engines[name].replicas):
+                    gone = ev.ReplicaRemoved(at, name, replica)
+                    assert first.handle(gone) == twin.handle(gone)
+            event = ev.SettingsChanged(at, spec)
+        assert encode(event, first.handle(event)) == encode(event, twin.handle(event))
+        if rng.random() < 0.1:
+            twin = build(spec)
+            restore(twin, msgspec.json.decode(msgspec.json.encode(save(first))))
+        first.check()
+        twin.check()
+
+
+def test_a_routing_that_left_with_its_engine_is_not_restored() -> None:
+    """The settings took an engine away that still holds a call, and brought affinity, whose table it never had."""
+    both = SchedulerSpec([EngineSpec("e1", ["m1"]), EngineSpec("e2", ["m2"])])
+    one = SchedulerSpec([EngineSpec("e1", ["m1"])], routing="affinity")
+    scheduler, again = build(both), build(one)
+    for event in (
+        ev.ReplicaAdded(0.0, "e2", "r", 1),
+        ev.JobOpened(0.0, "j", "app"),
+        ev.CallArrived(0.0, "c", "j", "s", "m2"),
+        ev.ReplicaRemoved(0.0, "e2", "r"),
+        ev.SettingsChanged(0.0, one),
+    ):
+        scheduler.handle(event)
+    restore(again, save(scheduler))
+    again.check()
+    assert again.handle(ev.CallFinished(1.0, "c")) == scheduler.handle(ev.CallFinished(1.0, "c")) == []
+
+
+def test_a_retry_that_was_placed_anew_has_failed_nowhere() -> None:
+    """Replicas of two engines may have one name: what failed on the one says nothing about the other."""
+    one, other = (SchedulerSpec([EngineSpec(name, ["m"])]) for name in ("e1", "e2"))
+    scheduler, again = build(one), build(other)
+    for event in (
+        ev.ReplicaAdded(0.0, "e1", "r", 1),
+        ev.JobOpened(0.0, "j", "app"),
+        ev.CallArrived(0.0, "c", "j", "s", "m"),
+        ev.CallFailed(0.0, "c", "connect"),
+        ev.ReplicaRemoved(0.0, "e1", "r"),
+        ev.SettingsChanged(0.0, other),
+    ):
+        scheduler.handle(event)
+    restore(again, save(scheduler))
+    assert again.calls["c"].failed_on is scheduler.calls["c"].failed_on is None

@@ -101,7 +101,7 @@ class Replicas(Slots):
         if not engine.auto_window or self.spec.observe:
             replica.search = None
         elif replica.search is None:
-            others = (other.search.home for other in engine.replicas.values() if other.search is not None)
+            others = (r.search.home for r in engine.listed.values() if r.present and r.search is not None)
             replica.search = WindowSearch.start(self.now, next(others, window))
         replica.window = window if replica.search is None else replica.search.size
 
@@ -122,7 +122,7 @@ class Replicas(Slots):
         if not replica.present or replica.rests_until > self.now or replica.misses >= MISSES:
             replica.limit = 0
         elif self.spec.observe:
-            replica.limit = UNBOUNDED
+            replica.limit = UNBOUNDED if replica.window else 0
         else:
             replica.limit = min(replica.window, 1) if replica.rests else replica.window
         free = max(0, replica.limit - replica.inflight)

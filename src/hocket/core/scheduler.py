@@ -304,13 +304,15 @@ class Scheduler(Replicas):
             self._forget_call(call)
             out.append(Reject(call.id, 404, "unknown_model"))
         else:
-            call.engine = engine
+            if engine is not call.engine:
+                call.engine, call.failed_on = engine, None
             self._enqueue(call, out)
 
     def _end(self, call: Call, out: list[Command]) -> None:
         """`call` is over: take it from wherever it is, and forget it."""
         if call.state is QUEUED:
             self._dequeue(call)
+            self._waits.ended(call)
         else:
             self._leave_slot(call)
         self._forget_call(call)

@@ -63,6 +63,8 @@ class Slots:
             engine.models, engine.auto_window = e.models, e.auto_window
             engine.queue = ReadyQueue(policy.orderings, self)
             engine.routing = policy.routing()
+            for replica in engine.listed.values():
+                replica.key = None  # it was one of the old routing's
             self.engines[e.name] = engine
         self.gone = {name: engine for name, engine in known.items() if any(r.inflight for r in engine.listed.values())}
         self._timers.keep({*self.engines.values(), *self.gone.values()})
@@ -78,7 +80,7 @@ class Slots:
         call.replica = None
         call.job.waiting += 1
         if self._waits.limit_s is not None:
-            self._wake_at(self._waits.began(call, self.now, len(self.calls)), out)
+            self._wake_at(self._waits.began(call, self.now), out)
         try:
             call.engine.queue.push(call)
         except Exception as error:  # noqa: BLE001  a policy may raise anything
@@ -103,6 +105,7 @@ class Slots:
             if call is None:
                 return
             call.job.waiting -= 1
+            self._waits.ended(call)
             self._dispatch(call, out)
 
     def _dispatch(self, call: Call, out: list[Command]) -> None:

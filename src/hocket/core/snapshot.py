@@ -6,7 +6,7 @@ with the same commands, byte for byte, as the one that was saved.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from heapq import heapify
 from typing import Any
 
@@ -46,7 +46,7 @@ def save(scheduler: Scheduler) -> Plain:
         "tenants": [_plain(tenant, _TENANT) for tenant in s.tenants.values()],
         "apps": [_plain(app, _APP) for app in s.apps.values()],
         "replicas": {e.name: [_replica(replica) for replica in e.listed.values()] for e in _engines(s)},
-        "routings": {e.name: e.routing.save() for e in _engines(s)},
+        "routings": {e.name: e.routing.save() for e in s.engines.values()},
         "jobs": [_job(s, job) for job in s.jobs.values()],
         "calls": [
             _plain(call, _CALL)
@@ -56,7 +56,7 @@ def save(scheduler: Scheduler) -> Plain:
         ],
         "resting": [[at, count, engine.name, replica.id] for at, count, (engine, replica) in s._timers.heap],
         "asked": s._timers.asked,
-        "waits": [[at, call.id] for at, call in s._waits.entries if call.node is not None],
+        "waits": [[at, call.id] for call, at in s._waits.entries.items()],
         "idle": [[at, number, None if job.gone else job.id] for at, number, job in s._idle.entries],
     }
 
@@ -82,7 +82,8 @@ def restore(scheduler: Scheduler, state: Plain) -> None:
             if replica.present:
                 engine.replicas[replica.id] = replica
         s._relist(engine)
-        engine.routing.restore(state["routings"][engine.name], engine.listed)
+    for name, routing in state["routings"].items():
+        s.engines[name].routing.restore(routing, s.engines[name].listed)
     for fields in state["jobs"]:
         app, tenant = s.apps[fields.pop("app")], s.tenants[fields.pop("tenant")]
         fields["places"] = {name: _engine(s, name).listed[place] for name, place in fields["places"].items()}
@@ -92,7 +93,7 @@ def restore(scheduler: Scheduler, state: Plain) -> None:
     for call in sorted(s.calls.values(), key=lambda call: call.number):
         if call.state is CallState.QUEUED:
             s._enqueue(call, [])
-    s._waits.entries = deque((at, s.calls[call]) for at, call in state["waits"])
+    s._waits.entries = OrderedDict((s.calls[call], at) for at, call in state["waits"])
     for at, count, name, replica_id in state["resting"]:
         engine = _engine(s, name)
         s._timers.heap.append((at, count, (engine, engine.listed[replica_id])))

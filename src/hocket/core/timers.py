@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from heapq import heapify, heappop, heappush
 
 from hocket.core.state import Call, Engine, Job, Replica
@@ -95,24 +95,26 @@ class Waits:
 
     def __init__(self, limit_s: float | None) -> None:
         self.limit_s = limit_s
-        self.entries: deque[tuple[float, Call]] = deque()
+        #: call -> when it is due, the first due first (a dict alone gets slow as its first entries leave)
+        self.entries: OrderedDict[Call, float] = OrderedDict()
 
-    def began(self, call: Call, now: float, open_calls: int) -> float:
-        """`call`, one of `open_calls`, begins to wait. Returns when the first entry is due."""
+    def began(self, call: Call, now: float) -> float:
+        """`call` begins to wait, or waits on in another place. Returns when the first call is due."""
         assert self.limit_s is not None
-        if len(self.entries) > 2 * open_calls + 16:
-            self.entries = deque(entry for entry in self.entries if entry[1].node is not None)
-        self.entries.append((now + self.limit_s, call))
-        return self.entries[0][0]
+        self.entries.setdefault(call, now + self.limit_s)
+        return next(iter(self.entries.values()))
+
+    def ended(self, call: Call) -> None:
+        """`call` waits no longer."""
+        self.entries.pop(call, None)
 
     def due(self, now: float) -> list[Call]:
-        """Take out the calls that have waited for too long and still do."""
+        """Take out the calls that have waited for too long."""
         due, entries = [], self.entries
-        while entries and entries[0][0] <= now:
-            due.append(entries.popleft()[1])
-        # a call that was revised has an entry for each time that it was queued
-        return [call for call in dict.fromkeys(due) if call.node is not None]
+        while entries and next(iter(entries.values())) <= now:
+            due.append(entries.popitem(last=False)[0])
+        return due
 
     def next_at(self) -> float | None:
         """When to look again."""
-        return self.entries[0][0] if self.entries else None
+        return next(iter(self.entries.values()), None)
