@@ -147,6 +147,9 @@ class Load:
         self.url, self.tokens, self.clients = url, tokens, clients
         self.done = 0
         "events of their streams: a token each, and two more a call"
+        self._open = 0
+        self._go = asyncio.Event()
+        self._go.set()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
@@ -159,6 +162,14 @@ class Load:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._http.close()
+
+    async def turn_to(self, url: str) -> None:
+        """Send no call until all have ended; then go on at another gateway. Two loads at once could be one too many."""
+        self._go.clear()
+        while self._open:  # noqa: ASYNC110  a count, not an event
+            await asyncio.sleep(0.02)
+        self.url = url
+        self._go.set()
 
     async def rate(self, seconds: float) -> float:
         """Tokens per second over the next seconds."""
@@ -178,9 +189,12 @@ class Load:
                 "stream": True,
                 "ignore_eos": True,
             }
+            await self._go.wait()
+            self._open += 1
             async with self._http.post(self.url + "/v1/chat/completions", json=body) as response:
                 async for chunk in response.content.iter_any():
                     self.done += chunk.count(b"data: ")
+            self._open -= 1
 
 
 async def live(url: str, engine: EngineSettings, tokens: int, seconds: float) -> float:
@@ -207,8 +221,8 @@ async def side_by_side(url: str, engine: EngineSettings, best: int, tokens: int,
         await asyncio.sleep(LEARN_S)
         for _ in range(round(seconds / SLICE_S)):
             for at, measured in rates.items():
-                load.url = at
-                await asyncio.sleep(SLICE_S / 3.0)  # the other's calls end
+                await load.turn_to(at)
+                await asyncio.sleep(SLICE_S / 3.0)
                 measured.append(await load.rate(SLICE_S))
         watch.cancel()
     await auto.stop(0.1)
