@@ -47,13 +47,23 @@ class Flaky(Las):
 
 
 def spec_of(
-    policy: Sequence[str], idle_s: float, routed: bool, both: bool = True, timeout_s: float | None = None
+    policy: Sequence[str],
+    idle_s: float,
+    routed: bool,
+    both: bool = True,
+    timeout_s: float | None = None,
+    *,
+    routing: str = "least-loaded",
+    auto: bool = False,
+    observe: bool = False,
 ) -> SchedulerSpec:
-    """The settings of a world; without `both`, the second engine is gone."""
-    engines = [EngineSpec("e1", ["m1", "both"]), EngineSpec("e2", ["m2", "both"])]
+    """The settings of a world; without `both`, the second engine is gone; with `auto`, windows are searched for."""
+    engines = [EngineSpec("e1", ["m1", "both"], auto), EngineSpec("e2", ["m2", "both"], auto)]
     return SchedulerSpec(
         engines if both else engines[:1],
         policy=tuple(policy),
+        routing=routing,
+        observe=observe,
         routes=[Route("e2", stage="long")] if routed and both else [],
         tenants=[TenantSpec("x", 2.0), TenantSpec("y", 0.5)],
         job_idle_s=idle_s,
@@ -160,7 +170,9 @@ class World:
     def fail(self, call: str, kind: str, status: int, first_byte: bool, retry_after_s: float | None) -> None:
         """A failure: the rules of retries, said once more in other words."""
         where = self.open[call]
-        if status == 429:
+        if self.spec.observe:
+            pass
+        elif status == 429:
             self.rest(where, retry_after_s or REST_S)
         elif kind != "status" or status >= 500:
             self.failures[where] += 1
@@ -168,7 +180,9 @@ class World:
             if breaks and self.rested_until.get(where, 0.0) <= self.now:
                 self.rest(where, min(REST_S * 2 ** self.trials[where], MAX_REST_S))
                 self.trials[where] += 1
-        if status == 429:
+        if self.spec.observe:
+            again = False
+        elif status == 429:
             self.delays[call] += 1
             self.attempts[call] -= 1
             again = self.delays[call] <= MAX_DELAYS
@@ -198,11 +212,11 @@ class World:
         self.rests = {where: until for where, until in self.rests.items() if until > at}
         self.tell(ev.Tick(at))
 
-    def observe(self, where: Place, healthy: bool) -> None:
+    def observe(self, where: Place, healthy: bool, running: int | None = None, waiting: int | None = None) -> None:
         """A health check."""
         if where in self.windows:
             self.misses[where] = 0 if healthy else self.misses[where] + 1
-        self.tell(ev.ReplicaObserved(self.now, *where, healthy))
+        self.tell(ev.ReplicaObserved(self.now, *where, healthy, running, waiting))
 
     def change(self, spec: SchedulerSpec) -> None:
         """The operator changes the settings; the replicas of an engine that goes are removed first."""
@@ -215,9 +229,15 @@ class World:
             if where == WAITS:
                 self.engine_of[call] = engine_of(spec, *self.asked[call]) or ""
                 self.since[call] = self.now
+        # a window that was found stays until another is given
+        self.windows = {where: self.scheduler.engines[where[0]].replicas[where[1]].window for where in self.windows}
         gone = [call for call, where in self.open.items() if where == WAITS and not self.engine_of[call]]
         self.tell(ev.SettingsChanged(self.now, spec))
         assert all(self.ended[call] == "rejected 404" for call in gone)
+        kept = {e.name for e in spec.engines} | {where[0] for where in self.open.values()}
+        for known in (self.rests, self.rested_until, self.failures, self.trials, self.misses):
+            for where in [where for where in known if where[0] not in kept]:
+                del known[where]  # an engine that is gone, and holds nothing, is forgotten
 
     def rotate(self) -> None:
         """The twin becomes one that was restored from the scheduler's snapshot."""
@@ -228,7 +248,11 @@ class World:
 
     def limit(self, where: Place) -> int:
         """How many calls a replica that does not rest may hold."""
-        window = self.windows[where]
+        # a window that is searched for is what the search says; that is tested by itself
+        found = self.scheduler.engines[where[0]].replicas[where[1]]
+        window = self.windows[where] if found.search is None else found.window
+        if self.spec.observe and self.misses[where] < MISSES:
+            return 2**31 if window else 0
         return 0 if self.misses[where] >= MISSES else min(window, 1) if self.trials[where] else window
 
     def held(self, where: Place) -> int:
