@@ -176,7 +176,9 @@ def test_an_ordering_that_raises_leaves_the_queue_as_it_was() -> None:
     queue = ReadyQueue([*compose(["fair"]), Raising()], Now)
     world = World(0)
     engine: Engine = None
-    calls = [Call(f"c{n}", n, world.jobs[n], "s", "m", engine, 2, 0.0, tokens, None) for n, tokens in enumerate([1, 0, 2])]
+    calls = [
+        Call(f"c{n}", n, world.jobs[n], "s", "m", engine, 2, 0.0, tokens, None) for n, tokens in enumerate([1, 0, 2])
+    ]
     queue.push(calls[0])
     with pytest.raises(ZeroDivisionError):
         queue.push(calls[1])
