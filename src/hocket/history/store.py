@@ -216,11 +216,11 @@ class Store:
     # ---------------------------------------------------------------- retention
 
     def drop_old(self, connection: Connection, before: float, max_bytes: float) -> bool:
-        """Delete a few of the jobs that arrived before `before` (seconds since 1970), or, while a file holds more than
-        `max_bytes`, of the oldest ones. Returns whether there may be more to do. Raises StoreError.
+        """Delete a few of the ended jobs that arrived before `before` (seconds since 1970), or, while a file holds more
+        than `max_bytes`, of the oldest ones. Returns whether there may be more to do. Raises StoreError.
         """
         with translated(self.name):
-            oldest = select(jobs.c.id).order_by(jobs.c.arrived_at).limit(DROP_JOBS)
+            oldest = select(jobs.c.id).where(jobs.c.state != "open").order_by(jobs.c.arrived_at).limit(DROP_JOBS)
             with connection.begin():
                 too_big = self.is_file and self._bytes(connection) > max_bytes
                 which = oldest if too_big else oldest.where(jobs.c.arrived_at < before)
