@@ -32,7 +32,8 @@ def test_baggage() -> None:
 
 def test_sources_stand_in_their_order() -> None:
     rows = re.findall(r"^\| (\S.*?) \|", section("The sources, in order"), re.MULTILINE)
-    assert list(dict.fromkeys(rows)) == ["source", "hocket's own", *(f"`{name}`" for name in IdentitySettings().sources)]
+    sources = [f"`{name}`" for name in IdentitySettings().sources]
+    assert list(dict.fromkeys(rows)) == ["source", "hocket's own", *sources]
 
 
 def test_bounds() -> None:
