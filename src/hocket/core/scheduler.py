@@ -223,14 +223,16 @@ class Scheduler(Replicas):
         if call is None or call.state is QUEUED:
             _stray(call)
             return
-        replica = call.replica
-        if replica is not None and replica.failures:
-            self._delivered(replica, call.engine)
-        if replica is not None and replica.search is not None:
+        replica, engine = call.replica, call.engine
+        assert replica is not None, "the call is in no slot"
+        if replica.failures:
+            self._delivered(replica, engine)
+        if replica.search is not None:
             self._learn(call, replica, event.output_tokens or 1)  # an embedding is an answer, too
             self._charge(call)
-        self._end(call, out)
-        self._fill(call.engine, out)
+        self._leave_slot(call)  # what _end does; this is where most calls end
+        self._forget_call(call)
+        self._fill(engine, out)
 
     def _call_failed(self, event: ev.CallFailed, out: list[Command]) -> None:
         call = self.calls.get(event.call)
