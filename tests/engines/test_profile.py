@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from aiohttp import web
 
 from hocket.cli import main
 from hocket.core.latency import Latency
 from hocket.engines.probe import Probe, keep_busy
-from hocket.engines.profile import Profile, profile
+from hocket.engines.profile import Profile, profile, yaml_number
 from hocket.errors import InputError
 from hocket.sim.experiment import load_setup
 
@@ -221,3 +222,9 @@ def test_run_can_be_stopped_while_its_engine_only_crashes() -> None:
             assert process.wait(5) == 0
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("value", [0.0, 3e-07, 3.1234567e-07, 0.012345678, 12.0, 1e20])
+def test_a_number_stays_one_in_yaml(value: float) -> None:
+    found = yaml.safe_load(f"q1: {yaml_number(value)}")["q1"]
+    assert not isinstance(found, str) and found == pytest.approx(value, rel=1e-3)

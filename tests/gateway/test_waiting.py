@@ -198,12 +198,12 @@ async def test_the_second_request_of_a_connection_that_does_not_come(engine: Scr
 
 
 async def test_slow_requests_do_not_stop_others(engine: ScriptedEngine, start: Start) -> None:
-    world = await start(engine, timeouts=Timeouts(request=1.0))
+    world = await start(engine, timeouts=Timeouts(request=10.0))
     clients = [connect(world, post(CHAT, 10_000)) for _ in range(100)]
     try:
         began = time.monotonic()
         assert (await text(world, {"stream": True}))[0] == 200
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 5.0, "it waited for them"
     finally:
         for client in clients:
             client.close()

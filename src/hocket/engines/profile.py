@@ -90,7 +90,8 @@ class Profile(msgspec.Struct, frozen=True):
 
     def engine_yaml(self, name: str) -> str:
         """`engines.yaml` for the simulator, with this one engine."""
-        constants = ", ".join(f"{key}: {value:.4g}" for key, value in msgspec.structs.asdict(self.latency).items())
+        latency = msgspec.structs.asdict(self.latency)
+        constants = ", ".join(f"{key}: {yaml_number(value)}" for key, value in latency.items())
         lines = [
             f"# {self.model}, measured by `hocket engine profile` in {self.seconds:.0f} s and {self.rounds} round(s).",
             f"# fit error, mean (most): {self.errors()}",
@@ -298,3 +299,9 @@ class _Campaign:
 
 def _middle(points: list[Prefill] | list[Step], index: int) -> float:
     return median_low([point[index] for point in points])
+
+
+def yaml_number(value: float) -> str:
+    """Four digits, in a form that YAML 1.1 takes for a number: 3e-07 would be a text there, 3.0e-07 is none."""
+    digits, exponent, power = f"{value:.4g}".partition("e")
+    return digits if not exponent else f"{digits if '.' in digits else digits + '.0'}e{power}"
