@@ -1,0 +1,97 @@
+"""A profile: all that was learned of one application, as one JSON file. `hocket learn` writes it, the core reads it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from hocket.beliefs.record import Record
+
+VERSION = 1
+MOST_RECORDS = 512
+"records that a profile holds: enough for a posterior, small enough for a file"
+
+
+class Node(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A stage of the application's graph."""
+
+    name: str
+    kind: str
+    "llm | tool | dynamic"
+    models: list[str] = []
+    "what its calls asked for"
+    candidates: list[str] = []
+    "of a dynamic stage: the stages that its planner chooses from"
+    planner: str | None = None
+    "of a dynamic stage: the stage whose answer decides what it holds"
+    present: float = 1.0
+    "share of the jobs that have it"
+    tasks: float = 1.0
+    "mean number of its calls or runs in a job that has it"
+
+
+class Edge(msgspec.Struct, array_like=True):
+    """`after` begins when `before` has ended, in a `share` of the jobs that have both."""
+
+    before: str
+    after: str
+    share: float
+
+
+class Variable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A node of the Bayesian network: one discretised fact of a job."""
+
+    name: str
+    stage: str
+    "the stage it is about; empty for a feature of the request"
+    fact: str
+    "duration | tokens | tasks | feature"
+    turn: int = 0
+    "which round of a loop, from 0"
+    cuts: list[float]
+    "inner borders of its bins, increasing; the state after the last bin is `absent`"
+    centres: list[float]
+    "mean value of each bin, as many as bins"
+    parents: list[str] = []
+    table: list[float] = []
+    "P(state | parents), the own state fastest, then the last parent's"
+
+
+class Network(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A Bayesian network over the facts of a job, parents before children."""
+
+    variables: list[Variable]
+
+
+class Profile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What is known of an application. docs/reference/profile.md describes every field."""
+
+    v: int = VERSION
+    app: str
+    jobs: int
+    "jobs that it was learned from"
+    nodes: list[Node] = []
+    edges: list[Edge] = []
+    records: list[Record]
+    network: Network | None = None
+
+
+def decode_profile(text: str | bytes) -> Profile:
+    """Read a profile. Raises ValueError that says what is wrong with it."""
+    try:
+        profile = msgspec.json.decode(text, type=Profile)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ValueError(f"not a profile ({error}); give a file that `hocket learn` wrote") from None
+    if profile.v != VERSION:
+        raise ValueError(f"a profile of version {profile.v}; this hocket reads version {VERSION}; learn it again")
+    for number, record in enumerate(profile.records):
+        for index, step in enumerate(record.steps):
+            if any(not 0 <= before < index for before in step.after):
+                raise ValueError(f"records[{number}].steps[{index}].after: must name earlier steps; learn it again")
+            if step.prompt_tokens < 0 or step.output_tokens < 0 or not 0 <= step.duration_s < float("inf"):
+                raise ValueError(f"records[{number}].steps[{index}]: sizes must be 0 or more; learn it again")
+    return profile
+
+
+def encode_profile(profile: Profile) -> bytes:
+    """The profile as a file holds it."""
+    return msgspec.json.encode(profile)

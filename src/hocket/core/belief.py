@@ -1,0 +1,73 @@
+"""What is believed of a job's future: the seam between the core, which knows what happened, and `hocket.beliefs`.
+
+The core tells a `Beliefs` what it sees of each job, and lets orderings read the `Belief` that stands on the job. What
+is believed comes from learned profiles; the core itself knows no statistics.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from hocket.core.state import Call, Job
+
+
+class Belief(Protocol):
+    """What is believed of the rest of one job. Seconds are those of calls that have an engine to themselves."""
+
+    @property
+    def remaining_s(self) -> float:
+        """Expected engine work that is left: its calls that have not ended, over all engines. Tools not counted."""
+
+    @property
+    def interval_s(self) -> tuple[float, float]:
+        """Least and most of it that is still possible: the posterior's support."""
+
+    @property
+    def path_s(self) -> float:
+        """Expected longest path from now to the job's end, tools included."""
+
+    @property
+    def gittins_s(self) -> float:
+        """Gittins rank of what is left: least over quanta q of E[min(work, q)] / P(work <= q). Smaller goes first."""
+
+    @property
+    def total_s(self) -> float:
+        """Expected engine work of the whole job, with what is done."""
+
+
+class Beliefs(Protocol):
+    """Keeps `job.belief` for each open job. Deterministic: equal stories give equal beliefs."""
+
+    def opened(self, job: Job) -> None:
+        """A job has begun: give it its `belief`."""
+
+    def arrived(self, call: Call) -> None:
+        """A call of the job became visible."""
+
+    def streamed(self, call: Call, tokens: int) -> None:
+        """A running call has made `tokens` so far."""
+
+    def finished(self, call: Call, prompt_tokens: int, output_tokens: int) -> None:
+        """A call is complete; 0 = its engine did not say."""
+
+    def lost(self, call: Call) -> None:
+        """A call ended without an answer: cancelled, refused or failed."""
+
+    def tool_started(self, job: Job, run: str, name: str) -> None:
+        """A tool run began."""
+
+    def tool_finished(self, job: Job, run: str) -> None:
+        """A tool run is over."""
+
+    def closed(self, job: Job) -> None:
+        """The job is over; unless it was aborted, its application is learned from it."""
+
+    def replaced(self, app: str, profile: str) -> None:
+        """A profile of `app` was learned: a profile file's text. Raises ValueError if it is none."""
+
+    def save(self) -> Any:
+        """All of this as JSON-able data, for a snapshot."""
+
+    def restore(self, saved: Any, jobs: dict[str, Job]) -> None:
+        """What `save` gave, into a fresh object; `jobs` are the open ones."""
