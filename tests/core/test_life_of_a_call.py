@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hocket.core import scheduler as module
+from hocket.core import jobs as module
 from hocket.core.commands import Abort, Reject
 from hocket.core.events import (
     CallArrived,

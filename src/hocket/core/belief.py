@@ -9,7 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from hocket.core.state import Call, Job
+    from hocket.core.spec import SchedulerSpec
+    from hocket.core.state import Call, Engine, Job
+
+
+class World(Protocol):
+    """What beliefs may read of the scheduler."""
+
+    now: float
+    spec: SchedulerSpec
+    engines: dict[str, Engine]
+
+    def engine_for(self, app: str, stage: str, model: str) -> str | None:
+        """The engine that serves this, or None."""
 
 
 class Belief(Protocol):
@@ -38,6 +50,9 @@ class Belief(Protocol):
 
 class Beliefs(Protocol):
     """Keeps `job.belief` for each open job. Deterministic: equal stories give equal beliefs."""
+
+    def served(self) -> None:
+        """Engines, models, routes or profiles' engines have changed."""
 
     def opened(self, job: Job) -> None:
         """A job has begun: give it its `belief`."""

@@ -163,6 +163,13 @@ class ReplicaObserved(Event, frozen=True, gc=False, tag=True):
     "share of its KV cache in use, 0 to 1"
 
 
+class ProfileReplaced(Event, frozen=True, gc=False, tag=True):
+    """An application was learned anew: `profile` is the text of a profile file, so a journal replays by itself."""
+
+    app: str
+    profile: str
+
+
 class SettingsChanged(Event, frozen=True, gc=False, tag=True):
     """The operator changed the settings. Replicas of engines that are gone were removed before."""
 
@@ -189,6 +196,7 @@ AnyEvent = (
     | ReplicaAdded
     | ReplicaRemoved
     | ReplicaObserved
+    | ProfileReplaced
     | SettingsChanged
     | Tick
 )

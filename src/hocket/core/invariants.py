@@ -42,4 +42,5 @@ def check(scheduler: Scheduler) -> None:
     for job in scheduler.jobs.values():
         states = Counter(call.state for call in job.calls.values())
         assert job.waiting == states[CallState.QUEUED], f"job {job.id}: waiting {job.waiting}"
+        assert job.running == len(job.calls) - job.waiting, f"job {job.id}: running {job.running}"
         assert job.calls or not job.closed, f"job {job.id}: closed, empty, and not forgotten"

@@ -7,10 +7,12 @@ when a fact that its orderings read has changed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import Enum, IntEnum
 from typing import Any, Protocol
 
-from hocket.core.state import Call
+from hocket.core.rng import Rng
+from hocket.core.state import Call, Job
 
 
 class Scope(IntEnum):
@@ -29,6 +31,8 @@ class Fact(Enum):
     SERVICE = "a job's attained service"
     RUNNING = "a tenant's running calls"
     SIZE = "an application's mean size"
+    SLOTS = "how many slots a job's calls hold"
+    BELIEF = "what is expected of a job's rest"
     OUTSIDE = "something the driver knows and reports through Scheduler.touch_job (the simulator's oracle)"
 
 
@@ -38,6 +42,10 @@ class View(Protocol):
     @property
     def now(self) -> float:
         """Seconds on the driver's clock."""
+
+    @property
+    def rng(self) -> Rng:
+        """The seeded generator of choosers. An ordering must not draw from it."""
 
 
 class Ordering(Protocol):
@@ -61,3 +69,32 @@ class Ordering(Protocol):
         Ties end in the number of what shares the key, if keys of its scope can move (a tenant's or an application's:
         first seen, first served); then in the job's arrival number; then in the call's.
         """
+
+
+class Index(Protocol):
+    """The jobs that wait for one engine, as the core keeps them for a chooser."""
+
+    def first(self) -> Call:
+        """The first call of the job with the smallest key."""
+
+    def jobs(self) -> Iterable[Job]:
+        """All of them, by the time since when they wait here."""
+
+    def calls(self, job: Job) -> Iterable[Call]:
+        """The calls of `job` that wait here, in no particular order."""
+
+
+class Chooser(Ordering, Protocol):
+    """An ordering of jobs (scope JOB) that may pick another call than its keys say: a coin, slack to lend.
+
+    It comes last in a composition. Its keys keep the index; `pick` is asked for each dispatch.
+    """
+
+    def pick(self, index: Index, view: View, rng: Rng) -> Call:
+        """The waiting call that goes next. `index` is not empty."""
+
+    def save(self) -> Any:
+        """What later picks depend on, as JSON-able data."""
+
+    def restore(self, saved: Any) -> None:
+        """What `save` gave."""

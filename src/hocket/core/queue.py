@@ -7,13 +7,13 @@ keys never move need no level of their own: they become part of the leaves' key,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby, pairwise
 from typing import Any
 
 from hocket.core.heap import Key, KeyedHeap
-from hocket.core.ordering import Fact, Ordering, Scope, View
-from hocket.core.state import Call
+from hocket.core.ordering import Chooser, Fact, Ordering, Scope, View
+from hocket.core.state import Call, Job
 
 Entity = Any
 "a Tenant, Application, Job, Call, or a class (int)"
@@ -55,7 +55,9 @@ class ReadyQueue:
         check_nesting(orderings)
         self._view = view
         groups = [(scope, tuple(group)) for scope, group in groupby(orderings, key=lambda o: o.scope)]
-        moving = [i for i, (_, group) in enumerate(groups) if any(o.reads for o in group)]
+        #: the last ordering, where it is one that may pick another call than its keys say
+        self._chooser: Chooser | None = chooser_of(orderings)
+        moving = [i for i, (_, group) in enumerate(groups) if any(o.reads or o is self._chooser for o in group)]
         depth = moving[-1] + 1 if moving else 0
         self._levels = groups[:depth]
         self._leaf = tuple(o for _, group in groups[depth:] for o in group)
@@ -100,6 +102,8 @@ class ReadyQueue:
         """Take the first call out, or None."""
         if not self._size:
             return None
+        if self._chooser is not None:
+            return self._pick(self._chooser)
         node: Any = self._root
         for _ in self._levels:
             node = node.heap.first()
@@ -110,8 +114,16 @@ class ReadyQueue:
             self._prune(node)
         return call
 
+    def _pick(self, chooser: Chooser) -> Call:
+        node: Any = self._root
+        for _ in self._levels[:-1]:
+            node = node.heap.first()
+        call = chooser.pick(_Jobs(node), self._view, self._view.rng)
+        self.remove(call)
+        return call
+
     def first(self) -> Call | None:
-        """The call that `pop` would take out."""
+        """The call with the smallest key: what `pop` would take out, unless a chooser picks another."""
         node: Node | None = self._root
         for _ in self._levels:
             node = node.heap.first() if node is not None else None
@@ -180,6 +192,33 @@ class ReadyQueue:
         return (*parts, call.job.number, call.number)
 
 
+class _Jobs:
+    """A chooser's index: the jobs below one node."""
+
+    __slots__ = ("_node",)
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def first(self) -> Call:
+        job: Any = self._node.heap.first()
+        call: Call = job.heap.first()
+        return call
+
+    def jobs(self) -> Iterable[Job]:
+        return self._node.children.keys()
+
+    def calls(self, job: Job) -> Iterable[Call]:
+        node = self._node.children.get(job)
+        return () if node is None else node.heap
+
+
+def chooser_of(orderings: Sequence[Ordering]) -> Chooser | None:
+    """The chooser of a composition; it is its last part."""
+    last: Any = orderings[-1] if orderings else None
+    return last if hasattr(last, "pick") else None
+
+
 def check_nesting(orderings: Sequence[Ordering]) -> None:
     """Raise ValueError unless scopes go from coarse to fine."""
     for before, after in pairwise(orderings):
@@ -188,3 +227,5 @@ def check_nesting(orderings: Sequence[Ordering]) -> None:
                 f"'{after.name}' ({after.scope.name.lower()}) cannot follow '{before.name}' "
                 f"({before.scope.name.lower()}): scopes nest from coarse to fine; put '{after.name}' first"
             )
+        if hasattr(before, "pick"):
+            raise ValueError(f"'{after.name}' cannot follow '{before.name}', which picks calls itself: put it last")

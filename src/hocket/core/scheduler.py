@@ -12,24 +12,21 @@ from collections.abc import Callable
 from typing import Any
 
 from hocket.core import events as ev
-from hocket.core.commands import Abort, CloseJob, Command, Reject
+from hocket.core.commands import CloseJob, Command, Reject
+from hocket.core.jobs import Jobs
 from hocket.core.ordering import Fact
-from hocket.core.replicas import Replicas
 from hocket.core.slots import QUEUED, RUNNING, Policy
 from hocket.core.spec import SchedulerSpec
-from hocket.core.state import Application, Call, Job, Tenant
-from hocket.core.timers import IdleJobs
+from hocket.core.state import Call
 
 MAX_ATTEMPTS = 2
 "dispatches of one call: a failure before the first byte is retried once"
 MAX_DELAYS = 5
 "429s of one call before the replica's own answer is passed on"
 RETRYABLE = frozenset({"connect", "reset", "timeout", "garbage"})
-MAX_IDLE_APPS = 10_000
-"applications without an open job that are remembered: their names come from clients, who may send any number"
 
 
-class Scheduler(Replicas):
+class Scheduler(Jobs):
     """Events in, commands out. Build one with `hocket.assembly.build`.
 
     `policy_of` says what the names in a spec stand for, now and whenever the settings change. Drivers may read every
@@ -37,14 +34,12 @@ class Scheduler(Replicas):
     """
 
     def __init__(self, spec: SchedulerSpec, policy_of: Callable[[SchedulerSpec], Policy]) -> None:
-        super().__init__(spec, policy_of(spec))
+        policy = policy_of(spec)
+        super().__init__(spec, policy)
         self.policy_of = policy_of
-        self.jobs: dict[str, Job] = {}
-        self.tenants: dict[str, Tenant] = {}
-        self.apps: dict[str, Application] = {}
-        self._jobs_seen = self._calls_seen = self._apps_seen = 0
-        self._idle = IdleJobs(spec.job_idle_s)
+        self._calls_seen = 0
         self._serve(spec)
+        self._believe_anew(policy)
         self._handlers: dict[type[ev.Event], Callable[[Any, list[Command]], None]] = {
             ev.JobOpened: self._job_opened,
             ev.JobClosed: self._job_closed,
@@ -61,6 +56,7 @@ class Scheduler(Replicas):
             ev.ReplicaAdded: self._replica_added,
             ev.ReplicaRemoved: self._replica_removed,
             ev.ReplicaObserved: self._replica_observed,
+            ev.ProfileReplaced: self._profile_replaced,
             ev.SettingsChanged: self._settings_changed,
             ev.Tick: self._tick,
         }
@@ -100,69 +96,6 @@ class Scheduler(Replicas):
 
         check(self)
 
-    # ---------------------------------------------------------------- jobs and tools
-
-    def _job_opened(self, event: ev.JobOpened, out: list[Command]) -> None:
-        if event.job in self.jobs:
-            raise ValueError(f"job {event.job!r} was opened twice")
-        self._jobs_seen += 1
-        deadline = None if event.deadline_s is None else event.at + event.deadline_s
-        job = Job(
-            event.job,
-            self._jobs_seen,
-            self._application(event.app),
-            self._tenant(event.tenant),
-            event.urgency,
-            event.at,
-            deadline,
-            event.features,
-            heard_at=event.at,
-        )
-        self.jobs[event.job] = job
-        wake = self._idle.opened(job, len(self.jobs))
-        if wake is not None:
-            self._wake_at(wake, out)
-
-    def _job_closed(self, event: ev.JobClosed, out: list[Command]) -> None:
-        job = self.jobs.get(event.job)
-        if job is None:
-            return
-        job.closed = True
-        job.aborted = event.abort
-        if event.abort and job.calls:
-            touched = {call.engine.name: call.engine for call in job.calls.values()}
-            for call in list(job.calls.values()):
-                self._end(call, out)
-                out.append(Abort(call.id, event.reason))
-            for engine in touched.values():
-                self._fill(engine, out)
-        elif not job.calls:
-            self._forget(job)
-
-    def _forget(self, job: Job) -> None:
-        """A closed job without open calls: its application learns its size, unless it was cut short."""
-        del self.jobs[job.id]
-        job.gone = True
-        if job.aborted:
-            return
-        app = job.app
-        app.jobs_closed += 1
-        app.mean_service_s += (job.service_s - app.mean_service_s) / app.jobs_closed
-        if self._reads_size:
-            self._touch(Fact.SIZE, app)
-
-    def _tool_started(self, event: ev.ToolStarted, out: list[Command]) -> None:
-        job = self.jobs.get(event.job)
-        if job is not None:
-            job.tools[event.run] = event.name
-            job.heard_at = self.now
-
-    def _tool_finished(self, event: ev.ToolFinished, out: list[Command]) -> None:
-        job = self.jobs.get(event.job)
-        if job is not None:
-            job.tools.pop(event.run, None)
-            job.heard_at = self.now
-
     # ---------------------------------------------------------------- calls
 
     def _call_arrived(self, event: ev.CallArrived, out: list[Command]) -> None:
@@ -192,8 +125,11 @@ class Scheduler(Replicas):
             event.parent,
             event.hint_output_tokens,
             event.prefix,
+            job.path_s,
         )
         self.calls[name] = job.calls[name] = call
+        if self.beliefs is not None:
+            self._believe(job, self.beliefs.arrived, call)
         if engine.room:
             # room means that nobody waits: the call need not pass through the queue
             self._dispatch(call, out)
@@ -217,6 +153,8 @@ class Scheduler(Replicas):
             self._learn(call, replica, event.tokens)
             self._fill(call.engine, out)
         self._charge(call)
+        if self.beliefs is not None:
+            self._believe(call.job, self.beliefs.streamed, call, event.tokens)
 
     def _call_finished(self, event: ev.CallFinished, out: list[Command]) -> None:
         call = self.calls.get(event.call)
@@ -231,6 +169,10 @@ class Scheduler(Replicas):
             self._learn(call, replica, event.output_tokens or 1)  # an embedding is an answer, too
             self._charge(call)
         self._leave_slot(call)  # what _end does; this is where most calls end
+        job, path_s = call.job, call.path_s + self.now - call.sent_at
+        job.path_s = max(job.path_s, path_s)
+        if self.beliefs is not None:
+            self._believe(job, self.beliefs.finished, call, event.prompt_tokens, event.output_tokens)
         self._forget_call(call)
         self._fill(engine, out)
 
@@ -303,6 +245,8 @@ class Scheduler(Replicas):
         """A call that is in no slot and no queue waits, for the engine that serves it now."""
         engine = self.engines.get(self.engine_for(call.job.app.name, call.stage, call.model) or "")
         if engine is None:
+            if self.beliefs is not None:
+                self._believe(call.job, self.beliefs.lost, call)
             self._forget_call(call)
             out.append(Reject(call.id, 404, "unknown_model"))
         else:
@@ -317,6 +261,8 @@ class Scheduler(Replicas):
             self._waits.ended(call)
         else:
             self._leave_slot(call)
+        if self.beliefs is not None:
+            self._believe(call.job, self.beliefs.lost, call)
         self._forget_call(call)
 
     def _forget_call(self, call: Call) -> None:
@@ -342,8 +288,10 @@ class Scheduler(Replicas):
     def _settings_changed(self, event: ev.SettingsChanged, out: list[Command]) -> None:
         """Every waiting call is placed anew: its engine may be gone, and its order another. What runs runs on."""
         spec, waiting = event.spec, [call for call in self.calls.values() if call.state is QUEUED]
-        self._rebuild(spec, self.policy_of(spec))
+        policy = self.policy_of(spec)
+        self._rebuild(spec, policy)
         self._serve(spec)
+        self._believe_anew(policy)
         self._idle.idle_s = spec.job_idle_s
         for call in sorted(waiting, key=lambda call: call.number):
             call.job.waiting -= 1
@@ -368,29 +316,6 @@ class Scheduler(Replicas):
         for at in (self._idle.next_at(), self._timers.next_at(), self._waits.next_at()):
             if at is not None:
                 self._wake_at(at, out)
-
-    def _tenant(self, name: str) -> Tenant:
-        tenant = self.tenants.get(name)
-        if tenant is None:
-            tenant = self.tenants[name] = Tenant(name, len(self.tenants))
-        return tenant
-
-    def _application(self, name: str) -> Application:
-        app = self.apps.get(name)
-        if app is None:
-            if len(self.apps) > 2 * len(self.jobs) + MAX_IDLE_APPS:
-                self._drop_applications()
-            self._apps_seen += 1
-            app = self.apps[name] = Application(name, self._apps_seen)
-        return app
-
-    def _drop_applications(self) -> None:
-        """Forget half of those without an open job: the ones of which the fewest jobs have closed, the oldest first."""
-        busy = {job.app.name for job in self.jobs.values()}
-        idle = [app for app in self.apps.values() if app.name not in busy]
-        idle.sort(key=lambda app: (app.jobs_closed, app.number))
-        for app in idle[: len(idle) // 2]:
-            del self.apps[app.name]
 
 
 def _stray(call: Call | None) -> None:

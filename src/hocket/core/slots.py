@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from hocket.core.belief import Beliefs, World
 from hocket.core.commands import Command, Dispatch, WakeAt
 from hocket.core.ordering import Fact, Ordering
 from hocket.core.queue import ReadyQueue
+from hocket.core.rng import Rng
 from hocket.core.routing import Routing
 from hocket.core.spec import SchedulerSpec
 from hocket.core.state import Application, Call, CallState, Engine, Job, Replica, Tenant
@@ -30,6 +32,8 @@ class Policy(NamedTuple):
     "what takes over when an ordering raises"
     routing: Callable[[], Routing]
     "which replica; one an engine"
+    beliefs: Callable[[World], Beliefs] | None = None
+    "what is expected of jobs, where an ordering reads it"
 
 
 class Slots:
@@ -37,6 +41,7 @@ class Slots:
 
     def __init__(self, spec: SchedulerSpec, policy: Policy) -> None:
         self.now = 0.0
+        self.rng = Rng(spec.seed)
         self.engines = {
             e.name: Engine(
                 e.name, e.models, ReadyQueue(policy.orderings, self), policy.routing(), auto_window=e.auto_window
@@ -53,6 +58,8 @@ class Slots:
         self._timers = Timers()
         self._waits = Waits(spec.queue_timeout_s)
         self._use(policy.orderings)
+        #: what is expected of jobs; None where no ordering reads it
+        self.beliefs: Beliefs | None = None
 
     def _rebuild(self, spec: SchedulerSpec, policy: Policy) -> None:
         """Engines and queues as `spec` says; the queues are empty. Engines that stay keep their replicas."""
@@ -115,18 +122,22 @@ class Slots:
         call.state = DISPATCHED
         call.replica = replica
         call.attempts += 1
-        call.charged_at = self.now
+        call.sent_at = call.charged_at = self.now
         replica.inflight += 1
         replica.free -= 1
         engine.room -= 1
         if only is None:
             engine.routing.changed(replica)
-        tenant = call.job.tenant
+        job = call.job
+        job.running += 1
+        tenant = job.tenant
         tenant.running += 1
         if self._reads_running:
             self._dispatches += 1
             tenant.last_served = self._dispatches
             self._touch(Fact.RUNNING, tenant)
+        if self._reads_slots:
+            self._touch(Fact.SLOTS, job)
         out.append(Dispatch(call.id, engine.name, replica.id))
 
     def _leave_slot(self, call: Call) -> None:
@@ -145,10 +156,13 @@ class Slots:
             engine.room += 1
             if engine.only is None:
                 engine.routing.changed(replica)
+        job.running -= 1
         tenant = job.tenant
         tenant.running -= 1
         if self._reads_running:
             self._touch(Fact.RUNNING, tenant)
+        if self._reads_slots:
+            self._touch(Fact.SLOTS, job)
 
     def _learn(self, call: Call, replica: Replica, tokens: int = 0, *, ended: bool = False) -> None:
         raise NotImplementedError  # by the half above, which knows what a window is
@@ -174,6 +188,8 @@ class Slots:
         self._reads_service = Fact.SERVICE in reads
         self._reads_running = Fact.RUNNING in reads
         self._reads_size = Fact.SIZE in reads
+        self._reads_slots = Fact.SLOTS in reads
+        self._orderings = tuple(orderings)
         #: whether `CallStreamed` after the first token is of use to the policy
         self.wants_progress = self._reads_service or any(engine.auto_window for engine in self.engines.values())
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 
-from hocket.core.queue import ReadyQueue
+from hocket.core.ordering import Chooser
+from hocket.core.queue import ReadyQueue, chooser_of
 from hocket.core.scheduler import Scheduler
 from hocket.core.state import Application, Call, CallState, Engine, Job, Replica, Tenant
 from hocket.core.windows import WindowSearch
@@ -27,12 +28,12 @@ _REPLICA = (
 )
 _JOB = (
     *("id", "number", "urgency", "arrived_at", "deadline_at", "features"),
-    *("service_s", "closed", "aborted", "heard_at", "tools"),
+    *("service_s", "path_s", "closed", "aborted", "heard_at", "tools"),
 )
 _CALL = (
     *("id", "number", "stage", "model", "urgency", "arrived_at", "prompt_tokens", "max_tokens"),
     *("parent", "hint_output_tokens", "prefix", "state"),
-    *("attempts", "delays", "charged_at"),
+    *("path_s", "attempts", "delays", "sent_at", "charged_at"),
 )
 
 
@@ -43,6 +44,8 @@ def save(scheduler: Scheduler) -> Plain:
         "now": s.now,
         "seen": [s._jobs_seen, s._calls_seen, s._apps_seen, s._dispatches, s._timers.count],
         "policy_error": s.policy_error,
+        "rng": s.rng.state,
+        "choosers": [chooser.save() for chooser in _choosers(s)],
         "tenants": [_plain(tenant, _TENANT) for tenant in s.tenants.values()],
         "apps": [_plain(app, _APP) for app in s.apps.values()],
         "replicas": {e.name: [_replica(replica) for replica in e.listed.values()] for e in _engines(s)},
@@ -57,6 +60,7 @@ def save(scheduler: Scheduler) -> Plain:
         "resting": [[at, count, engine.name, replica.id] for at, count, (engine, replica) in s._timers.heap],
         "asked": s._timers.asked,
         "waits": [[at, call.id] for call, at in s._waits.entries.items()],
+        "beliefs": None if s.beliefs is None else s.beliefs.save(),
         "idle": [[at, number, None if job.gone else job.id] for at, number, job in s._idle.entries],
     }
 
@@ -69,6 +73,9 @@ def restore(scheduler: Scheduler, state: Plain) -> None:
     if state["policy_error"] is not None:
         s._fall_back(RuntimeError())
         s.policy_error = state["policy_error"]
+    s.rng.state = state["rng"]
+    for chooser, saved in zip(_choosers(s), state["choosers"], strict=True):
+        chooser.restore(saved)
     s.tenants.update((t["name"], Tenant(**t)) for t in state["tenants"])
     s.apps.update((a["name"], Application(**a)) for a in state["apps"])
     for name in state["replicas"].keys() - s.engines.keys():
@@ -90,6 +97,15 @@ def restore(scheduler: Scheduler, state: Plain) -> None:
         s.jobs[fields["id"]] = Job(app=app, tenant=tenant, **fields)
     for fields in state["calls"]:
         _call(s, fields)
+    if state["beliefs"] is None:
+        s.beliefs = None
+    elif s.beliefs is not None:
+        s.beliefs.restore(state["beliefs"], s.jobs)
+    _wait_again(s, state)
+
+
+def _wait_again(s: Scheduler, state: Plain) -> None:
+    """Queues and timers, once all that they hold is there."""
     for call in sorted(s.calls.values(), key=lambda call: call.number):
         if call.state is CallState.QUEUED:
             s._enqueue(call, [])
@@ -100,6 +116,11 @@ def restore(scheduler: Scheduler, state: Plain) -> None:
     s._timers.asked = list(state["asked"])
     s._idle.entries = [(at, number, s.jobs[job] if job else _gone(s, number)) for at, number, job in state["idle"]]
     heapify(s._idle.entries)
+
+
+def _choosers(s: Scheduler) -> list[Chooser]:
+    chooser = chooser_of(s._orderings)
+    return [] if chooser is None else [chooser]
 
 
 def _engines(s: Scheduler) -> list[Engine]:
@@ -130,6 +151,8 @@ def _call(s: Scheduler, fields: Plain) -> None:
         fields[field] = None if fields[field] is None else engine.listed[fields[field]]
     call = Call(job=job, engine=engine, **fields | {"state": CallState(fields["state"])})
     s.calls[call.id] = job.calls[call.id] = call
+    if call.state is not CallState.QUEUED:
+        job.running += 1
 
 
 def _gone(s: Scheduler, number: int) -> Job:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
+from hocket.core.latency import Latency
+
 
 class EngineSpec(msgspec.Struct, frozen=True):
     """A model being served. Its replicas arrive as `ReplicaAdded` events."""
@@ -17,6 +19,8 @@ class EngineSpec(msgspec.Struct, frozen=True):
     "the names that clients ask for"
     auto_window: bool = False
     "whether the core finds its replicas' windows; else they are what `ReplicaAdded` says"
+    latency: Latency | None = None
+    "the engine model's constants of a replica: what beliefs turn tokens into seconds with"
 
 
 class TenantSpec(msgspec.Struct, frozen=True):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 if TYPE_CHECKING:
+    from hocket.core.belief import Belief
     from hocket.core.queue import Node, ReadyQueue
     from hocket.core.routing import Routing
     from hocket.core.windows import WindowSearch
@@ -66,8 +67,14 @@ class Job:
     features: dict[str, float]
     service_s: float = 0.0
     "attained service: seconds that its calls have held slots, summed over calls and engines"
+    path_s: float = 0.0
+    "attained service along the longest chain of its calls, each of which arrived when the one before had ended"
     waiting: int = 0
     "calls that are queued"
+    running: int = 0
+    "calls in a slot"
+    belief: Belief | None = None
+    "what is expected of its rest; None where no ordering asks"
     closed: bool = False
     "no further call will come; the core forgets the job when its last open call ends"
     aborted: bool = False
@@ -115,6 +122,8 @@ class Call(msgspec.Struct, eq=False, gc=False):
     "what a length predictor says, where there is one"
     prefix: str | None = None
     "fingerprint of what its prompt begins with; None = not known"
+    path_s: float = 0.0
+    "the job's `path_s` when it arrived"
     state: CallState = CallState.QUEUED
     replica: Replica | None = None
     "None while queued"
@@ -128,6 +137,8 @@ class Call(msgspec.Struct, eq=False, gc=False):
     "times that a replica answered 429"
     failed_on: Replica | None = None
     "the replica that failed it last: a retry goes elsewhere if it can"
+    sent_at: float = 0.0
+    "when it was dispatched last"
     charged_at: float = 0.0
     "until when its slot time has been added to the job's service"
 

@@ -1,0 +1,162 @@
+"""Jobs: who opened them, what tools they run, and what is learned when they are over.
+
+The middle of the scheduler. It knows jobs, tenants and applications, and lets the beliefs (where the policy reads any)
+take in what is seen of a job. What becomes of its calls is told in `hocket.core.scheduler`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hocket.core import events as ev
+from hocket.core.commands import Abort, Command
+from hocket.core.ordering import Fact
+from hocket.core.replicas import Replicas
+from hocket.core.slots import Policy
+from hocket.core.spec import SchedulerSpec
+from hocket.core.state import Application, Call, Job, Tenant
+from hocket.core.timers import IdleJobs
+
+MAX_IDLE_APPS = 10_000
+"applications without an open job that are remembered: their names come from clients, who may send any number"
+
+
+class Jobs(Replicas):
+    """The scheduler's knowledge of jobs."""
+
+    def __init__(self, spec: SchedulerSpec, policy: Policy) -> None:
+        super().__init__(spec, policy)
+        self.jobs: dict[str, Job] = {}
+        self.tenants: dict[str, Tenant] = {}
+        self.apps: dict[str, Application] = {}
+        self._jobs_seen = self._apps_seen = 0
+        self._idle = IdleJobs(spec.job_idle_s)
+
+    def _job_opened(self, event: ev.JobOpened, out: list[Command]) -> None:
+        if event.job in self.jobs:
+            raise ValueError(f"job {event.job!r} was opened twice")
+        self._jobs_seen += 1
+        deadline = None if event.deadline_s is None else event.at + event.deadline_s
+        job = Job(
+            event.job,
+            self._jobs_seen,
+            self._application(event.app),
+            self._tenant(event.tenant),
+            event.urgency,
+            event.at,
+            deadline,
+            event.features,
+            heard_at=event.at,
+        )
+        self.jobs[event.job] = job
+        if self.beliefs is not None:
+            self._believe(job, self.beliefs.opened, job)
+        wake = self._idle.opened(job, len(self.jobs))
+        if wake is not None:
+            self._wake_at(wake, out)
+
+    def _job_closed(self, event: ev.JobClosed, out: list[Command]) -> None:
+        job = self.jobs.get(event.job)
+        if job is None:
+            return
+        job.closed = True
+        job.aborted = event.abort
+        if event.abort and job.calls:
+            touched = {call.engine.name: call.engine for call in job.calls.values()}
+            for call in list(job.calls.values()):
+                self._end(call, out)
+                out.append(Abort(call.id, event.reason))
+            for engine in touched.values():
+                self._fill(engine, out)
+        elif not job.calls:
+            self._forget(job)
+
+    def _forget(self, job: Job) -> None:
+        """A closed job without open calls: its application learns its size, unless it was cut short."""
+        del self.jobs[job.id]
+        job.gone = True
+        if self.beliefs is not None:
+            self._believe(job, self.beliefs.closed, job)
+        if job.aborted:
+            return
+        app = job.app
+        app.jobs_closed += 1
+        app.mean_service_s += (job.service_s - app.mean_service_s) / app.jobs_closed
+        if self._reads_size:
+            self._touch(Fact.SIZE, app)
+
+    def _tool_started(self, event: ev.ToolStarted, out: list[Command]) -> None:
+        job = self.jobs.get(event.job)
+        if job is not None:
+            job.tools[event.run] = event.name
+            job.heard_at = self.now
+            if self.beliefs is not None:
+                self._believe(job, self.beliefs.tool_started, job, event.run, event.name)
+
+    def _tool_finished(self, event: ev.ToolFinished, out: list[Command]) -> None:
+        job = self.jobs.get(event.job)
+        if job is not None and job.tools.pop(event.run, None) is not None:
+            job.heard_at = self.now
+            if self.beliefs is not None:
+                self._believe(job, self.beliefs.tool_finished, job, event.run)
+
+    def _end(self, call: Call, out: list[Command]) -> None:
+        raise NotImplementedError  # by the half above, which knows where calls are
+
+    # ---------------------------------------------------------------- beliefs
+
+    def _believe(self, job: Job, take_in: Callable[..., None], *facts: Any) -> None:
+        """Let the beliefs take in a fact about `job`; its waiting calls are ordered anew."""
+        try:
+            take_in(*facts)
+        except Exception as error:  # noqa: BLE001  as for orderings: no estimate may stop a call
+            self.beliefs = None
+            self._fall_back(error)
+            return
+        if job.waiting:
+            self._touch(Fact.BELIEF, job)
+
+    def _believe_anew(self, policy: Policy) -> None:
+        """The settings are new: begin to believe, go on, or stop, as the policy asks."""
+        if policy.beliefs is None:
+            self.beliefs = None
+        elif self.beliefs is not None:
+            self.beliefs.served()
+        else:
+            self.beliefs = policy.beliefs(self)
+            for job in self.jobs.values():  # their past is not known, and need not be
+                self.beliefs.opened(job)
+
+    def engine_for(self, app: str, stage: str, model: str) -> str | None:
+        raise NotImplementedError  # by the half above, which knows the routes
+
+    def _profile_replaced(self, event: ev.ProfileReplaced, out: list[Command]) -> None:
+        """An application was learned anew; open jobs keep what they began with. Raises ValueError for no profile."""
+        if self.beliefs is not None:
+            self.beliefs.replaced(event.app, event.profile)
+
+    # ---------------------------------------------------------------- tenants and applications
+
+    def _tenant(self, name: str) -> Tenant:
+        tenant = self.tenants.get(name)
+        if tenant is None:
+            tenant = self.tenants[name] = Tenant(name, len(self.tenants))
+        return tenant
+
+    def _application(self, name: str) -> Application:
+        app = self.apps.get(name)
+        if app is None:
+            if len(self.apps) > 2 * len(self.jobs) + MAX_IDLE_APPS:
+                self._drop_applications()
+            self._apps_seen += 1
+            app = self.apps[name] = Application(name, self._apps_seen)
+        return app
+
+    def _drop_applications(self) -> None:
+        """Forget half of those without an open job: the ones of which the fewest jobs have closed, the oldest first."""
+        busy = {job.app.name for job in self.jobs.values()}
+        idle = [app for app in self.apps.values() if app.name not in busy]
+        idle.sort(key=lambda app: (app.jobs_closed, app.number))
+        for app in idle[: len(idle) // 2]:
+            del self.apps[app.name]
