@@ -11,6 +11,15 @@ MOST_RECORDS = 512
 "records that a profile holds: enough for a posterior, small enough for a file"
 
 
+class Choice(msgspec.Struct, array_like=True):
+    """What a dynamic stage held, once."""
+
+    stages: list[str]
+    "which of the candidates; none: its planner went on without them"
+    share: float
+    "of the times that the planner ended"
+
+
 class Node(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A stage of the application's graph."""
 
@@ -21,12 +30,20 @@ class Node(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     "what its calls asked for"
     candidates: list[str] = []
     "of a dynamic stage: the stages that its planner chooses from"
+    shares: list[float] = []
+    "of a dynamic stage: how often each candidate is chosen, of the times that the planner ended"
+    choices: list[Choice] = []
+    "of a dynamic stage: what is chosen together, the most frequent first"
     planner: str | None = None
     "of a dynamic stage: the stage whose answer decides what it holds"
     present: float = 1.0
     "share of the jobs that have it"
     tasks: float = 1.0
     "mean number of its calls or runs in a job that has it"
+    rounds: list[float] = []
+    "share of the jobs in which it runs at least once, twice, ... one after another: a loop, unrolled"
+    fan_out: dict[int, float] = {}
+    "parallel tasks of one round -> share of the rounds"
 
 
 class Edge(msgspec.Struct, array_like=True):
@@ -35,6 +52,8 @@ class Edge(msgspec.Struct, array_like=True):
     before: str
     after: str
     share: float
+    again: bool = False
+    "it closes a loop: the next round of `after` begins"
 
 
 class Variable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
