@@ -15,12 +15,13 @@ from typing import Any
 class FairClock:
     """Virtual seconds: what each job of the ideal has been given so far. O(log n) a job."""
 
-    __slots__ = ("_at", "_finishes", "now")
+    __slots__ = ("_at", "_finishes", "_slots", "now")
 
     def __init__(self) -> None:
         #: virtual seconds
         self.now = 0.0
         self._at = 0.0  # seconds on the driver's clock up to which it has run
+        self._slots = 0
         self._finishes: list[float] = []  # a heap: of the jobs that are not done in the ideal
 
     def join(self, at: float, slots: int, work_s: float) -> float:
@@ -33,7 +34,7 @@ class FairClock:
     def run(self, at: float, slots: int) -> None:
         """Let the clock run until `at` seconds, with as many `slots` as there are now."""
         finishes, passed = self._finishes, at - self._at
-        self._at = at
+        self._at, self._slots = at, slots
         while finishes and slots:
             needed = (finishes[0] - self.now) * len(finishes) / slots
             if needed > passed:
@@ -42,17 +43,18 @@ class FairClock:
             passed -= needed
             self.now = heappop(finishes)
 
-    def until(self, finish: float, slots: int) -> float:
+    def until(self, finish: float) -> float:
         """Seconds until virtual `finish` if nobody came or left; 0 if it is over, infinite without slots."""
         virtual = finish - self.now
         if virtual <= 0.0:
             return 0.0
-        return virtual * len(self._finishes) / slots if slots else float("inf")
+        return virtual * len(self._finishes) / self._slots if self._slots else float("inf")
 
     def save(self) -> Any:
         """As JSON-able data."""
-        return [self.now, self._at, self._finishes]
+        return [self.now, self._at, self._slots, self._finishes]
 
     def restore(self, saved: Any) -> None:
         """What `save` gave."""
-        self.now, self._at, self._finishes = saved[0], saved[1], list(saved[2])
+        self.now, self._at, self._slots, finishes = saved
+        self._finishes = list(finishes)

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from enum import Enum, IntEnum
 from typing import Any, Protocol
 
+from hocket.core.fairclock import FairClock
 from hocket.core.rng import Rng
 from hocket.core.state import Call, Job
 
@@ -33,6 +34,7 @@ class Fact(Enum):
     SIZE = "an application's mean size"
     SLOTS = "how many slots a job's calls hold"
     BELIEF = "what is expected of a job's rest"
+    FAIR = "when an equal sharing of all slots would be done with a job: settled by its first call"
     OUTSIDE = "something the driver knows and reports through Scheduler.touch_job (the simulator's oracle)"
 
 
@@ -46,6 +48,10 @@ class View(Protocol):
     @property
     def rng(self) -> Rng:
         """The seeded generator of choosers. An ordering must not draw from it."""
+
+    @property
+    def fair(self) -> FairClock:
+        """The clock of `job.fair_finish`, as of this event. Kept where an ordering reads Fact.FAIR."""
 
 
 class Ordering(Protocol):

@@ -130,6 +130,8 @@ class Scheduler(Jobs):
         self.calls[name] = job.calls[name] = call
         if self.beliefs is not None:
             self._believe(job, self.beliefs.arrived, call)
+        if self._reads_fair and job.fair_finish is None:
+            self._believe(job, self._join, job)
         if engine.room:
             # room means that nobody waits: the call need not pass through the queue
             self._dispatch(call, out)
@@ -252,6 +254,8 @@ class Scheduler(Jobs):
         else:
             if engine is not call.engine:
                 call.engine, call.failed_on = engine, None
+            if self._reads_fair and call.job.fair_finish is None:  # the settings did not ask before
+                self._believe(call.job, self._join, call.job)
             self._enqueue(call, out)
 
     def _end(self, call: Call, out: list[Command]) -> None:

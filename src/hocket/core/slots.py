@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from hocket.core.belief import Beliefs, World
 from hocket.core.commands import Command, Dispatch, WakeAt
+from hocket.core.fairclock import FairClock
 from hocket.core.ordering import Fact, Ordering
 from hocket.core.queue import ReadyQueue
 from hocket.core.rng import Rng
@@ -42,6 +43,7 @@ class Slots:
     def __init__(self, spec: SchedulerSpec, policy: Policy) -> None:
         self.now = 0.0
         self.rng = Rng(spec.seed)
+        self.fair = FairClock()
         self.engines = {
             e.name: Engine(
                 e.name, e.models, ReadyQueue(policy.orderings, self), policy.routing(), auto_window=e.auto_window
@@ -103,6 +105,8 @@ class Slots:
 
     def _fill(self, engine: Engine, out: list[Command]) -> None:
         """Dispatch while a replica has room and a call waits."""
+        if self._reads_fair:
+            self.fair.run(self.now, self._slots())
         while engine.room:
             try:
                 call = engine.queue.pop()
@@ -132,11 +136,10 @@ class Slots:
         job.running += 1
         tenant = job.tenant
         tenant.running += 1
-        if self._reads_running:
+        if self._reads_running or self._reads_slots:
             self._dispatches += 1
-            tenant.last_served = self._dispatches
+            tenant.last_served = job.last_served = self._dispatches
             self._touch(Fact.RUNNING, tenant)
-        if self._reads_slots:
             self._touch(Fact.SLOTS, job)
         out.append(Dispatch(call.id, engine.name, replica.id))
 
@@ -164,6 +167,10 @@ class Slots:
         if self._reads_slots:
             self._touch(Fact.SLOTS, job)
 
+    def _slots(self) -> int:
+        """Calls that all replicas may hold at once, now."""
+        return sum(replica.limit for engine in self.engines.values() for replica in engine.replicas.values())
+
     def _learn(self, call: Call, replica: Replica, tokens: int = 0, *, ended: bool = False) -> None:
         raise NotImplementedError  # by the half above, which knows what a window is
 
@@ -189,6 +196,7 @@ class Slots:
         self._reads_running = Fact.RUNNING in reads
         self._reads_size = Fact.SIZE in reads
         self._reads_slots = Fact.SLOTS in reads
+        self._reads_fair = Fact.FAIR in reads
         self._orderings = tuple(orderings)
         #: whether `CallStreamed` after the first token is of use to the policy
         self.wants_progress = self._reads_service or any(engine.auto_window for engine in self.engines.values())

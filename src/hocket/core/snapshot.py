@@ -28,7 +28,7 @@ _REPLICA = (
 )
 _JOB = (
     *("id", "number", "urgency", "arrived_at", "deadline_at", "features"),
-    *("service_s", "path_s", "closed", "aborted", "heard_at", "tools"),
+    *("service_s", "path_s", "last_served", "fair_finish", "closed", "aborted", "heard_at", "tools"),
 )
 _CALL = (
     *("id", "number", "stage", "model", "urgency", "arrived_at", "prompt_tokens", "max_tokens"),
@@ -45,6 +45,7 @@ def save(scheduler: Scheduler) -> Plain:
         "seen": [s._jobs_seen, s._calls_seen, s._apps_seen, s._dispatches, s._timers.count],
         "policy_error": s.policy_error,
         "rng": s.rng.state,
+        "fair": s.fair.save(),
         "choosers": [chooser.save() for chooser in _choosers(s)],
         "tenants": [_plain(tenant, _TENANT) for tenant in s.tenants.values()],
         "apps": [_plain(app, _APP) for app in s.apps.values()],
@@ -74,6 +75,7 @@ def restore(scheduler: Scheduler, state: Plain) -> None:
         s._fall_back(RuntimeError())
         s.policy_error = state["policy_error"]
     s.rng.state = state["rng"]
+    s.fair.restore(state["fair"])
     for chooser, saved in zip(_choosers(s), state["choosers"], strict=True):
         chooser.restore(saved)
     s.tenants.update((t["name"], Tenant(**t)) for t in state["tenants"])

@@ -73,6 +73,10 @@ class Job:
     "calls that are queued"
     running: int = 0
     "calls in a slot"
+    last_served: int = 0
+    "number of the latest dispatch of one of its calls, counted where an ordering gives turns; 0 = never served"
+    fair_finish: float | None = None
+    "virtual seconds at which an equal sharing of all slots would be done with it; None where no ordering asks"
     belief: Belief | None = None
     "what is expected of its rest; None where no ordering asks"
     closed: bool = False
