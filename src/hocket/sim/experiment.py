@@ -6,7 +6,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import pairwise
@@ -62,10 +62,16 @@ def simulate(
     policy: str,
     record: frozenset[str] = frozenset(),
     progress: Callable[[int], None] | None = None,
+    profiles: Mapping[str, str] | None = None,
 ) -> Outcome:
-    """Run `jobs` under `policy` ("urgency>las"). Raises InputError for a policy that is none."""
+    """Run `jobs` under `policy` ("urgency>las"), which may know `profiles`: the text of each application's.
+
+    Raises InputError for a policy that is none.
+    """
     oracle = Oracle() if "oracle" in parse_policy(policy) else None
-    scheduler = build(scheduler_spec(setup, policy), extra={"oracle": oracle} if oracle else None)
+    extra = {"oracle": oracle} if oracle else None
+    more = {"profiles": profiles} if profiles else {}
+    scheduler = build(scheduler_spec(setup, policy), extra, **more)
     return Simulation(jobs, setup.engines, scheduler, oracle, record, progress=progress).run()
 
 

@@ -1,0 +1,216 @@
+"""The cells of the evaluation: one policy on one draw of jobs, at one load, on one set of engines.
+
+A cell's jobs follow from its name alone, so policies meet the same jobs whenever they are run, and cells can be kept in
+a file and run anew one by one. A worker process takes a draw with all its cells: drawing the jobs and finding the
+engines' capacity is shared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
+from inspect import signature
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+import hocket
+from hocket.assembly import build
+from hocket.beliefs.profile import Profile, encode_profile
+from hocket.beliefs.record import record_of
+from hocket.sim.experiment import Setup, capacity, scaled, simulate
+from hocket.sim.workloads import generate
+from hocket.trace import Job
+
+JOBS = 300
+"jobs of a draw"
+TRAIN_SEED = 1
+"the jobs that profiles are learned from"
+TEST_SEEDS = 10_000
+"the first seed of the jobs that are simulated"
+LEARNED = 500
+"jobs of an application that its profile is learned from"
+
+SMALL = {"q0": 9.48e-3, "q1": 2.15e-9, "q2": 5.14e-5, "d0": 1.159e-2, "d1": 3.32e-5, "d2": 8.6e-8}
+"Llama-3.1-8B on an A100, fitted to step times of aiconfigurator-core 0.12 (mean error: prefill 3.8 %, decode 1.8 %)"
+MIDDLE = {"q0": 2.239e-2, "q1": 4.09e-9, "q2": 1.189e-4, "d0": 2.525e-2, "d1": 5.67e-5, "d2": 8.05e-8}
+"Qwen3-32B on two A100, in the same way (3.4 %, 1.5 %)"
+LARGE = {"q0": 2.349e-2, "q1": 2.55e-9, "q2": 1.454e-4, "d0": 2.769e-2, "d1": 1.21e-4, "d2": 5.56e-8}
+"Llama-3.1-70B on four A100, in the same way (4.8 %, 1.4 %)"
+
+
+def _engine(name: str, models: list[str], latency: dict[str, float], kv_tokens: int) -> dict[str, object]:
+    return {"name": name, "models": models, "max_concurrency": 16, "kv_tokens": kv_tokens, "latency": latency}
+
+
+ENGINES: dict[str, Setup] = {
+    "one": msgspec.convert({"engines": [_engine("small", ["small", "large"], SMALL, 400_000)]}, Setup),
+    "three": msgspec.convert(
+        {
+            "engines": [
+                _engine("small", ["small"], SMALL, 400_000),
+                _engine("middle", ["middle"], MIDDLE, 300_000),
+                _engine("large", ["large"], LARGE, 450_000),
+            ],
+            # the workloads ask for two models; half of the applications have the second on an engine of its own
+            "routes": [
+                {"app": app, "model": "large", "engine": "middle"}
+                for app in ("sequence-sorting", "web-search", "llm-compiler")
+            ],
+        },
+        Setup,
+    ),
+}
+"one engine that serves all, and three on which jobs meet at some and part at others"
+
+
+class Cell(msgspec.Struct, frozen=True):
+    """What was run."""
+
+    workload: str
+    "a mix, or `recorded:NAME`"
+    engines: str
+    load: float
+    seed: int
+    policy: str
+    profiles: str = str(LEARNED)
+    "jobs that they were learned from, or `wrong`: each application has another's"
+
+
+class Result(msgspec.Struct):
+    """What came of it. `jct_s` in the order of the draw."""
+
+    cell: Cell
+    jct_s: list[float]
+    calls: int
+    wall_s: float
+    jobs: str
+    "digest of the jobs with their arrivals"
+    source: str
+    "digest of the sources that ran it"
+
+    @property
+    def mean(self) -> float:
+        return sum(self.jct_s) / len(self.jct_s)
+
+
+class Draw(NamedTuple):
+    """What the cells of one task share."""
+
+    workload: str
+    engines: str
+    seed: int
+
+
+# ---------------------------------------------------------------- jobs and profiles
+
+
+def test_jobs(draw: Draw) -> list[Job]:
+    return list(generate(draw.workload, JOBS, 1.0, TEST_SEEDS + draw.seed))
+
+
+def train_jobs(workload: str) -> dict[str, list[Job]]:
+    """The jobs that may be learned from, by application: all that a workload's draws hold."""
+    apps = {job.app for job in generate(workload, JOBS, 1.0, TEST_SEEDS)}
+    return {app: list(generate(app, LEARNED, 1.0, TRAIN_SEED)) for app in sorted(apps)}
+
+
+@cache
+def profiles(workload: str, kind: str) -> dict[str, str]:
+    """The profile files of a workload's applications, by name: learned from so many jobs, or another's."""
+    jobs = train_jobs(workload)
+    count = LEARNED if kind == "wrong" else int(kind)
+    learned = {app: learn(app, some[:count]) for app, some in jobs.items()}
+    if kind != "wrong":
+        return learned
+    apps = list(learned)
+    others = [*apps[1:], apps[0]] if len(apps) > 1 else apps
+    return {app: _renamed(learned[other], app) for app, other in zip(apps, others, strict=True)}
+
+
+def learn(app: str, jobs: Sequence[Job]) -> str:
+    return encode_profile(Profile(app=app, jobs=len(jobs), records=[record_of(job) for job in jobs])).decode()
+
+
+def _renamed(profile: str, app: str) -> str:
+    raw = msgspec.json.decode(profile)
+    raw["app"] = app
+    return msgspec.json.encode(raw).decode()
+
+
+# ---------------------------------------------------------------- running
+
+
+@cache
+def source() -> str:
+    """A digest of what decides: a kept cell of another one may no longer be what this source would give."""
+    root = Path(hocket.__file__).parent
+    files = [path for part in ("core", "policies", "beliefs", "sim") for path in sorted((root / part).rglob("*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
+
+
+def run_draw(draw: Draw, cells: Sequence[Cell]) -> list[Result]:
+    """Run `cells`, all of one draw."""
+    base, setup = test_jobs(draw), ENGINES[draw.engines]
+    most = capacity(base, setup)
+    calls = sum(stage.kind == "llm" for job in base for stage in job.stages)
+    results = []
+    for load in sorted({cell.load for cell in cells}):
+        jobs = scaled(base, load * most)
+        digest = hashlib.sha256(msgspec.json.encode(jobs)).hexdigest()[:12]
+        for cell in cells:
+            if cell.load != load:
+                continue
+            learned = profiles(cell.workload, cell.profiles) if "profiles" in signature(build).parameters else None
+            start = time.perf_counter()
+            outcome = simulate(jobs, setup, cell.policy, profiles=learned)
+            wall_s = time.perf_counter() - start
+            assert not outcome.rejected, f"{cell}: {outcome.rejected}"
+            jct_s = [round(outcome.jct_s[job.job], 4) for job in jobs]
+            results.append(Result(cell, jct_s, calls, round(wall_s, 4), digest, source()))
+    return results
+
+
+class Store:
+    """Results in a file, one a line; of equal cells the last counts."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.results: dict[Cell, Result] = {}
+        if path.exists():
+            for line in path.read_bytes().splitlines():
+                try:
+                    result = msgspec.json.decode(line, type=Result)
+                except msgspec.MsgspecError:
+                    continue  # a run was stopped in the middle of a line
+                self.results[result.cell] = result
+
+    def add(self, results: Iterable[Result]) -> None:
+        with self._path.open("ab") as file:
+            for result in results:
+                self.results[result.cell] = result
+                file.write(msgspec.json.encode(result) + b"\n")
+
+
+def run_cells(
+    cells: Sequence[Cell], store: Store, processes: int, progress: Callable[[int, int], None] = lambda done, of: None
+) -> None:
+    """Run what the store does not hold yet. `progress` is told (cells done, cells to do)."""
+    draws: dict[Draw, list[Cell]] = {}
+    for cell in cells:
+        if cell not in store.results:
+            draws.setdefault(Draw(cell.workload, cell.engines, cell.seed), []).append(cell)
+    todo, done = sum(map(len, draws.values())), 0
+    for workload, kind in sorted({(c.workload, c.profiles) for some in draws.values() for c in some}):
+        profiles(workload, kind)  # once, before the processes part
+    with ProcessPoolExecutor(processes, get_context("fork")) as pool:
+        for future in as_completed([pool.submit(run_draw, *task) for task in draws.items()]):
+            results = future.result()
+            store.add(results)
+            done += len(results)
+            progress(done, todo)
