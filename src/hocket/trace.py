@@ -20,6 +20,8 @@ from hocket.errors import InputError
 VERSION = 1
 MOST_TOKENS = 10**9
 "a size above this is a slip, not a call"
+GAP = "gap"
+"a tool stage of an exported trace: time that the application spent on something that nobody reported"
 
 
 class Prefix(msgspec.Struct, forbid_unknown_fields=True):

@@ -15,11 +15,10 @@ from typing import NamedTuple
 import msgspec
 
 from hocket.history.records import CallRecord, JobRecord, ToolRecord, is_open
-from hocket.trace import Job, Stage, decode_job, encode_job
+from hocket.trace import GAP, Job, Stage, decode_job, encode_job
 
 GAP_S = 0.001
 "a shorter one is the gateway's and the client's own work"
-GAP = "gap"
 DIGITS = 6
 "of times in a trace: microseconds"
 

@@ -1,0 +1,195 @@
+"""The graph of an application, found in its recorded jobs.
+
+A *stage* is a node; parallel tasks of one stage are its fan-out, and a stage that runs again after itself has rounds: a
+loop, unrolled, with absence as a value (LLMSched, arXiv 2504.03444). An edge says that a stage waits for another. A
+*dynamic* stage stands for those that a planner's answer chooses: which of them run, and in what order, differs from job
+to job.
+
+Recorded order is not the same as need: a short branch often happens to end before the next step of another begins. So
+an edge counts only if it is never seen broken. What a planner orders is exempt: there the order itself is chosen.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from hocket.beliefs.choices import Planned, planned
+from hocket.beliefs.profile import Choice, Edge, Node
+from hocket.beliefs.record import Record
+from hocket.beliefs.shape import Shape, Skeleton, lowest, skeleton_of
+from hocket.trace import GAP
+
+LEAST_SHARE = 0.05
+"of the jobs that have both stages; an edge that fewer show is chance"
+MOST_BROKEN = 0.05
+"share of those jobs in which an edge may be broken: records have slips"
+MOST_CHOICES = 32
+"sets of candidates that a dynamic stage lists"
+
+
+class Graph(NamedTuple):
+    """Stages in the order in which they begin, each dynamic one behind its planner; edges in the same order."""
+
+    nodes: list[Node]
+    edges: list[Edge]
+
+
+def find_graph(records: Sequence[Record]) -> Graph:
+    """The graph that these jobs of one application show."""
+    shapes = shapes_of(records)
+    models = models_of(records)
+    dynamic = planned(shapes, models)
+    return describe(models, shapes, _edges(shapes, dynamic), dynamic)
+
+
+def shapes_of(records: Iterable[Record]) -> dict[Shape, int]:
+    """The structures that occur, and how often: many jobs share one."""
+    counts: Counter[Skeleton] = Counter(skeleton_of(record.steps) for record in records)
+    return {Shape(skeleton): count for skeleton, count in counts.items()}
+
+
+def models_of(records: Iterable[Record]) -> dict[str, Counter[str]]:
+    """Stage -> model -> calls. A stage that only tool runs have is there without models."""
+    found: dict[str, Counter[str]] = {}
+    for record in records:
+        for step in record.steps:
+            if step.model is not None:
+                found.setdefault(step.stage, Counter())[step.model] += 1
+            elif step.stage != GAP:
+                found.setdefault(step.stage, Counter())
+    return found
+
+
+# -------------------------------------------------------------------- edges
+
+
+class Pairs:
+    """How often a stage directly follows another: jobs, by (before, after)."""
+
+    def __init__(self, shapes: Mapping[Shape, int]) -> None:
+        self.direct: Counter[tuple[str, str]] = Counter()
+        "jobs that show the edge"
+        self._again: Counter[tuple[str, str]] = Counter()
+        "jobs that show it, in which `after` had its first round before `before` had"
+        self.both: Counter[tuple[str, str]] = Counter()
+        "jobs that have both stages"
+        for shape, count in shapes.items():
+            for pair in {(shape.stages[before], shape.stages[after]) for before, after in shape.edges()}:
+                self.direct[pair] += count
+                self._again[pair] += count * shape.loops(*pair)
+        for shape, count in shapes.items():
+            for pair in self.direct:
+                if pair[0] in shape.of_stage and pair[1] in shape.of_stage:
+                    self.both[pair] += count
+
+    def edge(self, pair: tuple[str, str], *, ordered: bool = True) -> Edge:
+        """What is known of one edge. Where stages are not `ordered`, only a stage itself can come again."""
+        again = pair[0] == pair[1] or (ordered and 2 * self._again[pair] > self.direct[pair])
+        return Edge(*pair, round(self.direct[pair] / (self.both[pair] or 1), 4), again)
+
+
+def _edges(shapes: Mapping[Shape, int], dynamic: Sequence[Planned]) -> list[Edge]:
+    """The edges that are no coincidence."""
+    pairs = Pairs(shapes)
+    free = {(before, after) for choice in dynamic for before in choice.candidates for after in choice.candidates}
+    edges = []
+    for pair in pairs.direct:
+        if pairs.direct[pair] < LEAST_SHARE * pairs.both[pair]:
+            continue
+        if pair not in free and _broken(pair, shapes) > MOST_BROKEN * pairs.both[pair]:
+            continue
+        edges.append(pairs.edge(pair, ordered=pair not in free))
+    return edges
+
+
+def _broken(pair: tuple[str, str], shapes: Mapping[Shape, int]) -> int:
+    """Jobs in which `after` did not wait for `before`."""
+    before, after = pair
+    having = ((shape, count) for shape, count in shapes.items() if before in shape.of_stage and after in shape.of_stage)
+    return sum(count for shape, count in having if shape.broken(before, after))
+
+
+# -------------------------------------------------------------------- nodes
+
+
+def describe(
+    models: Mapping[str, Counter[str]],
+    shapes: Mapping[Shape, int],
+    edges: Iterable[Edge],
+    dynamic: Iterable[Planned],
+) -> Graph:
+    """The graph of these edges and dynamic stages, with what the jobs say of each stage."""
+    order = _in_order(shapes)
+    of_planner: dict[str, list[Planned]] = {}
+    for choice in dynamic:
+        of_planner.setdefault(choice.planner, []).append(choice)
+    nodes = []
+    for name in order:
+        nodes.append(_stage(name, models[name], shapes))
+        nodes += [_dynamic(choice, models, shapes) for choice in of_planner.get(name, [])]
+    place = {name: index for index, name in enumerate(order)}
+    return Graph(nodes, sorted(edges, key=lambda edge: (place[edge.before], place[edge.after])))
+
+
+def _in_order(shapes: Mapping[Shape, int]) -> list[str]:
+    """The stages by the mean depth at which they first begin, then by name."""
+    depth: Counter[str] = Counter()
+    jobs: Counter[str] = Counter()
+    for shape, count in shapes.items():
+        for name, steps in shape.of_stage.items():
+            first = lowest(steps)
+            depth[name] += shape.depths[first] * count
+            jobs[name] += count
+    return sorted(jobs, key=lambda name: (depth[name] / jobs[name], name))
+
+
+def _stage(name: str, models: Counter[str], shapes: Mapping[Shape, int]) -> Node:
+    total, present, tasks = sum(shapes.values()), 0, 0
+    rounds: Counter[int] = Counter()
+    fan_out: Counter[int] = Counter()
+    for shape, count in shapes.items():
+        steps = shape.of_stage.get(name, 0)
+        if not steps:
+            continue
+        present += count
+        tasks += count * steps.bit_count()
+        wide = Counter(turn for turn, stage in zip(shape.rounds, shape.stages, strict=True) if stage == name)
+        for turn, width in wide.items():
+            rounds[turn] += count
+            fan_out[width] += count
+    return Node(
+        name=name,
+        kind="llm" if models else "tool",
+        models=[model for model, _ in sorted(models.items(), key=lambda item: (-item[1], item[0]))],
+        present=round(present / total, 4),
+        tasks=round(tasks / present, 4),
+        rounds=[round(rounds[turn] / total, 4) for turn in range(len(rounds))],
+        fan_out={width: round(fan_out[width] / fan_out.total(), 4) for width in sorted(fan_out)},
+    )
+
+
+def _dynamic(choice: Planned, models: Container[str], shapes: Mapping[Shape, int]) -> Node:
+    times = choice.times or 1
+    frequent = sorted(choice.sets.items(), key=lambda item: (-item[1], sorted(item[0])))[:MOST_CHOICES]
+    jobs = sum(count for shape, count in shapes.items() if any(name in shape.of_stage for name in choice.candidates))
+    tasks = sum(
+        count * shape.of_stage.get(name, 0).bit_count() for shape, count in shapes.items() for name in choice.candidates
+    )
+    name = f"{choice.planner}/*"
+    while name in models:
+        name += "*"
+    return Node(
+        name=name,
+        kind="dynamic",
+        planner=choice.planner,
+        candidates=list(choice.candidates),
+        shares=[
+            round(sum(n for names, n in choice.sets.items() if candidate in names) / times, 4)
+            for candidate in choice.candidates
+        ],
+        choices=[Choice(sorted(names), round(count / times, 4)) for names, count in frequent],
+        present=round(jobs / sum(shapes.values()), 4),
+        tasks=round(tasks / (jobs or 1), 4),
+    )

@@ -1,0 +1,112 @@
+"""The structure of one recorded job, without its sizes: what ran, in what order, in which round, decided by what.
+
+Sets of steps are bits of an int (bit i = step i), so that "is an ancestor of" costs one operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from typing import NamedTuple
+
+from hocket.beliefs.record import Step
+from hocket.trace import GAP
+
+
+class Skeleton(NamedTuple):
+    """What two jobs of the same structure have in common; hashable."""
+
+    stages: tuple[str, ...]
+    after: tuple[tuple[int, ...], ...]
+    "per step, the earlier steps that had to end first"
+    revealed_by: tuple[int | None, ...]
+
+
+def skeleton_of(steps: Sequence[Step]) -> Skeleton:
+    """The structure of a job. Time that nobody reported (`gap`) is no stage: what waited for it waits for its needs."""
+    place: dict[int, int] = {}
+    gaps: dict[int, list[int]] = {}
+    kept: list[tuple[Step, tuple[int, ...]]] = []
+    for index, step in enumerate(steps):
+        after = {new for old in step.after for new in gaps.get(old, [place.get(old, -1)])}
+        if step.stage == GAP and step.model is None:
+            gaps[index] = sorted(after)
+            continue
+        place[index] = len(kept)
+        kept.append((step, tuple(sorted(after))))
+    return Skeleton(
+        tuple(step.stage for step, _ in kept),
+        tuple(after for _, after in kept),
+        tuple(None if step.revealed_by is None else place.get(step.revealed_by) for step, _ in kept),
+    )
+
+
+class Shape:
+    """A structure and what follows from it."""
+
+    def __init__(self, skeleton: Skeleton) -> None:
+        self.stages, self.after, self.revealed_by = skeleton
+        self.of_stage: dict[str, int] = {}
+        "stage -> its steps"
+        self.ancestors: list[int] = []
+        "per step, all that had ended before it began"
+        for index, (stage, after) in enumerate(zip(self.stages, self.after, strict=True)):
+            bits = 0
+            for before in after:
+                bits |= self.ancestors[before] | 1 << before
+            self.ancestors.append(bits)
+            self.of_stage[stage] = self.of_stage.get(stage, 0) | 1 << index
+
+    @cached_property
+    def rounds(self) -> list[int]:
+        """Per step, how many rounds of its own stage came before it, one after another."""
+        seen: dict[str, list[int]] = {}  # stage -> its steps, round by round
+        rounds = []
+        for index, stage in enumerate(self.stages):
+            levels = seen.setdefault(stage, [])
+            turn = next((n + 1 for n in range(len(levels) - 1, -1, -1) if levels[n] & self.ancestors[index]), 0)
+            if turn == len(levels):
+                levels.append(0)
+            levels[turn] |= 1 << index
+            rounds.append(turn)
+        return rounds
+
+    @cached_property
+    def depths(self) -> list[int]:
+        """Per step, the length of the longest chain before it."""
+        depths: list[int] = []
+        for after in self.after:
+            depths.append(1 + max((depths[before] for before in after), default=-1))
+        return depths
+
+    def edges(self) -> Iterator[tuple[int, int]]:
+        """(before, after) of steps, without those that another chain of edges implies."""
+        for index, after in enumerate(self.after):
+            for before in after:
+                if not any(self.ancestors[other] >> before & 1 for other in after):
+                    yield before, index
+
+    def loops(self, before: str, after: str) -> bool:
+        """Whether `after` had its first round when `before` had not, so that this edge leads to another one."""
+        first = lowest(self.of_stage[before])
+        return before == after or bool(self.ancestors[first] & self.of_stage[after])
+
+    def broken(self, before: str, after: str) -> bool:
+        """Whether a step of `after` began while one of `before` was still to end, and none of them had."""
+        befores, afters = self.of_stage[before], self.of_stage[after]
+        return any(
+            not self.ancestors[step] & befores and any(not self.ancestors[x] >> step & 1 for x in bits_of(befores))
+            for step in bits_of(afters)
+        )
+
+
+def bits_of(bits: int) -> Iterator[int]:
+    """The places of the set bits, lowest first."""
+    while bits:
+        yield lowest(bits)
+        bits &= bits - 1
+
+
+def lowest(bits: int) -> int:
+    """The place of the lowest set bit."""
+    return (bits & -bits).bit_length() - 1
