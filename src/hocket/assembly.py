@@ -5,12 +5,14 @@ And journal -> the same scheduler once more: fed the same events, it must give t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from hocket.core.ordering import Ordering
+from hocket.core.belief import Beliefs, World
+from hocket.core.events import ProfileReplaced
+from hocket.core.ordering import Fact, Ordering
 from hocket.core.scheduler import Scheduler
 from hocket.core.slots import Policy
 from hocket.core.snapshot import restore
@@ -20,10 +22,15 @@ from hocket.journal import read_journal
 from hocket.policies import compose, routing
 
 
-def build(spec: SchedulerSpec, extra: Mapping[str, Ordering] | None = None) -> Scheduler:
+def build(
+    spec: SchedulerSpec, extra: Mapping[str, Ordering] | None = None, profiles: Mapping[str, str] | None = None
+) -> Scheduler:
     """A scheduler as `spec` says. `extra` adds orderings by name (the simulator's `oracle`).
 
-    Raises InputError for an unknown policy, a bad composition or a route to an unknown engine.
+    `profiles`: application -> text of its profile, taken in before anything happens; a driver whose journal is to
+    replay by itself sends them as ProfileReplaced events instead.
+
+    Raises InputError for an unknown policy, a bad composition, a route to an unknown engine or a bad profile.
     """
     names = {engine.name for engine in spec.engines}
     for route in spec.routes:
@@ -31,9 +38,25 @@ def build(spec: SchedulerSpec, extra: Mapping[str, Ordering] | None = None) -> S
             raise InputError(f"routes: unknown engine '{route.engine}'; known: {', '.join(sorted(names))}")
 
     def policy_of(spec: SchedulerSpec) -> Policy:
-        return Policy(compose(spec.policy, extra), compose(["call-fcfs"]), routing(spec.routing))
+        orderings = compose(spec.policy, extra)
+        return Policy(orderings, compose(["call-fcfs"]), routing(spec.routing), _beliefs(orderings))
 
-    return Scheduler(spec, policy_of)
+    scheduler = Scheduler(spec, policy_of)
+    for app, profile in (profiles or {}).items():
+        try:
+            scheduler.handle(ProfileReplaced(0.0, app, profile))
+        except ValueError as error:
+            raise InputError(f"profile of {app!r}: {error}") from None
+    return scheduler
+
+
+def _beliefs(orderings: Sequence[Ordering]) -> Callable[[World], Beliefs] | None:
+    """What makes the beliefs, where an ordering reads them. (numpy is imported only then.)"""
+    if not any(Fact.BELIEF in ordering.reads for ordering in orderings):
+        return None
+    from hocket.beliefs.tracker import Tracker
+
+    return Tracker
 
 
 class Difference(msgspec.Struct):

@@ -12,15 +12,26 @@ from hocket.core.ordering import Ordering
 from hocket.core.queue import check_nesting
 from hocket.core.routing import Affinity, LeastLoaded, Routing
 from hocket.errors import InputError
-from hocket.policies.orderings import CallFcfs, Fair, Fcfs, Las, Sjf, Urgency
+from hocket.policies.carbyne import Carbyne
+from hocket.policies.informed import Gittins, Justitia, Srtf
+from hocket.policies.hocket import Hocket
+from hocket.policies.orderings import Atlas, CallFcfs, Fair, FairJobs, Fcfs, Las, Plas, Sjf, Urgency
 
 ORDERINGS: dict[str, Callable[[], Ordering]] = {
     "fcfs": Fcfs,
     "call-fcfs": CallFcfs,
+    "hocket": Hocket,
     "urgency": Urgency,
     "fair": Fair,
+    "fair-jobs": FairJobs,
     "las": Las,
+    "plas": Plas,
+    "atlas": Atlas,
     "sjf": Sjf,
+    "srtf": Srtf,
+    "gittins": Gittins,
+    "justitia": Justitia,
+    "carbyne": Carbyne,
 }
 "which call next: name -> constructor"
 

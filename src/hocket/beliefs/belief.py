@@ -1,0 +1,269 @@
+"""What is believed of one job: its application's recorded jobs, reweighted by what it has shown so far.
+
+A row of the samples is a way in which the job may go on. Each fact that is seen (a step begins, with this prompt; it
+ends, with this answer) multiplies the rows' weights by how well they agree. What is left of the job is then, in every
+row, what the row had left; mean, quantiles and ranks all come from the same weighted rows.
+
+A job that no row is like (its application is new, or has changed) is judged by age: what has worked for long will work
+on for as long, which is how jobs with heavy-tailed sizes behave, and what makes an ordering by it serve the least
+attained service first.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hocket.beliefs.record import Record, Step
+from hocket.beliefs.samples import Column, Floats, Kernel, Samples, scaled
+
+LEAST_SUPPORT = 8.0
+"effective rows: when evidence leaves fewer, it is tempered until so many count"
+NEW = 3.0
+"jobs that the judgement by age is worth"
+SHAPE = -1.0
+"log-likelihood of each step more or fewer than a row had visible at this point"
+MOST_SHAPE = 3.0
+"steps beyond which it makes no difference"
+UNLIKE = 6.0
+"minus the log-likelihood of a fact that a row is far from: unlike, not impossible"
+POSSIBLE = 1e-3
+"of the largest weight: rows below it are no longer possible"
+FIRST_ANSWER = 128.0
+"tokens of an answer of which nothing is known"
+
+
+class _Open(NamedTuple):
+    """A call that has not ended."""
+
+    step: int
+    "its index in the record"
+    place: int | None
+    "its column; None where no row has it"
+    work: Floats | float
+    "engine seconds, a row"
+
+
+class JobBelief:
+    """The belief about one job. The tracker feeds it; orderings read its properties."""
+
+    __slots__ = (
+        "_frontier", "_left", "_log", "_misfits", "_moved", "_open", "_places", "_remaining", "_rest", "_turns",
+        "_weights", "attained_s", "ended", "network", "record", "samples",
+    )  # fmt: skip
+
+    def __init__(self, samples: Samples, features: dict[str, float]) -> None:
+        self.samples = samples
+        self.record = Record([], features)
+        "what it has shown so far; sizes of steps that have not ended are 0"
+        self.attained_s = 0.0
+        "engine seconds, unloaded, of its calls that have ended"
+        self.ended = 0
+        "steps that have ended"
+        self.network: object = None
+        "what a reader of the Bayesian network keeps here"
+        self._log: Floats = np.zeros(samples.rows)
+        self._left: Floats = samples.total.copy()
+        self._open: dict[int, _Open] = {}
+        self._turns: dict[str, int] = {}
+        self._places: list[int | None] = []
+        self._rest: dict[str, float] = {}
+        self._frontier: list[int] = []
+        self._misfits = 0.0
+        self._moved = True
+        self._weights: Floats = self._log
+        self._remaining: Floats = self._log
+        for name, kernel in samples.features.items():
+            self._agree(kernel, features.get(name))
+
+    # ---------------------------------------------------------------- evidence
+
+    def began(self, stage: str, model: str | None, prompt_tokens: int, most: int | None, hint: int | None) -> int:
+        """A step became visible: a call, or (without a model) a tool run. Returns its index in the record."""
+        index = len(self.record.steps)
+        self.record.steps.append(Step(stage, model, prompt_tokens, 0, 0.0, list(self._frontier)))
+        turn = self._turns[stage] = self._turns.get(stage, -1) + 1
+        column = self.samples.columns.get((stage, turn))
+        place = None if column is None else column.place
+        self._places.append(place)
+        if column is not None:
+            self._log = self._log + column.absent
+            if column.prompt is not None:
+                self._agree(column.prompt, prompt_tokens)
+        elif stage not in self.samples.rest:
+            self._misfits += 1.0
+        if model is not None:
+            self._open[index] = _Open(index, place, self._work(stage, model, column, prompt_tokens, most, hint))
+        self._moved = True
+        return index
+
+    def finished(self, index: int, prompt_tokens: int, output_tokens: int, duration_s: float = 0.0) -> None:
+        """A step ended, with these sizes."""
+        step = self.record.steps[index]
+        if prompt_tokens:
+            step.prompt_tokens = prompt_tokens
+        step.output_tokens, step.duration_s = output_tokens, duration_s
+        work = 0.0
+        if step.model is not None:
+            work = self.samples.pace(step.stage, step.model).unloaded(step.prompt_tokens, output_tokens)
+            self.attained_s += work
+        column = self._column(index)
+        if column is not None:
+            if column.answer is not None and output_tokens:
+                self._agree(column.answer, output_tokens)
+            if column.seconds is not None:
+                self._agree(column.seconds, 1e3 * duration_s)
+        self._ended(index, work)
+
+    def lost(self, index: int) -> None:
+        """A step will never end: nothing is learned from it, and it is no longer to be done."""
+        self._ended(index, 0.0)
+
+    def _ended(self, index: int, work: float) -> None:
+        place, step = self._places[index], self.record.steps[index]
+        if place is not None:
+            self._left = self._left - self.samples.work[:, place]
+        elif step.stage in self.samples.rest:
+            self._rest[step.stage] = self._rest.get(step.stage, 0.0) + work
+        self._open.pop(index, None)
+        self._frontier = [before for before in self._frontier if before not in step.after]
+        self._frontier.append(index)
+        self.ended += 1
+        self._moved = True
+
+    def _column(self, index: int) -> Column | None:
+        place, step = self._places[index], self.record.steps[index]
+        if place is None:
+            return None
+        turn = sum(1 for other in self.record.steps[:index] if other.stage == step.stage)
+        return self.samples.columns[step.stage, turn]
+
+    def _agree(self, kernel: Kernel, size: float | None) -> None:
+        """Weight the rows by how near they are in one fact."""
+        if size is None:
+            return
+        apart = kernel.values - scaled(size)
+        self._log = self._log - np.minimum(kernel.scale * apart * apart, UNLIKE)
+
+    def _work(
+        self, stage: str, model: str, column: Column | None, prompt: int, most: int | None, hint: int | None
+    ) -> Floats | float:
+        """Engine seconds of a call, a row: its prompt is known, its answer as long as the row's."""
+        pace = self.samples.pace(stage, model)
+        if hint is not None:
+            return pace.unloaded(prompt, hint)
+        answer: Floats | float = FIRST_ANSWER if column is None else column.output
+        if most is not None:
+            answer = np.minimum(answer, most)
+        steps = np.maximum(answer, 1.0) - 1.0
+        return (
+            pace.q0
+            + pace.prefill(prompt)
+            + steps * (pace.d0 + pace.d1 + pace.d2 * (prompt + 1.0))
+            + pace.d2 * steps * (steps - 1.0) / 2.0
+        )
+
+    # ---------------------------------------------------------------- what orderings read
+
+    @property
+    def remaining_s(self) -> float:
+        """See `hocket.core.belief.Belief`. Rounded to nine digits: sums differ in the last from machine to machine."""
+        if self._moved:
+            self._update()
+        share, aged = self._by_age()
+        mean = float(self._weights @ self._remaining) if self.samples.rows else 0.0
+        return float(f"{(1.0 - share) * mean + share * aged:.9g}")
+
+    @property
+    def total_s(self) -> float:
+        return self.attained_s + self.remaining_s
+
+    @property
+    def interval_s(self) -> tuple[float, float]:
+        if self._moved:
+            self._update()
+        share, aged = self._by_age()
+        if not self.samples.rows or share > 0.5:
+            return aged, 2.0 * aged
+        possible = self._remaining[self._weights >= POSSIBLE * self._weights.max()]
+        return float(f"{possible.min():.9g}"), float(f"{possible.max():.9g}")
+
+    @property
+    def gittins_s(self) -> float:
+        if self._moved:
+            self._update()
+        share, aged = self._by_age()
+        if not self.samples.rows:
+            return aged
+        order = np.argsort(self._remaining, kind="stable")
+        work, weights = self._remaining[order], self._weights[order]
+        done = np.cumsum(weights)
+        spent = np.cumsum(weights * work) + work * (1.0 - done)
+        rank = float((spent / np.maximum(done, 1e-12)).min())
+        return float(f"{(1.0 - share) * rank + share * aged:.9g}")
+
+    @property
+    def path_s(self) -> float:
+        if self._moved:
+            self._update()
+        share, aged = self._by_age()
+        if not self.samples.rows:
+            return aged
+        path = np.zeros(self.samples.rows)
+        for call in self._open.values():
+            tail = 0.0 if call.place is None else self.samples.tail[:, call.place]
+            path = np.maximum(path, call.work + tail)
+        if not self._open and self.ended:
+            last = [place for place in (self._places[i] for i in self._frontier) if place is not None]
+            path = self.samples.tail[:, last].max(axis=1) if last else self._remaining
+        mean = float(self._weights @ path)
+        return float(f"{(1.0 - share) * mean + share * aged:.9g}")
+
+    @property
+    def misfit(self) -> float:
+        """Share of the judgement by age: 1 where nothing is known of such a job."""
+        return self._by_age()[0]
+
+    def rows(self) -> tuple[Floats, Floats]:
+        """The remaining work in each row, and the rows' weights (they sum to 1)."""
+        if self._moved:
+            self._update()
+        return self._remaining, self._weights
+
+    def _by_age(self) -> tuple[float, float]:
+        """How much the judgement by age counts, and what it says."""
+        rows = self.samples.rows
+        weight = NEW + rows * self._misfits
+        share = weight / (weight + rows)
+        waiting = sum(float(np.mean(call.work)) for call in self._open.values())
+        return share, self.attained_s + waiting
+
+    def _update(self) -> None:
+        self._moved = False
+        if not self.samples.rows:
+            return
+        remaining = self._left
+        for call in self._open.values():
+            if call.place is not None:
+                remaining = remaining - self.samples.work[:, call.place]
+            remaining = remaining + call.work
+        for stage, done in self._rest.items():
+            remaining = remaining - np.minimum(self.samples.rest[stage], done)
+        self._remaining = np.maximum(remaining, 0.0)
+        visible = self.samples.visible[:, min(self.ended, self.samples.visible.shape[1] - 1)]
+        shape = SHAPE * np.minimum(np.abs(visible - len(self.record.steps)), MOST_SHAPE)
+        self._weights = _weights(self._log + shape)
+
+
+def _weights(log: Floats) -> NDArray[np.float64]:
+    """Weights that sum to 1, tempered so that some rows are left to speak."""
+    log = log - log.max()
+    wanted = min(LEAST_SUPPORT, len(log))
+    while True:
+        weights = np.exp(log)
+        total = weights.sum()
+        if total * total >= 0.999 * wanted * (weights @ weights):
+            return np.asarray(weights / total)
+        log = 0.7 * log

@@ -1,0 +1,295 @@
+"""Keeps the belief about every open job, and learns from the jobs that close. The core talks to this.
+
+What an application's jobs teach is taken in by *lessons*: the records that are believed in, as matrices. A job keeps
+the lesson that it began with. A new lesson is drawn when the records have grown by an eighth, so that learning costs
+little a job and a new application is useful after ten. When jobs stop being like the recorded ones, the old are
+forgotten.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from hocket.beliefs.belief import JobBelief
+from hocket.beliefs.profile import MOST_RECORDS, Network, decode_profile
+from hocket.beliefs.record import Record
+from hocket.beliefs.samples import Samples
+from hocket.core.belief import World
+from hocket.core.latency import Latency
+from hocket.core.state import Call, Job
+
+GROWTH = 8
+"a new lesson is drawn when the records have grown by one in so many"
+RECENT = 20
+"closed jobs by which drift is judged, and that are kept when it is found"
+STRANGE = 0.5
+"share of judgement by age over recent jobs, at which the older records are forgotten"
+OFF = math.log(2.0)
+"mean error of recent jobs' foretold sizes, as a log ratio all to one side, at which they are"
+DEFAULT_PACE = Latency(q0=0.01, q2=2e-4, d0=0.01, d1=5e-4, d2=1e-7)
+"an engine without constants: a token of an answer costs as much as fifty of a prompt"
+MOST_APPLICATIONS = 1000
+"that are remembered without an open job: their names come from clients"
+
+
+class Lesson:
+    """Records, as matrices."""
+
+    __slots__ = ("records", "samples")
+
+    def __init__(self, records: tuple[Record, ...], pace: Callable[[str, str], Latency]) -> None:
+        self.records = records
+        self.samples = Samples(records, pace)
+
+
+class Learned:
+    """What is known of one application."""
+
+    __slots__ = ("due", "errors", "lesson", "network", "open", "records", "strange")
+
+    def __init__(self, lesson: Lesson) -> None:
+        self.records: deque[Record] = deque(lesson.records, MOST_RECORDS)
+        self.lesson = lesson
+        self.network: Network | None = None
+        "the Bayesian network of its profile"
+        self.due = _growth(len(lesson.records))
+        "jobs until the next lesson"
+        self.open = 0
+        self.strange: deque[float] = deque(maxlen=RECENT)
+        self.errors: deque[float] = deque(maxlen=RECENT)
+
+
+class Story:
+    """What an open job has shown, in order: enough to believe the same again."""
+
+    __slots__ = ("belief", "calls", "facts", "foretold", "learned", "lesson", "runs")
+
+    def __init__(self, learned: Learned, lesson: Lesson, features: dict[str, float]) -> None:
+        self.learned = learned
+        self.lesson = lesson
+        self.belief = JobBelief(lesson.samples, features)
+        self.facts: list[tuple[str, tuple[Any, ...]]] = []
+        self.calls: dict[str, int] = {}
+        "open calls -> index of their step"
+        self.runs: dict[str, tuple[int, float]] = {}
+        "open tool runs -> index of their step, and since when"
+        self.foretold: float | None = None
+        "its size, as believed when its first step ended"
+
+    def tell(self, fact: str, *arguments: Any) -> Any:
+        """Take in a fact and remember it: `began`, `finished` or `lost` of JobBelief."""
+        self.facts.append((fact, arguments))
+        return getattr(self.belief, fact)(*arguments)
+
+
+class Tracker:
+    """`hocket.core.belief.Beliefs` by recorded jobs."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._apps: dict[str, Learned] = {}
+        self._stories: dict[str, Story] = {}
+
+    def served(self) -> None:
+        """Engines may have another pace: every lesson is bound anew, and every open job's story told again."""
+        lessons: dict[int, Lesson] = {}
+        for app, learned in self._apps.items():
+            learned.lesson = self._bound_anew(app, learned.lesson, lessons)
+        for name, story in self._stories.items():
+            app = next(app for app, learned in self._apps.items() if learned is story.learned)
+            self._stories[name] = self._retold(story, self._bound_anew(app, story.lesson, lessons))
+
+    # ---------------------------------------------------------------- jobs
+
+    def opened(self, job: Job) -> None:
+        learned = self._learned(job.app.name)
+        learned.open += 1
+        story = self._stories[job.id] = Story(learned, learned.lesson, job.features)
+        story.belief.network = learned.network
+        job.belief = story.belief
+
+    def arrived(self, call: Call) -> None:
+        story = self._stories[call.job.id]
+        sizes = call.prompt_tokens, call.max_tokens, call.hint_output_tokens
+        story.calls[call.id] = story.tell("began", call.stage, call.model, *sizes)
+
+    def streamed(self, call: Call, tokens: int) -> None:
+        """Nothing is made of it."""
+
+    def finished(self, call: Call, prompt_tokens: int, output_tokens: int) -> None:
+        story = self._stories[call.job.id]
+        index = story.calls.pop(call.id, None)
+        if index is not None:
+            self._foretell(story)
+            story.tell("finished", index, prompt_tokens, output_tokens)
+
+    def lost(self, call: Call) -> None:
+        story = self._stories[call.job.id]
+        index = story.calls.pop(call.id, None)
+        if index is not None:
+            story.tell("lost", index)
+
+    def tool_started(self, job: Job, run: str, name: str) -> None:
+        story = self._stories[job.id]
+        story.runs[run] = story.tell("began", name, None, 0, None, None), self._world.now
+
+    def tool_finished(self, job: Job, run: str) -> None:
+        story = self._stories[job.id]
+        begun = story.runs.pop(run, None)
+        if begun is not None:
+            self._foretell(story)
+            story.tell("finished", begun[0], 0, 0, self._world.now - begun[1])
+
+    def closed(self, job: Job) -> None:
+        story = self._stories.pop(job.id)
+        job.belief = None
+        learned, belief = story.learned, story.belief
+        learned.open -= 1
+        if job.aborted or not belief.record.steps or story.calls:
+            return
+        learned.records.append(belief.record)
+        if story.lesson.samples.rows >= RECENT:
+            learned.strange.append(belief.misfit)
+            if story.foretold and belief.attained_s:
+                learned.errors.append(math.log(belief.attained_s / story.foretold))
+        learned.due -= 1
+        if _drifted(learned):
+            learned.records = deque(list(learned.records)[-RECENT:], MOST_RECORDS)
+            learned.strange.clear()
+            learned.errors.clear()
+            learned.due = 0
+        if learned.due <= 0:
+            learned.lesson = Lesson(tuple(learned.records), self._pace(job.app.name))
+            learned.due = _growth(len(learned.records))
+
+    def replaced(self, app: str, profile: str) -> None:
+        decoded = decode_profile(profile)
+        learned = self._learned(app)
+        learned.network = decoded.network
+        learned.lesson = Lesson(tuple(decoded.records[-MOST_RECORDS:]), self._pace(app))
+        learned.records = deque(learned.lesson.records, MOST_RECORDS)
+        learned.due = _growth(len(learned.records))
+        learned.strange.clear()
+        learned.errors.clear()
+
+    @staticmethod
+    def _foretell(story: Story) -> None:
+        if story.foretold is None:
+            story.foretold = story.belief.total_s
+
+    def _learned(self, app: str) -> Learned:
+        learned = self._apps.get(app)
+        if learned is None:
+            if len(self._apps) > 2 * len(self._stories) + MOST_APPLICATIONS:
+                idle = sorted((len(known.records), name) for name, known in self._apps.items() if not known.open)
+                for _, name in idle[: len(idle) // 2]:
+                    del self._apps[name]
+            learned = self._apps[app] = Learned(Lesson((), self._pace(app)))
+        return learned
+
+    def _pace(self, app: str) -> Callable[[str, str], Latency]:
+        """(stage, model) -> constants of the engine that serves it now."""
+        latency = {engine.name: engine.latency for engine in self._world.spec.engines}
+        engine_for = self._world.engine_for
+
+        def pace(stage: str, model: str) -> Latency:
+            engine = engine_for(app, stage, model)
+            return (None if engine is None else latency.get(engine)) or DEFAULT_PACE
+
+        return pace
+
+    # ---------------------------------------------------------------- the same again
+
+    def _bound_anew(self, app: str, lesson: Lesson, known: dict[int, Lesson]) -> Lesson:
+        if id(lesson) not in known:
+            known[id(lesson)] = Lesson(lesson.records, self._pace(app))
+        return known[id(lesson)]
+
+    @staticmethod
+    def _retold(story: Story, lesson: Lesson) -> Story:
+        again = Story(story.learned, lesson, story.belief.record.features)
+        for fact, arguments in story.facts:
+            again.tell(fact, *arguments)
+        again.calls, again.runs, again.foretold = story.calls, story.runs, story.foretold
+        return again
+
+    def save(self) -> Any:
+        lessons: dict[int, int] = {}
+        records: list[Any] = []
+
+        def number(lesson: Lesson) -> int:
+            if id(lesson) not in lessons:
+                lessons[id(lesson)] = len(records)
+                records.append(msgspec.to_builtins(lesson.records))
+            return lessons[id(lesson)]
+
+        apps = {
+            name: {
+                "records": msgspec.to_builtins(list(learned.records)),
+                "lesson": number(learned.lesson),
+                "network": msgspec.to_builtins(learned.network),
+                "due": learned.due,
+                "strange": list(learned.strange),
+                "errors": list(learned.errors),
+            }
+            for name, learned in self._apps.items()
+        }
+        names = {id(learned): name for name, learned in self._apps.items()}
+        stories = {
+            job: {
+                "app": names[id(story.learned)],
+                "lesson": number(story.lesson),
+                "features": story.belief.record.features,
+                "facts": story.facts,
+                "calls": story.calls,
+                "runs": story.runs,
+                "foretold": story.foretold,
+            }
+            for job, story in self._stories.items()
+        }
+        return {"lessons": records, "apps": apps, "stories": stories}
+
+    def restore(self, saved: Any, jobs: dict[str, Job]) -> None:
+        lessons: dict[int, Lesson] = {}
+
+        def lesson(app: str, number: int) -> Lesson:
+            if number not in lessons:
+                records = msgspec.convert(saved["lessons"][number], tuple[Record, ...])
+                lessons[number] = Lesson(records, self._pace(app))
+            return lessons[number]
+
+        for name, fields in saved["apps"].items():
+            learned = self._apps[name] = Learned(lesson(name, fields["lesson"]))
+            learned.records = deque(msgspec.convert(fields["records"], list[Record]), MOST_RECORDS)
+            learned.network = msgspec.convert(fields["network"], Network | None)
+            learned.due = fields["due"]
+            learned.strange.extend(fields["strange"])
+            learned.errors.extend(fields["errors"])
+        for job, fields in saved["stories"].items():
+            learned = self._apps[fields["app"]]
+            learned.open += 1
+            story = Story(learned, lesson(fields["app"], fields["lesson"]), fields["features"])
+            story.belief.network = learned.network
+            for fact, arguments in fields["facts"]:
+                story.tell(fact, *arguments)
+            story.calls, story.foretold = fields["calls"], fields["foretold"]
+            story.runs = {run: (index, since) for run, (index, since) in fields["runs"].items()}
+            self._stories[job] = story
+            jobs[job].belief = story.belief
+
+
+def _growth(records: int) -> int:
+    return max(1, records // GROWTH)
+
+
+def _drifted(learned: Learned) -> bool:
+    """Whether recent jobs are unlike the recorded ones: in their steps, or in their sizes."""
+    if len(learned.strange) < RECENT:
+        return False
+    strange = sum(learned.strange) / RECENT >= STRANGE
+    return strange or (len(learned.errors) == RECENT and abs(sum(learned.errors)) / RECENT >= OFF)
