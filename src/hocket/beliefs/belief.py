@@ -14,13 +14,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hocket.beliefs.record import Record, Step
 from hocket.beliefs.samples import Column, Floats, Kernel, Samples, scaled
 
-LEAST_SUPPORT = 8.0
-"effective rows: when evidence leaves fewer, it is tempered until so many count"
+LEAST_SUPPORT = 8
+"rows: when evidence leaves fewer, it is tempered until so many count"
 NEW = 3.0
 "jobs that the judgement by age is worth"
 SHAPE = -1.0
@@ -44,6 +43,8 @@ class _Open(NamedTuple):
     "its column; None where no row has it"
     work: Floats | float
     "engine seconds, a row"
+    mean: float
+    "of them"
 
 
 class JobBelief:
@@ -95,7 +96,9 @@ class JobBelief:
         elif stage not in self.samples.rest:
             self._misfits += 1.0
         if model is not None:
-            self._open[index] = _Open(index, place, self._work(stage, model, column, prompt_tokens, most, hint))
+            work = self._work(stage, model, column, prompt_tokens, most, hint)
+            self._open[index] = _Open(index, place, work, float(np.mean(work)))
+            self._left = self._left + (work if place is None else work - self.samples.work[place])
         self._moved = True
         return index
 
@@ -123,11 +126,11 @@ class JobBelief:
 
     def _ended(self, index: int, work: float) -> None:
         place, step = self._places[index], self.record.steps[index]
-        if place is not None:
-            self._left = self._left - self.samples.work[:, place]
-        elif step.stage in self.samples.rest:
+        call = self._open.pop(index, None)
+        if call is not None:
+            self._left = self._left - call.work
+        if place is None and step.stage in self.samples.rest:
             self._rest[step.stage] = self._rest.get(step.stage, 0.0) + work
-        self._open.pop(index, None)
         self._frontier = [before for before in self._frontier if before not in step.after]
         self._frontier.append(index)
         self.ended += 1
@@ -213,11 +216,11 @@ class JobBelief:
             return aged
         path = np.zeros(self.samples.rows)
         for call in self._open.values():
-            tail = 0.0 if call.place is None else self.samples.tail[:, call.place]
+            tail = 0.0 if call.place is None else self.samples.tail[call.place]
             path = np.maximum(path, call.work + tail)
         if not self._open and self.ended:
             last = [place for place in (self._places[i] for i in self._frontier) if place is not None]
-            path = self.samples.tail[:, last].max(axis=1) if last else self._remaining
+            path = self.samples.tail[last].max(axis=0) if last else self._remaining
         mean = float(self._weights @ path)
         return float(f"{(1.0 - share) * mean + share * aged:.9g}")
 
@@ -237,7 +240,7 @@ class JobBelief:
         rows = self.samples.rows
         weight = NEW + rows * self._misfits
         share = weight / (weight + rows)
-        waiting = sum(float(np.mean(call.work)) for call in self._open.values())
+        waiting = sum(call.mean for call in self._open.values())
         return share, self.attained_s + waiting
 
     def _update(self) -> None:
@@ -245,25 +248,21 @@ class JobBelief:
         if not self.samples.rows:
             return
         remaining = self._left
-        for call in self._open.values():
-            if call.place is not None:
-                remaining = remaining - self.samples.work[:, call.place]
-            remaining = remaining + call.work
         for stage, done in self._rest.items():
             remaining = remaining - np.minimum(self.samples.rest[stage], done)
         self._remaining = np.maximum(remaining, 0.0)
-        visible = self.samples.visible[:, min(self.ended, self.samples.visible.shape[1] - 1)]
+        visible = self.samples.visible[min(self.ended, len(self.samples.visible) - 1)]
         shape = SHAPE * np.minimum(np.abs(visible - len(self.record.steps)), MOST_SHAPE)
         self._weights = _weights(self._log + shape)
 
 
-def _weights(log: Floats) -> NDArray[np.float64]:
-    """Weights that sum to 1, tempered so that some rows are left to speak."""
+def _weights(log: Floats) -> Floats:
+    """Weights that sum to 1, tempered so that LEAST_SUPPORT rows keep at least 1/e of the largest."""
     log = log - log.max()
-    wanted = min(LEAST_SUPPORT, len(log))
-    while True:
-        weights = np.exp(log)
-        total = weights.sum()
-        if total * total >= 0.999 * wanted * (weights @ weights):
-            return np.asarray(weights / total)
-        log = 0.7 * log
+    count = len(log)
+    if count > LEAST_SUPPORT:
+        nth = -float(np.partition(log, count - LEAST_SUPPORT)[count - LEAST_SUPPORT])
+        if nth > 1.0:
+            log = log / nth
+    weights = np.exp(log)
+    return np.asarray(weights / weights.sum())

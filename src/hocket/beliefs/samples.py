@@ -1,4 +1,4 @@
-"""Recorded jobs of one application as matrices: a row a job, a column a step.
+"""Recorded jobs of one application as matrices: a row a job, a column a step (stored column by column).
 
 A step's column is its stage and its turn: the n-th time that the stage occurs in a job, be it a round of a loop or one
 of its parallel tasks. What a job lacks is absent (work 0). Beliefs reweight the rows by what a job under way has shown
@@ -69,9 +69,9 @@ class Samples:
         self.pace = pace
         self._places: dict[tuple[str, int], int] = {}
         steps = [self._place(record) for record in records]
-        shape = self.rows, len(self._places)
+        shape = len(self._places), self.rows
         self.work = np.zeros(shape)
-        "engine seconds, unloaded"
+        "[place][row]: engine seconds, unloaded"
         self.tail = np.zeros(shape)
         "seconds from its end to the end of its job along the longest path, tools included"
         self.rest: dict[str, Floats] = {}
@@ -79,11 +79,11 @@ class Samples:
         sizes = np.zeros((3, *shape))  # prompt, output, seconds
         present = np.zeros(shape, bool)
         left = np.zeros(shape)  # engine seconds left when it ended
-        self.visible = np.zeros((self.rows, 1 + max((len(r.steps) for r in records), default=0)))
-        "how many steps had become visible when so many had ended"
+        self.visible = np.zeros((1 + max((len(r.steps) for r in records), default=0), self.rows))
+        "[n][row]: how many steps had become visible when so many had ended"
         for row, (record, places) in enumerate(zip(records, steps, strict=True)):
             self._fill(row, record.steps, places, sizes, present, left)
-        self.total: Floats = self.work.sum(axis=1) + sum(self.rest.values(), np.zeros(self.rows))
+        self.total: Floats = self.work.sum(axis=0) + sum(self.rest.values(), np.zeros(self.rows))
         self.columns = {
             key: self._column(place, key, records, sizes, present, left) for key, place in self._places.items()
         }
@@ -125,7 +125,7 @@ class Samples:
         order = sorted(range(count), key=lambda i: (ends[i], i))
         after = {i: number for number, i in enumerate(order, 1)}  # how many steps have ended with this one
         begin = [max((after[before] for before in step.after), default=0) for step in steps]
-        self.visible[row] = np.cumsum(np.bincount(begin, minlength=self.visible.shape[1]))
+        self.visible[:, row] = np.cumsum(np.bincount(begin, minlength=len(self.visible)))
         remaining = sum(work)
         for i in order:
             remaining -= work[i]
@@ -133,9 +133,9 @@ class Samples:
             if place is None:
                 self.rest.setdefault(step.stage, np.zeros(self.rows))[row] += work[i]
                 continue
-            present[row, place] = True
-            self.work[row, place], self.tail[row, place], left[row, place] = work[i], tails[i], max(remaining, 0.0)
-            sizes[:, row, place] = step.prompt_tokens, step.output_tokens, 1e3 * step.duration_s
+            present[place, row] = True
+            self.work[place, row], self.tail[place, row], left[place, row] = work[i], tails[i], max(remaining, 0.0)
+            sizes[:, place, row] = step.prompt_tokens, step.output_tokens, 1e3 * step.duration_s
 
     def _column(
         self,
@@ -146,10 +146,10 @@ class Samples:
         present: NDArray[np.bool_],
         left: Floats,
     ) -> Column:
-        here = present[:, place]
+        here = present[place]
         model = self._model(key, records, int(np.argmax(here)))
-        prompt, output, seconds = sizes[:, :, place]
-        ahead = left[:, place]
+        prompt, output, seconds = sizes[:, place]
+        ahead = left[place]
         absent = np.where(here, 0.0, ABSENT)
         mean = float(output[here].mean())
         if model is None:
@@ -160,7 +160,7 @@ class Samples:
             here,
             absent,
             np.where(here, output, mean),
-            _kernel(prompt, here, ahead + self.work[:, place]),
+            _kernel(prompt, here, ahead + self.work[place]),
             _kernel(output, here, ahead),
             None,
         )
