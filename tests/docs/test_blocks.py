@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hocket.beliefs.declared import Declared
 from hocket.cli import COMMANDS
 from hocket.settings import Settings
 from hocket.sim.experiment import load_setup
@@ -27,12 +28,14 @@ def of(language: str) -> pytest.MarkDecorator:
 
 @of("yaml")
 def test_yaml_is_read_by_its_loader(page: Path, block: Block, tmp_path: Path) -> None:
-    """A block is `hocket.yaml`, unless the comment above it says `<!-- engines.yaml -->` or `<!-- part -->`."""
+    """A block is `hocket.yaml`, unless the comment above says `engines.yaml`, `graph.yaml` or `part` (of one)."""
     source = f"{label(page)}:{block.line}"
     if block.name == "engines.yaml":
         file = tmp_path / "engines.yaml"
         file.write_text(block.text)
         load_setup(str(file))
+    elif block.name == "graph.yaml":
+        parse_yaml(block.text, Declared, source)
     elif block.name == "part":
         yaml.safe_load(block.text)
     else:

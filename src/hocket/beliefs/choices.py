@@ -9,7 +9,7 @@ but presence and absence.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from hocket.beliefs.shape import Shape, bits_of, lowest
@@ -36,14 +36,41 @@ class Planned(NamedTuple):
 
 def planned(shapes: Mapping[Shape, int], models: Mapping[str, Counter[str]]) -> list[Planned]:
     """The dynamic stages of these jobs, by planner. `models`: stage -> its models, none for a tool."""
-    told = any(revealer is not None for shape in shapes for revealer in shape.revealed_by)
-    planners = {} if told else _planners(shapes, {name for name, used in models.items() if used})
-    sets: dict[str, Counter[frozenset[str]]] = {}
-    for shape, count in shapes.items():
-        for planner, names in _told(shape) if told else _inferred(shape, planners):
-            sets.setdefault(planner, Counter())[frozenset(names)] += count
+    if any(revealer is not None for shape in shapes for revealer in shape.revealed_by):
+        sets = _count(shapes, _told)
+    else:
+        planners = _planners(shapes, {name for name, used in models.items() if used})
+        sets = _count(shapes, lambda shape: _inferred(shape, planners))
     found = (_planned(planner, sets[planner]) for planner in sorted(sets))
     return [choice for choice in found if choice is not None]
+
+
+def declared(shapes: Mapping[Shape, int], planners: Mapping[str, str]) -> list[Planned]:
+    """The dynamic stages that somebody declared: `planners`, stage -> its planner."""
+    sets = _count(shapes, lambda shape: _inferred(shape, planners))
+    found = []
+    for planner in sorted(set(planners.values())):
+        known = sets.get(planner, Counter())
+        follows = Counter({stage: 0 for stage, its in planners.items() if its == planner})
+        for names, count in known.items():
+            follows.update(dict.fromkeys(names, count))
+        found.append(Planned(planner, _by_share(follows), dict(known), known.total()))
+    return found
+
+
+def _count(
+    shapes: Mapping[Shape, int], chosen: Callable[[Shape], Iterable[tuple[str, set[str]]]]
+) -> dict[str, Counter[frozenset[str]]]:
+    """Planner -> what its answers chose -> how often."""
+    sets: dict[str, Counter[frozenset[str]]] = {}
+    for shape, count in shapes.items():
+        for planner, names in chosen(shape):
+            sets.setdefault(planner, Counter())[frozenset(names)] += count
+    return sets
+
+
+def _by_share(follows: Counter[str]) -> tuple[str, ...]:
+    return tuple(sorted(follows, key=lambda name: (-follows[name], name)))
 
 
 def _planned(planner: str, sets: Counter[frozenset[str]]) -> Planned | None:
@@ -58,8 +85,7 @@ def _planned(planner: str, sets: Counter[frozenset[str]]) -> Planned | None:
             follows.update(dict.fromkeys(names, count))
         fixed = {name for name, count in follows.items() if count >= ALWAYS * some}
         if not fixed:
-            candidates = sorted(follows, key=lambda name: (-follows[name], name))
-            return Planned(planner, tuple(candidates), dict(sets), times)
+            return Planned(planner, _by_share(follows), dict(sets), times)
         left: Counter[frozenset[str]] = Counter()
         for names, count in sets.items():
             left[names - fixed] += count

@@ -122,6 +122,7 @@ def describe(
 ) -> Graph:
     """The graph of these edges and dynamic stages, with what the jobs say of each stage."""
     order = _in_order(shapes)
+    order += [name for name in models if name not in order]  # declared, and not seen yet
     of_planner: dict[str, list[Planned]] = {}
     for choice in dynamic:
         of_planner.setdefault(choice.planner, []).append(choice)
@@ -164,7 +165,7 @@ def _stage(name: str, models: Counter[str], shapes: Mapping[Shape, int]) -> Node
         kind="llm" if models else "tool",
         models=[model for model, _ in sorted(models.items(), key=lambda item: (-item[1], item[0]))],
         present=round(present / total, 4),
-        tasks=round(tasks / present, 4),
+        tasks=round(tasks / (present or 1), 4),
         rounds=[round(rounds[turn] / total, 4) for turn in range(len(rounds))],
         fan_out={width: round(fan_out[width] / fan_out.total(), 4) for width in sorted(fan_out)},
     )

@@ -70,6 +70,12 @@ class Variable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     "inner borders of its bins, increasing; the state after the last bin is `absent`"
     centres: list[float]
     "mean value of each bin, as many as bins"
+    prompts: list[float] = []
+    "of the size of calls: mean prompt tokens in each bin"
+    grows: bool = False
+    "of a number of tasks: they begin one after another, so those that have begun need not be all"
+    over: list[str] = []
+    "rounds (stage and its number, from 1): once one of them has begun, this one comes no more"
     parents: list[str] = []
     table: list[float] = []
     "P(state | parents), the own state fastest, then the last parent's"
@@ -79,6 +85,8 @@ class Network(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A Bayesian network over the facts of a job, parents before children."""
 
     variables: list[Variable]
+    left_out: list[str] = []
+    "stages without variables of their own: their calls are pooled in the stage `*`, their tool runs are not in it"
 
 
 class Profile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -102,6 +110,12 @@ def decode_profile(text: str | bytes) -> Profile:
         raise ValueError(f"not a profile ({error}); give a file that `hocket learn` wrote") from None
     if profile.v != VERSION:
         raise ValueError(f"a profile of version {profile.v}; this hocket reads version {VERSION}; learn it again")
+    if not profile.app:
+        raise ValueError("app is empty; learn it again")
+    names = {node.name for node in profile.nodes}
+    for edge in profile.edges:
+        if not names.issuperset((edge.before, edge.after)):
+            raise ValueError(f"an edge from {edge.before!r} to {edge.after!r}, which are no nodes; learn it again")
     for number, record in enumerate(profile.records):
         for index, step in enumerate(record.steps):
             if any(not 0 <= before < index for before in step.after):

@@ -21,6 +21,7 @@ COMMANDS = {
     "serve": "run the gateway",
     "simulate": "run jobs through policies in virtual time",
     "workload": "generate jobs of a named application",
+    "learn": "learn each application from its recorded jobs",
     "replay": "drive recorded jobs against a live gateway",
     "engine": "pull weights, run or profile an engine",
     "jobs": "list, show and export the jobs of the history",

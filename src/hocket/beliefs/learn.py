@@ -1,0 +1,39 @@
+"""Records of an application -> its profile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hocket.beliefs.graph import Graph, find_graph
+from hocket.beliefs.profile import MOST_RECORDS, Network, Profile
+from hocket.beliefs.record import Record
+
+ANSWER_WEIGHT = 50
+"prompt tokens that cost an engine about as much as one token of an answer; only to order jobs by size"
+
+
+def learn(app: str, records: Sequence[Record], graph: Graph | None = None, network: Network | None = None) -> Profile:
+    """The profile of `app`: of the `graph` that was declared, else of the one that the records show.
+
+    `records` are in the order in which the jobs arrived; at least one.
+    """
+    graph = graph or find_graph(records)
+    kept = representative(records, MOST_RECORDS)
+    return Profile(app=app, jobs=len(records), nodes=graph.nodes, edges=graph.edges, records=kept, network=network)
+
+
+def representative(records: Sequence[Record], most: int) -> list[Record]:
+    """At most so many of these, in their order, such that small and large jobs keep their shares.
+
+    A systematic sample: of the jobs in the order of their size, the middle one of each of `most` equal parts. The same
+    records give the same sample.
+    """
+    if len(records) <= most:
+        return list(records)
+    by_size = sorted(range(len(records)), key=lambda index: (_size(records[index]), index))
+    step = len(records) / most
+    return [records[index] for index in sorted(by_size[int((part + 0.5) * step)] for part in range(most))]
+
+
+def _size(record: Record) -> int:
+    return sum(step.prompt_tokens + ANSWER_WEIGHT * step.output_tokens for step in record.steps)

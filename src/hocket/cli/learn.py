@@ -1,0 +1,208 @@
+"""Learn each application from its recorded jobs: write a profile of it.
+
+example: hocket learn -o profiles                         (the history of the gateway)
+         hocket learn --from jobs.jsonl -o profiles
+         hocket learn --from jobs.jsonl --app research --graph research.yaml -o profiles
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hocket.errors import InputError
+
+if TYPE_CHECKING:
+    from hocket.beliefs.declared import Declared
+    from hocket.beliefs.profile import Profile
+    from hocket.beliefs.record import Record
+    from hocket.trace import Job
+
+MOST_JOBS = 20_000
+"of an application: the latest ones; more would not change what is learned"
+HISTORY = "history"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    from hocket.cli.jobs import add_source
+
+    parser.add_argument(
+        "--from", dest="source", default=HISTORY, metavar="history|FILE", help="a jobs.jsonl, or a journal (history)"
+    )
+    add_source(parser)
+    parser.add_argument("--app", metavar="NAME", help="only this application")
+    parser.add_argument("--since", metavar="AGE", help="jobs of the history that arrived in the last 12h, 7d, or since")
+    parser.add_argument("--graph", metavar="FILE", help="the application's graph, declared (found in the jobs)")
+    parser.add_argument("-o", "--output", default="profiles", metavar="DIR", help="where profiles go (%(default)s)")
+    parser.add_argument("--processes", type=int, metavar="N", help="worker processes (one a core)")
+    parser.add_argument("--json", action="store_true", help="print what was learned as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    from hocket.profiles import write_profile
+
+    if args.processes is not None and args.processes < 1:
+        raise InputError(f"--processes {args.processes}: use 1 or more")
+    declared = _declared(args)
+    with _jobs(args) as jobs:
+        records = records_by_app(jobs, declared.app if declared else args.app)
+    if not records:
+        only = f" of {args.app!r}" if args.app else ""
+        raise InputError(f"{_name(args)}: no job{only} that ended; nothing to learn from")
+    graphs = {declared.app: declared} if declared else {}
+    rows = []
+    for profile in learn_all(records, graphs, args.processes):
+        file = write_profile(args.output, profile)
+        rows.append({"file": str(file), **_summary(profile, records[profile.app])})
+    _tell(rows, as_json=args.json)
+    return 0
+
+
+# -------------------------------------------------------------------- jobs
+
+
+def records_by_app(jobs: Iterable[Job], app: str | None = None) -> dict[str, list[Record]]:
+    """The records of each application, in the order of arrival; of one with very many jobs the latest."""
+    from hocket.beliefs.record import record_of
+
+    kept: dict[str, deque[tuple[float, Record]]] = {}
+    for job in jobs:
+        if app is None or job.app == app:
+            kept.setdefault(job.app, deque(maxlen=MOST_JOBS)).append((job.arrival_s, record_of(job)))
+    return {name: [record for _, record in sorted(kept[name], key=lambda item: item[0])] for name in sorted(kept)}
+
+
+def _name(args: argparse.Namespace) -> str:
+    return str(args.source if args.source != HISTORY else args.history or "the history")
+
+
+@contextmanager
+def _jobs(args: argparse.Namespace) -> Iterator[Iterator[Job]]:
+    """The jobs to learn from. Raises InputError for a bad line, and while they are read."""
+    from hocket.trace import iter_jobs
+
+    if args.source == HISTORY:
+        with _history(args) as jobs:
+            yield jobs
+        return
+    if args.since or args.history or args.config:
+        raise InputError("--since, --history and --config go with --from history; leave them out")
+    yield _of_journal(args.source) if _is_journal(args.source) else iter_jobs(args.source)
+
+
+@contextmanager
+def _history(args: argparse.Namespace) -> Iterator[Iterator[Job]]:
+    from hocket.cli.jobs import opened, since
+    from hocket.history import read, traces
+    from hocket.history.store import StoreError
+
+    with opened(args) as connection:
+        which = read.Filter(app=args.app, since=since(args.since))
+        found = (one for one in read.recorded(connection, which) if one.job.state != "aborted")
+        try:
+            yield traces.to_jobs(found)
+        except StoreError as error:
+            raise InputError(f"{error}; nothing was learned") from None
+
+
+def _is_journal(path: str) -> bool:
+    """Whether a file begins as a journal does; iter_jobs says what is wrong with one that cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(11) == b'{"journal":'
+    except OSError:
+        return False
+
+
+def _of_journal(path: str) -> Iterator[Job]:
+    import math
+
+    from hocket.history.traces import to_jobs
+    from hocket.shadow.source import from_journal
+
+    return to_jobs(one for one in from_journal(path, math.inf).jobs if one.job.state != "aborted")
+
+
+def _declared(args: argparse.Namespace) -> Declared | None:
+    from hocket.beliefs.declared import Declared
+    from hocket.yamlfile import load_yaml
+
+    if not args.graph:
+        return None
+    declared = load_yaml(args.graph, Declared, "docs/guides/learn.md")
+    if args.app not in {None, declared.app}:
+        raise InputError(f"{args.graph}: the graph of {declared.app!r}, but --app is {args.app!r}; name one of them")
+    return declared
+
+
+# -------------------------------------------------------------------- learning
+
+
+def learn_all(
+    records: dict[str, list[Record]], graphs: dict[str, Declared], processes: int | None = None
+) -> Iterator[Profile]:
+    """The profile of each application, in their order, learned in a process of its own."""
+    import os
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(processes or cores, len(records))
+    if workers == 1:
+        for app, found in records.items():
+            yield _learn(app, found, graphs.get(app))
+        return
+    context = get_context("spawn")  # a fork of a process with the library's threads may hang
+    with ProcessPoolExecutor(workers, context) as pool:
+        yield from pool.map(_learn, records, records.values(), (graphs.get(app) for app in records))
+
+
+def _learn(app: str, records: list[Record], declared: Declared | None) -> Profile:
+    from hocket.beliefs.learn import learn
+
+    return learn(app, records, None if declared is None else declared.graph(records))
+
+
+# -------------------------------------------------------------------- printing
+
+
+def _summary(profile: Profile, records: list[Record]) -> dict[str, Any]:
+    """What is told of a profile: counts, and means a job."""
+    steps = [[step for step in record.steps if step.model is not None] for record in records]
+    stages = [node for node in profile.nodes if node.kind != "dynamic"]
+    return {
+        "app": profile.app,
+        "jobs": profile.jobs,
+        "stages": len(stages),
+        "dynamic": [node.name for node in profile.nodes if node.kind == "dynamic"],
+        "calls": sum(map(len, steps)) / len(steps),
+        "prompt_tokens": sum(step.prompt_tokens for calls in steps for step in calls) / len(steps),
+        "output_tokens": sum(step.output_tokens for calls in steps for step in calls) / len(steps),
+    }
+
+
+def _tell(rows: list[dict[str, Any]], *, as_json: bool) -> None:
+    import json
+
+    if as_json:
+        print(json.dumps({"profiles": rows}, indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    from hocket.cli.jobs import console_for
+
+    table = Table(title="means a job", title_justify="left")
+    table.add_column("application", overflow="fold")
+    for name in ("jobs", "stages", "dynamic", "calls", "tokens in", "out"):
+        table.add_column(name, justify="right")
+    table.add_column("file", overflow="fold")
+    for row in rows:
+        means = (f"{row['calls']:.1f}", f"{row['prompt_tokens']:.0f}", f"{row['output_tokens']:.0f}")
+        counts = (str(row["jobs"]), str(row["stages"]), str(len(row["dynamic"])))
+        table.add_row(row["app"], *counts, *means, row["file"])
+    console_for(Console).print(table)
