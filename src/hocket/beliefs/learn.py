@@ -5,21 +5,30 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hocket.beliefs.graph import Graph, find_graph
-from hocket.beliefs.profile import MOST_RECORDS, Network, Profile
+from hocket.beliefs.profile import MOST_RECORDS, Profile
 from hocket.beliefs.record import Record
+from hocket.errors import InputError
 
 ANSWER_WEIGHT = 50
 "prompt tokens that cost an engine about as much as one token of an answer; only to order jobs by size"
 
 
-def learn(app: str, records: Sequence[Record], graph: Graph | None = None, network: Network | None = None) -> Profile:
+def learn(app: str, records: Sequence[Record], graph: Graph | None = None, *, network: bool = True) -> Profile:
     """The profile of `app`: of the `graph` that was declared, else of the one that the records show.
 
-    `records` are in the order in which the jobs arrived; at least one.
+    `records` are in the order in which the jobs arrived. Raises InputError without any, or where pyAgrum, which learns
+    the `network`, is not installed.
     """
+    if not records:
+        raise InputError(f"no recorded jobs of {app!r}: nothing to learn from")
     graph = graph or find_graph(records)
-    kept = representative(records, MOST_RECORDS)
-    return Profile(app=app, jobs=len(records), nodes=graph.nodes, edges=graph.edges, records=kept, network=network)
+    profile = Profile(app=app, jobs=len(records), nodes=graph.nodes, edges=graph.edges, records=[])
+    if network:
+        from hocket.beliefs.network import learn_network
+
+        profile.network = learn_network(records, graph.nodes)
+    profile.records = representative(records, MOST_RECORDS)
+    return profile
 
 
 def representative(records: Sequence[Record], most: int) -> list[Record]:

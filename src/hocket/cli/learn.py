@@ -8,8 +8,9 @@ example: hocket learn -o profiles                         (the history of the ga
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 MOST_JOBS = 20_000
 "of an application: the latest ones; more would not change what is learned"
 HISTORY = "history"
+WITHOUT = "pyAgrum is not installed: profiles have no Bayesian network, which `llmsched` needs; install 'hocket[bayes]'"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
     if not records:
         only = f" of {args.app!r}" if args.app else ""
         raise InputError(f"{_name(args)}: no job{only} that ended; nothing to learn from")
+    if not bayes():
+        print(WITHOUT, file=sys.stderr)
     graphs = {declared.app: declared} if declared else {}
     rows = []
     for profile in learn_all(records, graphs, args.processes):
@@ -142,29 +146,39 @@ def _declared(args: argparse.Namespace) -> Declared | None:
 # -------------------------------------------------------------------- learning
 
 
+def bayes() -> bool:
+    """Whether Bayesian networks can be learned here: the extra `bayes`."""
+    from importlib.util import find_spec
+
+    return find_spec("pyagrum") is not None
+
+
 def learn_all(
-    records: dict[str, list[Record]], graphs: dict[str, Declared], processes: int | None = None
+    records: Mapping[str, list[Record]], graphs: Mapping[str, Declared], processes: int | None = None
 ) -> Iterator[Profile]:
     """The profile of each application, in their order, learned in a process of its own."""
     import os
     from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(processes or cores, len(records))
     if workers == 1:
-        for app, found in records.items():
-            yield _learn(app, found, graphs.get(app))
+        yield from map(_learn, records, records.values(), map(graphs.get, records))
         return
     context = get_context("spawn")  # a fork of a process with the library's threads may hang
     with ProcessPoolExecutor(workers, context) as pool:
-        yield from pool.map(_learn, records, records.values(), (graphs.get(app) for app in records))
+        try:
+            yield from pool.map(_learn, records, records.values(), map(graphs.get, records))
+        except BrokenProcessPool:
+            raise InputError("a worker process was killed, perhaps for want of memory; use --processes 1") from None
 
 
 def _learn(app: str, records: list[Record], declared: Declared | None) -> Profile:
     from hocket.beliefs.learn import learn
 
-    return learn(app, records, None if declared is None else declared.graph(records))
+    return learn(app, records, None if declared is None else declared.graph(records), network=bayes())
 
 
 # -------------------------------------------------------------------- printing
