@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
-from inspect import signature
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -20,8 +19,7 @@ from typing import NamedTuple
 import msgspec
 
 import hocket
-from hocket.assembly import build
-from hocket.beliefs.profile import Profile, encode_profile
+from hocket.beliefs.profile import encode_profile
 from hocket.beliefs.record import record_of
 from hocket.sim.experiment import Setup, capacity, scaled, simulate
 from hocket.sim.workloads import generate
@@ -120,30 +118,54 @@ def train_jobs(workload: str) -> dict[str, list[Job]]:
     return {app: list(generate(app, LEARNED, 1.0, TRAIN_SEED)) for app in sorted(apps)}
 
 
-@cache
-def profiles(workload: str, kind: str) -> dict[str, str]:
-    """The profile files of a workload's applications, by name: learned from so many jobs, or another's."""
-    jobs = train_jobs(workload)
-    count = LEARNED if kind == "wrong" else int(kind)
-    learned = {app: learn(app, some[:count]) for app, some in jobs.items()}
-    if kind != "wrong":
-        return learned
-    apps = list(learned)
-    others = [*apps[1:], apps[0]] if len(apps) > 1 else apps
-    return {app: _renamed(learned[other], app) for app, other in zip(apps, others, strict=True)}
+Kind = tuple[str, str]
+"(workload, how its profiles were learned)"
+
+
+def learn_profiles(kinds: Iterable[Kind], processes: int) -> dict[Kind, dict[str, str]]:
+    """The profile files of each workload's applications, by name: learned from so many jobs, or another's."""
+    jobs = {workload: train_jobs(workload) for workload, _ in kinds}
+    parts = [(workload, _count(kind), app) for workload, kind in kinds for app in jobs[workload]]
+    parts = list(dict.fromkeys(parts))
+    # processes of their own, not forked: a fork of a process with the threads of pyAgrum may hang
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        texts = pool.map(learn, [app for *_, app in parts], [jobs[w][app][:n] for w, n, app in parts])
+        learned = dict(zip(parts, texts, strict=True))
+    found = {}
+    for workload, kind in kinds:
+        apps = list(jobs[workload])
+        others = [*apps[1:], apps[0]] if kind == "wrong" else apps
+        found[workload, kind] = {
+            app: learned[workload, _count(kind), other].replace(f'"app":"{other}"', f'"app":"{app}"', 1)
+            for app, other in zip(apps, others, strict=True)
+        }
+    return found
+
+
+def _count(kind: str) -> int:
+    return LEARNED if kind == "wrong" else int(kind)
 
 
 def learn(app: str, jobs: Sequence[Job]) -> str:
-    return encode_profile(Profile(app=app, jobs=len(jobs), records=[record_of(job) for job in jobs])).decode()
+    """The profile of `app`, as `hocket learn` writes it."""
+    from hocket.beliefs.graph import find_graph
+    from hocket.beliefs.learn import learn as profile_of
+    from hocket.beliefs.network import learn_network
 
-
-def _renamed(profile: str, app: str) -> str:
-    raw = msgspec.json.decode(profile)
-    raw["app"] = app
-    return msgspec.json.encode(raw).decode()
+    records = [record_of(job) for job in jobs]
+    graph = find_graph(records)
+    return encode_profile(profile_of(app, records, graph, learn_network(records, graph.nodes))).decode()
 
 
 # ---------------------------------------------------------------- running
+
+
+_profiles: dict[Kind, dict[str, str]] = {}
+"what a worker process has"
+
+
+def _share(profiles: dict[Kind, dict[str, str]]) -> None:
+    _profiles.update(profiles)
 
 
 @cache
@@ -166,10 +188,11 @@ def run_draw(draw: Draw, cells: Sequence[Cell]) -> list[Result]:
         for cell in cells:
             if cell.load != load:
                 continue
-            learned = profiles(cell.workload, cell.profiles) if "profiles" in signature(build).parameters else None
+            learned = _profiles[cell.workload, cell.profiles]
             start = time.perf_counter()
             outcome = simulate(jobs, setup, cell.policy, profiles=learned)
             wall_s = time.perf_counter() - start
+            assert outcome.policy_error is None, f"{cell}: {outcome.policy_error}"
             assert not outcome.rejected, f"{cell}: {outcome.rejected}"
             jct_s = [round(outcome.jct_s[job.job], 4) for job in jobs]
             results.append(Result(cell, jct_s, calls, round(wall_s, 4), digest, source()))
@@ -206,9 +229,11 @@ def run_cells(
         if cell not in store.results:
             draws.setdefault(Draw(cell.workload, cell.engines, cell.seed), []).append(cell)
     todo, done = sum(map(len, draws.values())), 0
-    for workload, kind in sorted({(c.workload, c.profiles) for some in draws.values() for c in some}):
-        profiles(workload, kind)  # once, before the processes part
-    with ProcessPoolExecutor(processes, get_context("fork")) as pool:
+    if not todo:
+        return
+    source()  # of what is about to run, whatever changes meanwhile
+    profiles = learn_profiles(sorted({(c.workload, c.profiles) for some in draws.values() for c in some}), processes)
+    with ProcessPoolExecutor(processes, get_context("fork"), _share, (profiles,)) as pool:
         for future in as_completed([pool.submit(run_draw, *task) for task in draws.items()]):
             results = future.result()
             store.add(results)

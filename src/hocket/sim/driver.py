@@ -54,6 +54,8 @@ class Outcome(NamedTuple):
     "job -> why"
     makespan_s: float
     spans: list[Span]
+    policy_error: str | None = None
+    "what the policy raised: then `call-fcfs` took over, and the figures are not the policy's"
 
 
 class _Run:
@@ -112,6 +114,7 @@ class Simulation:
         """
         self._jobs = sorted(jobs, key=lambda job: job.arrival_s)
         self._scheduler = scheduler
+        self._handle = scheduler.handle
         self._oracle = oracle
         self._record = record
         self._observe = observe
@@ -145,12 +148,12 @@ class Simulation:
             steps[phase](key, what)
             while later:
                 self._tell(later.popleft())
-        return self._outcome._replace(makespan_s=self._at)
+        return self._outcome._replace(makespan_s=self._at, policy_error=self._scheduler.policy_error)
 
     # ---------------------------------------------------------------- the core
 
     def _tell(self, event: ev.Event) -> None:
-        commands = self._scheduler.handle(event)
+        commands = self._handle(event)
         if self._observe is not None:
             self._observe(event, commands)
         for command in commands:

@@ -69,15 +69,15 @@ def simulate(
     Raises InputError for a policy that is none.
     """
     oracle = Oracle() if "oracle" in parse_policy(policy) else None
-    extra = {"oracle": oracle} if oracle else None
-    more = {"profiles": profiles} if profiles else {}
-    scheduler = build(scheduler_spec(setup, policy), extra, **more)
+    scheduler = build(scheduler_spec(setup, policy), {"oracle": oracle} if oracle else None, profiles)
     return Simulation(jobs, setup.engines, scheduler, oracle, record, progress=progress).run()
 
 
 def scheduler_spec(setup: Setup, policy: str) -> SchedulerSpec:
     """What the core of a simulation is built from."""
-    engines = [EngineSpec(engine.name, engine.models, engine.window == "auto") for engine in setup.engines]
+    engines = [
+        EngineSpec(engine.name, engine.models, engine.window == "auto", engine.pace) for engine in setup.engines
+    ]
     return SchedulerSpec(
         engines=engines,
         policy=parse_policy(policy),
