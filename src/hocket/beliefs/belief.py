@@ -18,10 +18,10 @@ import numpy as np
 from hocket.beliefs.record import Record, Step
 from hocket.beliefs.samples import Column, Floats, Kernel, Samples, scaled
 
-LEAST_SUPPORT = 8
-"rows: when evidence leaves fewer, it is tempered until so many count"
+MOST_SUPPORT = 8
+"rows: when evidence leaves fewer (or an eighth of all), it is tempered until so many count"
 NEW = 3.0
-"jobs that the judgement by age is worth"
+"jobs that the judgement by age is worth, before any step was as expected"
 SHAPE = -1.0
 "log-likelihood of each step more or fewer than a row had visible at this point"
 MOST_SHAPE = 3.0
@@ -51,8 +51,8 @@ class JobBelief:
     """The belief about one job. The tracker feeds it; orderings read its properties."""
 
     __slots__ = (
-        "_frontier", "_left", "_log", "_misfits", "_moved", "_open", "_places", "_remaining", "_rest", "_turns",
-        "_weights", "attained_s", "ended", "network", "record", "samples",
+        "_fits", "_frontier", "_left", "_log", "_misfits", "_moved", "_open", "_places", "_remaining", "_rest",
+        "_turns", "_weights", "attained_s", "ended", "network", "record", "samples",
     )  # fmt: skip
 
     def __init__(self, samples: Samples, features: dict[str, float]) -> None:
@@ -72,7 +72,7 @@ class JobBelief:
         self._places: list[int | None] = []
         self._rest: dict[str, float] = {}
         self._frontier: list[int] = []
-        self._misfits = 0.0
+        self._fits = self._misfits = 0.0
         self._moved = True
         self._weights: Floats = self._log
         self._remaining: Floats = self._log
@@ -93,12 +93,16 @@ class JobBelief:
             self._log = self._log + column.absent
             if column.prompt is not None:
                 self._agree(column.prompt, prompt_tokens)
-        elif stage not in self.samples.rest:
+            self._fits += 1.0
+        elif stage in self.samples.rest:
+            self._fits += 1.0
+        else:
             self._misfits += 1.0
         if model is not None:
             work = self._work(stage, model, column, prompt_tokens, most, hint)
             self._open[index] = _Open(index, place, work, float(np.mean(work)))
             self._left = self._left + (work if place is None else work - self.samples.work[place])
+            self._count_rest(index, self._open[index].mean)
         self._moved = True
         return index
 
@@ -125,16 +129,21 @@ class JobBelief:
         self._ended(index, 0.0)
 
     def _ended(self, index: int, work: float) -> None:
-        place, step = self._places[index], self.record.steps[index]
+        step = self.record.steps[index]
         call = self._open.pop(index, None)
         if call is not None:
             self._left = self._left - call.work
-        if place is None and step.stage in self.samples.rest:
-            self._rest[step.stage] = self._rest.get(step.stage, 0.0) + work
+            self._count_rest(index, work - call.mean)
         self._frontier = [before for before in self._frontier if before not in step.after]
         self._frontier.append(index)
         self.ended += 1
         self._moved = True
+
+    def _count_rest(self, index: int, work: float) -> None:
+        """A turn without a column: its work is part of the rows' sum."""
+        stage = self.record.steps[index].stage
+        if self._places[index] is None and stage in self.samples.rest:
+            self._rest[stage] = self._rest.get(stage, 0.0) + work
 
     def _column(self, index: int) -> Column | None:
         place, step = self._places[index], self.record.steps[index]
@@ -230,7 +239,7 @@ class JobBelief:
         return self._by_age()[0]
 
     def rows(self) -> tuple[Floats, Floats]:
-        """The remaining work in each row, and the rows' weights (they sum to 1)."""
+        """The remaining work in each row, and the rows' weights (they sum to 1). Not to be written."""
         if self._moved:
             self._update()
         return self._remaining, self._weights
@@ -238,7 +247,7 @@ class JobBelief:
     def _by_age(self) -> tuple[float, float]:
         """How much the judgement by age counts, and what it says."""
         rows = self.samples.rows
-        weight = NEW + rows * self._misfits
+        weight = (NEW + rows * self._misfits) / (1.0 + self._fits)
         share = weight / (weight + rows)
         waiting = sum(call.mean for call in self._open.values())
         return share, self.attained_s + waiting
@@ -257,12 +266,12 @@ class JobBelief:
 
 
 def _weights(log: Floats) -> Floats:
-    """Weights that sum to 1, tempered so that LEAST_SUPPORT rows keep at least 1/e of the largest."""
+    """Weights that sum to 1, tempered so that some rows keep at least 1/e of the largest."""
     log = log - log.max()
     count = len(log)
-    if count > LEAST_SUPPORT:
-        nth = -float(np.partition(log, count - LEAST_SUPPORT)[count - LEAST_SUPPORT])
-        if nth > 1.0:
-            log = log / nth
+    support = min(max(count // 8, 2), MOST_SUPPORT, count)
+    nth = -float(np.partition(log, count - support)[count - support])
+    if nth > 1.0:
+        log = log / nth
     weights = np.exp(log)
     return np.asarray(weights / weights.sum())

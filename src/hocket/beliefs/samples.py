@@ -210,7 +210,8 @@ def _explained(values: Floats, target: Floats) -> float:
     if variance < 1e-12:
         return 0.0
     order = np.sort(values)
-    cuts = np.unique(order[(np.arange(1, 9) * count) // 9])
+    bins_wanted = min(8, count // 4)
+    cuts = np.unique(order[(np.arange(1, bins_wanted) * count) // bins_wanted])
     bins = np.searchsorted(cuts, values, side="right")
     sums, counts = np.bincount(bins, target), np.bincount(bins)
     used = counts > 0
@@ -218,4 +219,4 @@ def _explained(values: Floats, target: Floats) -> float:
     degrees = count - int(used.sum())
     if degrees <= 0:
         return 0.0
-    return max(0.0, 1.0 - (1.0 - between / variance) * (count - 1) / degrees)
+    return min(max(0.0, 1.0 - (1.0 - between / variance) * (count - 1) / degrees), 1.0)

@@ -8,7 +8,6 @@ forgotten.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +17,7 @@ import msgspec
 from hocket.beliefs.belief import JobBelief
 from hocket.beliefs.profile import MOST_RECORDS, Network, decode_profile
 from hocket.beliefs.record import Record
-from hocket.beliefs.samples import Samples
+from hocket.beliefs.samples import Floats, Samples
 from hocket.core.belief import World
 from hocket.core.latency import Latency
 from hocket.core.state import Call, Job
@@ -29,8 +28,8 @@ RECENT = 20
 "closed jobs by which drift is judged, and that are kept when it is found"
 STRANGE = 0.5
 "share of judgement by age over recent jobs, at which the older records are forgotten"
-OFF = math.log(2.0)
-"mean error of recent jobs' foretold sizes, as a log ratio all to one side, at which they are"
+OFF = 0.3
+"distance from 1/2 of recent jobs' mean quantile in what was foretold of their size, at which they are"
 DEFAULT_PACE = Latency(q0=0.01, q2=2e-4, d0=0.01, d1=5e-4, d2=1e-7)
 "an engine without constants: a token of an answer costs as much as fifty of a prompt"
 MOST_APPLICATIONS = 1000
@@ -50,7 +49,7 @@ class Lesson:
 class Learned:
     """What is known of one application."""
 
-    __slots__ = ("due", "errors", "lesson", "network", "open", "records", "strange")
+    __slots__ = ("due", "lesson", "network", "open", "quantiles", "records", "strange")
 
     def __init__(self, lesson: Lesson) -> None:
         self.records: deque[Record] = deque(lesson.records, MOST_RECORDS)
@@ -61,30 +60,40 @@ class Learned:
         "jobs until the next lesson"
         self.open = 0
         self.strange: deque[float] = deque(maxlen=RECENT)
-        self.errors: deque[float] = deque(maxlen=RECENT)
+        self.quantiles: deque[float] = deque(maxlen=RECENT)
 
 
 class Story:
     """What an open job has shown, in order: enough to believe the same again."""
 
-    __slots__ = ("belief", "calls", "facts", "foretold", "learned", "lesson", "runs")
+    __slots__ = ("belief", "calls", "facts", "foretold", "job", "learned", "lesson", "runs")
 
-    def __init__(self, learned: Learned, lesson: Lesson, features: dict[str, float]) -> None:
+    def __init__(self, job: Job, learned: Learned, lesson: Lesson, features: dict[str, float]) -> None:
+        self.job = job
         self.learned = learned
         self.lesson = lesson
-        self.belief = JobBelief(lesson.samples, features)
+        job.belief = self.belief = JobBelief(lesson.samples, features)
+        self.belief.network = learned.network
         self.facts: list[tuple[str, tuple[Any, ...]]] = []
         self.calls: dict[str, int] = {}
         "open calls -> index of their step"
         self.runs: dict[str, tuple[int, float]] = {}
         "open tool runs -> index of their step, and since when"
-        self.foretold: float | None = None
-        "its size, as believed when its first step ended"
+        self.foretold: tuple[Floats, Floats] | None = None
+        "sizes and their weights, as believed when its first step ended"
 
     def tell(self, fact: str, *arguments: Any) -> Any:
         """Take in a fact and remember it: `began`, `finished` or `lost` of JobBelief."""
+        if self.foretold is None and fact != "began":
+            self.foretold = self.belief.rows()
         self.facts.append((fact, arguments))
         return getattr(self.belief, fact)(*arguments)
+
+    def quantile(self) -> float:
+        """Where its size came to lie in what was foretold: 1/2 on average, if that was right."""
+        assert self.foretold is not None
+        sizes, weights = self.foretold
+        return float(weights @ ((sizes < self.belief.attained_s) + 0.5 * (sizes == self.belief.attained_s)))
 
 
 class Tracker:
@@ -109,9 +118,7 @@ class Tracker:
     def opened(self, job: Job) -> None:
         learned = self._learned(job.app.name)
         learned.open += 1
-        story = self._stories[job.id] = Story(learned, learned.lesson, job.features)
-        story.belief.network = learned.network
-        job.belief = story.belief
+        self._stories[job.id] = Story(job, learned, learned.lesson, job.features)
 
     def arrived(self, call: Call) -> None:
         story = self._stories[call.job.id]
@@ -125,7 +132,6 @@ class Tracker:
         story = self._stories[call.job.id]
         index = story.calls.pop(call.id, None)
         if index is not None:
-            self._foretell(story)
             story.tell("finished", index, prompt_tokens, output_tokens)
 
     def lost(self, call: Call) -> None:
@@ -142,7 +148,6 @@ class Tracker:
         story = self._stories[job.id]
         begun = story.runs.pop(run, None)
         if begun is not None:
-            self._foretell(story)
             story.tell("finished", begun[0], 0, 0, self._world.now - begun[1])
 
     def closed(self, job: Job) -> None:
@@ -155,13 +160,12 @@ class Tracker:
         learned.records.append(belief.record)
         if story.lesson.samples.rows >= RECENT:
             learned.strange.append(belief.misfit)
-            if story.foretold and belief.attained_s:
-                learned.errors.append(math.log(belief.attained_s / story.foretold))
+            learned.quantiles.append(story.quantile())
         learned.due -= 1
         if _drifted(learned):
             learned.records = deque(list(learned.records)[-RECENT:], MOST_RECORDS)
             learned.strange.clear()
-            learned.errors.clear()
+            learned.quantiles.clear()
             learned.due = 0
         if learned.due <= 0:
             learned.lesson = Lesson(tuple(learned.records), self._pace(job.app.name))
@@ -175,12 +179,7 @@ class Tracker:
         learned.records = deque(learned.lesson.records, MOST_RECORDS)
         learned.due = _growth(len(learned.records))
         learned.strange.clear()
-        learned.errors.clear()
-
-    @staticmethod
-    def _foretell(story: Story) -> None:
-        if story.foretold is None:
-            story.foretold = story.belief.total_s
+        learned.quantiles.clear()
 
     def _learned(self, app: str) -> Learned:
         learned = self._apps.get(app)
@@ -212,10 +211,10 @@ class Tracker:
 
     @staticmethod
     def _retold(story: Story, lesson: Lesson) -> Story:
-        again = Story(story.learned, lesson, story.belief.record.features)
+        again = Story(story.job, story.learned, lesson, story.belief.record.features)
         for fact, arguments in story.facts:
             again.tell(fact, *arguments)
-        again.calls, again.runs, again.foretold = story.calls, story.runs, story.foretold
+        again.calls, again.runs = story.calls, story.runs
         return again
 
     def save(self) -> Any:
@@ -235,7 +234,7 @@ class Tracker:
                 "network": msgspec.to_builtins(learned.network),
                 "due": learned.due,
                 "strange": list(learned.strange),
-                "errors": list(learned.errors),
+                "quantiles": list(learned.quantiles),
             }
             for name, learned in self._apps.items()
         }
@@ -248,7 +247,6 @@ class Tracker:
                 "facts": story.facts,
                 "calls": story.calls,
                 "runs": story.runs,
-                "foretold": story.foretold,
             }
             for job, story in self._stories.items()
         }
@@ -269,18 +267,16 @@ class Tracker:
             learned.network = msgspec.convert(fields["network"], Network | None)
             learned.due = fields["due"]
             learned.strange.extend(fields["strange"])
-            learned.errors.extend(fields["errors"])
+            learned.quantiles.extend(fields["quantiles"])
         for job, fields in saved["stories"].items():
             learned = self._apps[fields["app"]]
             learned.open += 1
-            story = Story(learned, lesson(fields["app"], fields["lesson"]), fields["features"])
-            story.belief.network = learned.network
+            story = Story(jobs[job], learned, lesson(fields["app"], fields["lesson"]), fields["features"])
             for fact, arguments in fields["facts"]:
                 story.tell(fact, *arguments)
-            story.calls, story.foretold = fields["calls"], fields["foretold"]
+            story.calls = fields["calls"]
             story.runs = {run: (index, since) for run, (index, since) in fields["runs"].items()}
             self._stories[job] = story
-            jobs[job].belief = story.belief
 
 
 def _growth(records: int) -> int:
@@ -292,4 +288,4 @@ def _drifted(learned: Learned) -> bool:
     if len(learned.strange) < RECENT:
         return False
     strange = sum(learned.strange) / RECENT >= STRANGE
-    return strange or (len(learned.errors) == RECENT and abs(sum(learned.errors)) / RECENT >= OFF)
+    return strange or abs(sum(learned.quantiles) / RECENT - 0.5) >= OFF
