@@ -44,6 +44,10 @@ class Belief(Protocol):
         """Gittins rank of what is left: least over quanta q of E[min(work, q)] / P(work <= q). Smaller goes first."""
 
     @property
+    def attained_s(self) -> float:
+        """Engine work of its calls that have ended."""
+
+    @property
     def total_s(self) -> float:
         """Expected engine work of the whole job, with what is done."""
 

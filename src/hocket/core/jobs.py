@@ -128,10 +128,14 @@ class Jobs(Replicas):
             for job in self.jobs.values():  # their past is not known, and need not be
                 self.beliefs.opened(job)
 
+    @staticmethod
+    def _attained(job: Job) -> float:
+        return 0.0 if job.belief is None else job.belief.attained_s
+
     def _join(self, job: Job) -> None:
         """Its first call is here, and tells of its size: from now on an equal sharing would serve it, too."""
         work_s = 0.0 if job.belief is None else job.belief.total_s
-        job.fair_finish = self.fair.join(self.now, self._slots(), work_s)
+        job.fair_finish = self.fair.join(work_s)
 
     def engine_for(self, app: str, stage: str, model: str) -> str | None:
         raise NotImplementedError  # by the half above, which knows the routes

@@ -34,7 +34,7 @@ class Fact(Enum):
     SIZE = "an application's mean size"
     SLOTS = "how many slots a job's calls hold"
     BELIEF = "what is expected of a job's rest"
-    FAIR = "when an equal sharing of all slots would be done with a job: settled by its first call"
+    FAIR = "when an equal sharing would be done with a job: settled by its first call"
     OUTSIDE = "something the driver knows and reports through Scheduler.touch_job (the simulator's oracle)"
 
 
@@ -48,6 +48,10 @@ class View(Protocol):
     @property
     def rng(self) -> Rng:
         """The seeded generator of choosers. An ordering must not draw from it."""
+
+    @property
+    def slots(self) -> int:
+        """Calls that all replicas together may hold now."""
 
     @property
     def fair(self) -> FairClock:

@@ -174,7 +174,10 @@ class Scheduler(Jobs):
         job, path_s = call.job, call.path_s + self.now - call.sent_at
         job.path_s = max(job.path_s, path_s)
         if self.beliefs is not None:
+            before_s = self._attained(job)
             self._believe(job, self.beliefs.finished, call, event.prompt_tokens, event.output_tokens)
+            if self._reads_fair:
+                self.fair.give(self._attained(job) - before_s)
         self._forget_call(call)
         self._fill(engine, out)
 

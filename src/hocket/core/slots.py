@@ -105,8 +105,6 @@ class Slots:
 
     def _fill(self, engine: Engine, out: list[Command]) -> None:
         """Dispatch while a replica has room and a call waits."""
-        if self._reads_fair:
-            self.fair.run(self.now, self._slots())
         while engine.room:
             try:
                 call = engine.queue.pop()
@@ -167,8 +165,9 @@ class Slots:
         if self._reads_slots:
             self._touch(Fact.SLOTS, job)
 
-    def _slots(self) -> int:
-        """Calls that all replicas may hold at once, now."""
+    @property
+    def slots(self) -> int:
+        """Calls that all replicas together may hold now. O(replicas)."""
         return sum(replica.limit for engine in self.engines.values() for replica in engine.replicas.values())
 
     def _learn(self, call: Call, replica: Replica, tokens: int = 0, *, ended: bool = False) -> None:

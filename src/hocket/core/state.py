@@ -76,7 +76,7 @@ class Job:
     last_served: int = 0
     "number of the latest dispatch of one of its calls, counted where an ordering gives turns; 0 = never served"
     fair_finish: float | None = None
-    "virtual seconds at which an equal sharing of all slots would be done with it; None where no ordering asks"
+    "virtual seconds at which an equal sharing would be done with it (FairClock); None where no ordering asks"
     belief: Belief | None = None
     "what is expected of its rest; None where no ordering asks"
     closed: bool = False

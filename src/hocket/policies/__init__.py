@@ -13,8 +13,8 @@ from hocket.core.queue import check_nesting
 from hocket.core.routing import Affinity, LeastLoaded, Routing
 from hocket.errors import InputError
 from hocket.policies.carbyne import Carbyne
-from hocket.policies.informed import Gittins, Justitia, Srtf
 from hocket.policies.hocket import Hocket
+from hocket.policies.informed import Gittins, Justitia, Srtf
 from hocket.policies.orderings import Atlas, CallFcfs, Fair, FairJobs, Fcfs, Las, Plas, Sjf, Urgency
 
 ORDERINGS: dict[str, Callable[[], Ordering]] = {

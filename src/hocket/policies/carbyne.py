@@ -14,9 +14,9 @@ from hocket.policies.orderings import Key
 class Carbyne:
     """Altruistic: a job lends its share as long as it can still end when an equal sharing would have ended it.
 
-    A job whose slack is used up goes first, the one that is latest before others. Else the slot is leftover, and goes
-    to the job with the least expected remaining work. (Grandl et al., Altruistic Scheduling in Multi-Resource Clusters,
-    OSDI 2016.) Looks at each waiting job once a decision.
+    A job whose slack is used up goes first; of several the one that would have ended first. Else the slot is leftover,
+    and goes to the job with the least expected remaining work. (Grandl et al., Altruistic Scheduling in Multi-Resource
+    Clusters, OSDI 2016.) Looks at each waiting job once a decision.
     """
 
     name: ClassVar[str] = "carbyne"
@@ -28,11 +28,13 @@ class Carbyne:
         return (belief_of(call.job).remaining_s,)
 
     def pick(self, index: Index, view: View, rng: Rng) -> Call:
-        """The call of the job that is latest, if one is; else of the one that is nearest to its end."""
-        latest = min(index.jobs(), key=lambda job: (slack_s(job, view), job.number))
-        if slack_s(latest, view) > 0.0:
+        """A call of a job that has lent all it could, if there is one; else of the one that is nearest to its end."""
+        slots = view.slots
+        due = [job for job in index.jobs() if slack_s(job, view, slots) <= 0.0]
+        if not due:
             return index.first()
-        return min(index.calls(latest), key=lambda call: call.number)
+        entitled = min(due, key=lambda job: (job.fair_finish, job.number))
+        return min(index.calls(entitled), key=lambda call: call.number)
 
     def save(self) -> Any:
         """Nothing is kept between picks."""
@@ -41,7 +43,7 @@ class Carbyne:
         """Nothing is kept between picks."""
 
 
-def slack_s(job: Job, view: View) -> float:
+def slack_s(job: Job, view: View, slots: int) -> float:
     """Seconds that the job may still wait and end when an equal sharing would have ended it, if nobody came or left."""
     assert job.fair_finish is not None
-    return view.fair.until(job.fair_finish) - belief_of(job).path_s
+    return view.fair.until(job.fair_finish) / slots - belief_of(job).path_s
