@@ -70,8 +70,12 @@ class Variable(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     "inner borders of its bins, increasing; the state after the last bin is `absent`"
     centres: list[float]
     "mean value of each bin, as many as bins"
+    model: str | None = None
+    "of the size of calls: what most of them ask for"
     prompts: list[float] = []
     "of the size of calls: mean prompt tokens in each bin"
+    reveals: list[str] = []
+    "of the size of calls: the stages that their answer decides about; empty unless it is a planner"
     grows: bool = False
     "of a number of tasks: they begin one after another, so those that have begun need not be all"
     over: list[str] = []
