@@ -84,9 +84,9 @@ class Pairs:
                 if pair[0] in shape.of_stage and pair[1] in shape.of_stage:
                     self.both[pair] += count
 
-    def edge(self, pair: tuple[str, str], *, ordered: bool = True) -> Edge:
-        """What is known of one edge. Where stages are not `ordered`, only a stage itself can come again."""
-        again = pair[0] == pair[1] or (ordered and 2 * self._again[pair] > self.direct[pair])
+    def edge(self, pair: tuple[str, str]) -> Edge:
+        """What is known of one edge."""
+        again = self._again[pair] > (1 - LEAST_SHARE) * self.direct[pair]
         return Edge(*pair, round(self.direct[pair] / (self.both[pair] or 1), 4), again)
 
 
@@ -100,7 +100,7 @@ def _edges(shapes: Mapping[Shape, int], dynamic: Sequence[Planned]) -> list[Edge
             continue
         if pair not in free and _broken(pair, shapes) > MOST_BROKEN * pairs.both[pair]:
             continue
-        edges.append(pairs.edge(pair, ordered=pair not in free))
+        edges.append(pairs.edge(pair))
     return edges
 
 
@@ -172,8 +172,9 @@ def _stage(name: str, models: Counter[str], shapes: Mapping[Shape, int]) -> Node
 
 
 def _dynamic(choice: Planned, models: Container[str], shapes: Mapping[Shape, int]) -> Node:
-    times = choice.times or 1
-    frequent = sorted(choice.sets.items(), key=lambda item: (-item[1], sorted(item[0])))[:MOST_CHOICES]
+    """The placeholder of what a planner chooses."""
+    times = choice.held.total() or 1
+    frequent = sorted(choice.held.items(), key=lambda item: (-item[1], item[0]))[:MOST_CHOICES]
     jobs = sum(count for shape, count in shapes.items() if any(name in shape.of_stage for name in choice.candidates))
     tasks = sum(
         count * shape.of_stage.get(name, 0).bit_count() for shape, count in shapes.items() for name in choice.candidates
@@ -187,10 +188,10 @@ def _dynamic(choice: Planned, models: Container[str], shapes: Mapping[Shape, int
         planner=choice.planner,
         candidates=list(choice.candidates),
         shares=[
-            round(sum(n for names, n in choice.sets.items() if candidate in names) / times, 4)
+            round(sum(count for held, count in choice.held.items() if candidate in held) / times, 4)
             for candidate in choice.candidates
         ],
-        choices=[Choice(sorted(names), round(count / times, 4)) for names, count in frequent],
-        present=round(jobs / sum(shapes.values()), 4),
+        choices=[Choice(list(held), round(count / times, 4)) for held, count in frequent],
+        present=round(jobs / (sum(shapes.values()) or 1), 4),
         tasks=round(tasks / (jobs or 1), 4),
     )

@@ -15,7 +15,7 @@ class Choice(msgspec.Struct, array_like=True):
     """What a dynamic stage held, once."""
 
     stages: list[str]
-    "which of the candidates; none: its planner went on without them"
+    "which of the candidates, one entry a task; none: its planner went on without them"
     share: float
     "of the times that the planner ended"
 
