@@ -192,6 +192,9 @@ class JobBelief:
     def total_s(self) -> float:
         return self.attained_s + self.remaining_s
 
+    def influence(self, stage: str) -> float:
+        return self.samples.influence.get(stage, 1.0)
+
     @property
     def interval_s(self) -> tuple[float, float]:
         if self._moved:

@@ -9,11 +9,13 @@ work that it explains.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hocket.beliefs.influence import influence
 from hocket.beliefs.record import Record, Step
 from hocket.core.latency import Latency
 
@@ -88,6 +90,12 @@ class Samples:
             key: self._column(place, key, records, sizes, present, left) for key, place in self._places.items()
         }
         self.features = self._features(records)
+        self._records = records
+
+    @cached_property
+    def influence(self) -> dict[str, float]:
+        """Stage -> how much of a job its end lets begin. Made for whoever asks."""
+        return influence(self._records)
 
     # ---------------------------------------------------------------- building
 

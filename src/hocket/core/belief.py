@@ -51,6 +51,9 @@ class Belief(Protocol):
     def total_s(self) -> float:
         """Expected engine work of the whole job, with what is done."""
 
+    def influence(self, stage: str) -> float:
+        """How much of the job the end of a stage lets begin (beliefs.influence); settled when the job opened."""
+
 
 class Beliefs(Protocol):
     """Keeps `job.belief` for each open job. Deterministic: equal stories give equal beliefs."""

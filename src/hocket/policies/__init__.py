@@ -14,7 +14,7 @@ from hocket.core.routing import Affinity, LeastLoaded, Routing
 from hocket.errors import InputError
 from hocket.policies.carbyne import Carbyne
 from hocket.policies.hocket import Hocket
-from hocket.policies.informed import Gittins, Justitia, Srtf
+from hocket.policies.informed import Argus, Gittins, Justitia, Srtf
 from hocket.policies.orderings import Atlas, CallFcfs, Fair, FairJobs, Fcfs, Las, Plas, Sjf, Urgency
 
 ORDERINGS: dict[str, Callable[[], Ordering]] = {
@@ -32,6 +32,7 @@ ORDERINGS: dict[str, Callable[[], Ordering]] = {
     "gittins": Gittins,
     "justitia": Justitia,
     "carbyne": Carbyne,
+    "argus": Argus,
 }
 "which call next: name -> constructor"
 

@@ -67,3 +67,19 @@ class Justitia:
     def key(self, call: Call, view: View) -> Key:
         """Its virtual finish under an equal sharing; settled by its first call, whatever is learned later."""
         return (call.job.fair_finish,)
+
+
+class Argus:
+    """The call of the stage whose end lets the most of its job begin first: what is deep, and what fans out.
+
+    Made to keep slots busy on a cluster that has some to spare (Argus, IPDPS 2021). Where all are taken it sends first
+    who has the most ahead, the opposite of `srtf`.
+    """
+
+    name: ClassVar[str] = "argus"
+    scope: ClassVar[Scope] = Scope.CALL
+    reads: ClassVar[frozenset[Fact]] = BELIEF
+
+    def key(self, call: Call, view: View) -> Key:
+        """The stage's influence, largest first; then the call's arrival number."""
+        return (-belief_of(call.job).influence(call.stage), call.number)
