@@ -98,17 +98,17 @@ def _edges(shapes: Mapping[Shape, int], dynamic: Sequence[Planned]) -> list[Edge
     for pair in pairs.direct:
         if pairs.direct[pair] < LEAST_SHARE * pairs.both[pair]:
             continue
-        if pair not in free and _broken(pair, shapes) > MOST_BROKEN * pairs.both[pair]:
-            continue
-        edges.append(pairs.edge(pair))
+        edge = pairs.edge(pair)
+        if pair in free or _broken(edge, shapes) <= MOST_BROKEN * pairs.both[pair]:
+            edges.append(edge)
     return edges
 
 
-def _broken(pair: tuple[str, str], shapes: Mapping[Shape, int]) -> int:
+def _broken(edge: Edge, shapes: Mapping[Shape, int]) -> int:
     """Jobs in which `after` did not wait for `before`."""
-    before, after = pair
+    before, after = edge.before, edge.after
     having = ((shape, count) for shape, count in shapes.items() if before in shape.of_stage and after in shape.of_stage)
-    return sum(count for shape, count in having if shape.broken(before, after))
+    return sum(count for shape, count in having if shape.broken(before, after, again=edge.again))
 
 
 # -------------------------------------------------------------------- nodes

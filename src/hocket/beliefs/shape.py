@@ -91,11 +91,16 @@ class Shape:
         first = lowest(self.of_stage[before])
         return before == after or bool(self.ancestors[first] & self.of_stage[after])
 
-    def broken(self, before: str, after: str) -> bool:
-        """Whether a step of `after` began while one of `before` was still to end, and none of them had."""
+    def broken(self, before: str, after: str, *, again: bool = False) -> bool:
+        """Whether a step of `after` began while one of `before` was still to end, and none of them had.
+
+        An edge that leads to another round (`again`) says nothing of the first one.
+        """
         befores, afters = self.of_stage[before], self.of_stage[after]
         return any(
-            not self.ancestors[step] & befores and any(not self.ancestors[x] >> step & 1 for x in bits_of(befores))
+            not self.ancestors[step] & befores
+            and not (again and self.rounds[step] == 0)
+            and any(not self.ancestors[other] >> step & 1 for other in bits_of(befores))
             for step in bits_of(afters)
         )
 
