@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from hocket.beliefs.profile import Network, Node, Variable
 from hocket.beliefs.record import Record, Step
+from hocket.beliefs.rounds import PROMPT, REST, Round, Rounds, first_prompt, place_of, size_of
 from hocket.errors import InputError
 
 Floats = NDArray[np.float64]
@@ -45,62 +46,6 @@ SURE = 20
 "jobs with a round after which another never came, to say that it comes no more"
 LOOKED_AT = 1000
 "jobs by which that is judged"
-PROMPT = "prompt_tokens"
-"a fact of the request; where nobody reports it, the prompt tokens of its first call stand for it"
-REST = "*"
-"the stage that stands for all calls of stages without variables of their own"
-
-
-class Round(NamedTuple):
-    """One pass of a stage, or, the last one told apart, all further ones too."""
-
-    stage: str
-    turn: int
-
-
-class Rounds:
-    """Which round of its stage each step of a job is. Takes the steps as they come."""
-
-    def __init__(self) -> None:
-        self.turns: list[int] = []
-        self._stages: list[str] = []
-        self.ancestors: list[int] = []
-        "of each step, all that had ended before it began: bit i is step i"
-        self._rounds: dict[str, list[int]] = {}
-
-    def add(self, step: Step) -> int:
-        """The round of one more step: 1 more than the last one that has a task before it."""
-        bits = 0
-        for before in step.after:
-            bits |= self.ancestors[before] | 1 << before
-        rounds = self._rounds.setdefault(step.stage, [])
-        turn = next((n + 1 for n in range(len(rounds) - 1, -1, -1) if rounds[n] & bits), 0)
-        if turn == len(rounds):
-            rounds.append(0)
-        rounds[turn] |= 1 << len(self.turns)
-        self.turns.append(turn)
-        self.ancestors.append(bits)
-        return turn
-
-
-def place_of(places: Mapping[Round, int], stage: str, turn: int, *, llm: bool) -> int | None:
-    """The place of the round that a step belongs to: its own, the last of its stage, or that of all other calls."""
-    while turn >= 0:
-        place = places.get(Round(stage, turn))
-        if place is not None:
-            return place
-        turn -= 1
-    return places.get(Round(REST, 0)) if llm else None
-
-
-def first_prompt(steps: Sequence[Step]) -> float | None:
-    """Prompt tokens of the first call of a job."""
-    return next((float(step.prompt_tokens) for step in steps if step.model is not None), None)
-
-
-def size_of(step: Step) -> float:
-    """Tokens of a call's answer, or seconds of a tool run."""
-    return step.duration_s if step.model is None else float(step.output_tokens)
 
 
 def learn_network(
@@ -159,6 +104,8 @@ class _Tally:
         "steps that had ended before its first task, summed over jobs"
         self.calls: set[str] = set()
         "stages that are no tools"
+        self.durations: dict[str, set[float]] = {}
+        "of tools, milliseconds"
         for record, rounds in zip(records, turns, strict=True):
             tasks: dict[Round, int] = {}
             for step, turn, ancestors in zip(record.steps, rounds.turns, rounds.ancestors, strict=True):
@@ -168,6 +115,8 @@ class _Tally:
                 tasks[found] = min(tasks.get(found, len(rounds.turns)), ancestors.bit_count())
                 if step.model is not None:
                     self.calls.add(step.stage)
+                else:
+                    self.durations.setdefault(step.stage, set()).add(round(1e3 * step.duration_s))
             self.jobs.update(tasks.keys())
             self.before.update(tasks)
 
@@ -195,6 +144,7 @@ def _layout(tally: _Tally, stages: set[str], budget: int) -> tuple[list[Round], 
     def cost() -> int:
         return sum(1 + many(found) for found in told_apart())
 
+    stages = stages - {stage for stage, found in tally.durations.items() if len(found) == 1}  # they tell nothing
     by_share = sorted(tally.jobs, key=lambda r: (-tally.jobs[r], tally.when(r), r))
     left_out = [r.stage for r in by_share if not r.turn and r.stage not in stages]
     for stage in (r.stage for r in by_share if not r.turn and r.stage in stages):
