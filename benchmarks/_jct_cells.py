@@ -19,10 +19,11 @@ from typing import NamedTuple
 import msgspec
 
 import hocket
+from hocket.beliefs.learn import learn
 from hocket.beliefs.profile import encode_profile
 from hocket.beliefs.record import record_of
 from hocket.sim.experiment import Setup, capacity, scaled, simulate
-from hocket.sim.workloads import generate
+from hocket.sim.workloads import MIXES, generate
 from hocket.trace import Job
 
 JOBS = 300
@@ -42,29 +43,30 @@ LARGE = {"q0": 2.349e-2, "q1": 2.55e-9, "q2": 1.454e-4, "d0": 2.769e-2, "d1": 1.
 "Llama-3.1-70B on four A100, in the same way (4.8 %, 1.4 %)"
 
 
-def _engine(name: str, models: list[str], latency: dict[str, float], kv_tokens: int) -> dict[str, object]:
-    return {"name": name, "models": models, "max_concurrency": 16, "kv_tokens": kv_tokens, "latency": latency}
+SLOTS = 4
+"of an engine: so few that 300 jobs are many. With 16, a queue hardly forms before the last job has arrived"
+
+
+def _setup(slots: int, **latencies: dict[str, float]) -> Setup:
+    engines = [
+        {"name": name, "models": [name], "max_concurrency": slots, "kv_tokens": 300_000, "latency": latency}
+        for name, latency in latencies.items()
+    ]
+    return msgspec.convert({"engines": engines}, Setup)
 
 
 ENGINES: dict[str, Setup] = {
-    "one": msgspec.convert({"engines": [_engine("small", ["small", "large"], SMALL, 400_000)]}, Setup),
-    "three": msgspec.convert(
-        {
-            "engines": [
-                _engine("small", ["small"], SMALL, 400_000),
-                _engine("middle", ["middle"], MIDDLE, 300_000),
-                _engine("large", ["large"], LARGE, 450_000),
-            ],
-            # the workloads ask for two models; half of the applications have the second on an engine of its own
-            "routes": [
-                {"app": app, "model": "large", "engine": "middle"}
-                for app in ("sequence-sorting", "web-search", "llm-compiler")
-            ],
-        },
-        Setup,
-    ),
+    "one": _setup(SLOTS, small=SMALL),
+    "three": _setup(SLOTS, small=SMALL, medium=MIDDLE, large=LARGE),
+    "one-16": _setup(16, small=SMALL),
+    "three-16": _setup(16, small=SMALL, medium=MIDDLE, large=LARGE),
 }
-"one engine that serves all, and three on which jobs meet at some and part at others"
+"one engine that serves all, and three on which jobs meet at some and part at others; with more slots, if asked for"
+
+
+def _models(engines: str) -> str:
+    """How many models the jobs ask for."""
+    return engines.partition("-")[0]
 
 
 class Cell(msgspec.Struct, frozen=True):
@@ -109,34 +111,32 @@ class Draw(NamedTuple):
 
 
 def test_jobs(draw: Draw) -> list[Job]:
-    return list(generate(draw.workload, JOBS, 1.0, TEST_SEEDS + draw.seed))
+    return list(generate(draw.workload, JOBS, 1.0, TEST_SEEDS + draw.seed, models=_models(draw.engines)))
 
 
-def train_jobs(workload: str) -> dict[str, list[Job]]:
-    """The jobs that may be learned from, by application: all that a workload's draws hold."""
-    apps = {job.app for job in generate(workload, JOBS, 1.0, TEST_SEEDS)}
-    return {app: list(generate(app, LEARNED, 1.0, TRAIN_SEED)) for app in sorted(apps)}
+def train_jobs(workload: str, engines: str) -> dict[str, list[Job]]:
+    """The jobs that may be learned from, by application."""
+    return {app: list(generate(app, LEARNED, 1.0, TRAIN_SEED, models=_models(engines))) for app in MIXES[workload]}
 
 
-Kind = tuple[str, str]
-"(workload, how its profiles were learned)"
+Kind = tuple[str, str, str]
+"(workload, engines, how its profiles were learned)"
 
 
 def learn_profiles(kinds: Iterable[Kind], processes: int) -> dict[Kind, dict[str, str]]:
     """The profile files of each workload's applications, by name: learned from so many jobs, or another's."""
-    jobs = {workload: train_jobs(workload) for workload, _ in kinds}
-    parts = [(workload, _count(kind), app) for workload, kind in kinds for app in jobs[workload]]
-    parts = list(dict.fromkeys(parts))
+    jobs = {(workload, engines): train_jobs(workload, engines) for workload, engines, _ in kinds}
+    parts = {(_models(kind[1]), _count(kind[2]), app): kind for kind in kinds for app in jobs[kind[:2]]}
     # processes of their own, not forked: a fork of a process with the threads of pyAgrum may hang
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-        texts = pool.map(learn, [app for *_, app in parts], [jobs[w][app][:n] for w, n, app in parts])
-        learned = dict(zip(parts, texts, strict=True))
+        some = [jobs[kind[:2]][app][:count] for (_, count, app), kind in parts.items()]
+        learned = dict(zip(parts, pool.map(_learn, [app for *_, app in parts], some), strict=True))
     found = {}
-    for workload, kind in kinds:
-        apps = list(jobs[workload])
+    for workload, engines, kind in kinds:
+        apps = list(jobs[workload, engines])
         others = [*apps[1:], apps[0]] if kind == "wrong" else apps
-        found[workload, kind] = {
-            app: learned[workload, _count(kind), other].replace(f'"app":"{other}"', f'"app":"{app}"', 1)
+        found[workload, engines, kind] = {
+            app: learned[_models(engines), _count(kind), other].replace(f'"app":"{other}"', f'"app":"{app}"', 1)
             for app, other in zip(apps, others, strict=True)
         }
     return found
@@ -146,15 +146,8 @@ def _count(kind: str) -> int:
     return LEARNED if kind == "wrong" else int(kind)
 
 
-def learn(app: str, jobs: Sequence[Job]) -> str:
-    """The profile of `app`, as `hocket learn` writes it."""
-    from hocket.beliefs.graph import find_graph
-    from hocket.beliefs.learn import learn as profile_of
-    from hocket.beliefs.network import learn_network
-
-    records = [record_of(job) for job in jobs]
-    graph = find_graph(records)
-    return encode_profile(profile_of(app, records, graph, learn_network(records, graph.nodes))).decode()
+def _learn(app: str, jobs: Sequence[Job]) -> str:
+    return encode_profile(learn(app, [record_of(job) for job in jobs])).decode()
 
 
 # ---------------------------------------------------------------- running
@@ -188,7 +181,7 @@ def run_draw(draw: Draw, cells: Sequence[Cell]) -> list[Result]:
         for cell in cells:
             if cell.load != load:
                 continue
-            learned = _profiles[cell.workload, cell.profiles]
+            learned = _profiles[cell.workload, cell.engines, cell.profiles]
             start = time.perf_counter()
             outcome = simulate(jobs, setup, cell.policy, profiles=learned)
             wall_s = time.perf_counter() - start
@@ -232,7 +225,9 @@ def run_cells(
     if not todo:
         return
     source()  # of what is about to run, whatever changes meanwhile
-    profiles = learn_profiles(sorted({(c.workload, c.profiles) for some in draws.values() for c in some}), processes)
+    profiles = learn_profiles(
+        sorted({(c.workload, c.engines, c.profiles) for some in draws.values() for c in some}), processes
+    )
     with ProcessPoolExecutor(processes, get_context("fork"), _share, (profiles,)) as pool:
         for future in as_completed([pool.submit(run_draw, *task) for task in draws.items()]):
             results = future.result()

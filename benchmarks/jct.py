@@ -84,7 +84,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mix", default=",".join(MIXES), help="%(default)s")
-    parser.add_argument("--engines", default=",".join(ENGINES), help="%(default)s")
+    parser.add_argument("--engines", default="one,three", help=f"of {', '.join(ENGINES)} (%(default)s)")
     parser.add_argument("--load", default=",".join(map(str, LOADS)), help="%(default)s")
     parser.add_argument("--policies", default=",".join(POLICIES), help="%(default)s")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="draws (%(default)s)")
