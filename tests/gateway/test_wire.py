@@ -72,7 +72,7 @@ async def say(data: bytes, writer: asyncio.StreamWriter) -> None:
 
 
 async def get(wire: Pool) -> bytes:
-    response = await wire.request("POST", "/v1/x?a=b", {"X-One": "1"}, b"body")
+    response = await wire.request("POST", "/v1/x?a=b", [("X-One", "1")], b"body")
     try:
         return await response.read()
     finally:
@@ -82,7 +82,7 @@ async def get(wire: Pool) -> bytes:
 async def test_a_connection_serves_one_call_after_the_other() -> None:
     async with peer(lambda _, writer: say(OK, writer)) as server, pool(server.url + "/base/") as wire:
         for _ in range(3):
-            response = await wire.request("POST", "/v1/x?a=b", {"X-One": "1"}, b"body")
+            response = await wire.request("POST", "/v1/x?a=b", [("X-One", "1")], b"body")
             assert (response.status, response.headers["x-name"], response.ends_by_close) == (200, "välue", False)
             assert await response.read() == b"hi" and response.drained is False
         host = server.url.removeprefix("http://").encode()
@@ -126,7 +126,7 @@ async def test_a_connection_is_not_given_back_before_its_request_has_left() -> N
     over = asyncio.Event()
     server = await asyncio.start_server(early, "127.0.0.1", 0)
     async with pool("http://127.0.0.1:{1}".format(*server.sockets[0].getsockname())) as wire:
-        response = await wire.request("POST", "/", {}, b"x" * 2**25)
+        response = await wire.request("POST", "/", [], b"x" * 2**25)
         assert await response.read() == b"hi"
         await asyncio.sleep(0.01)
         assert not wire._idle and not wire._all, "nor kept until the replica reads it"
@@ -179,7 +179,7 @@ async def test_a_request_that_met_a_closing_connection_is_sent_again(after_s: fl
 async def test_1xx_is_no_answer_and_a_trailer_no_header() -> None:
     text = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + HEAD + b"2\r\nhi\r\n0\r\nX-Late: y\r\n\r\n"
     async with peer(lambda _, writer: say(text, writer)) as server, pool(server.url) as wire:
-        response = await wire.request("POST", "/", {}, b"")
+        response = await wire.request("POST", "/", [], b"")
         assert dict(response.headers) == {"Transfer-Encoding": "chunked"}
         assert await response.read() == b"hi"
 
@@ -242,7 +242,7 @@ async def test_the_closing_may_be_the_end() -> None:
         raise OSError
 
     async with peer(script) as server, pool(server.url) as wire:
-        response = await wire.request("POST", "/", {}, b"")
+        response = await wire.request("POST", "/", [], b"")
         assert response.ends_by_close
         assert await response.read() == b"hi"
 
@@ -256,7 +256,7 @@ async def test_silence_counts_only_while_somebody_waits() -> None:
         await say(b"2\r\nho\r\n0\r\n\r\n", writer)
 
     async with peer(script) as server, pool(server.url, first_byte_s=0.15, between_s=0.15) as wire:
-        response = await wire.request("POST", "/", {}, b"")
+        response = await wire.request("POST", "/", [], b"")
         assert await response.readany() == b"hi"
         await asyncio.sleep(0.2)
         assert await response.readany() == b"ho"
@@ -274,7 +274,7 @@ async def test_a_slow_reader_makes_the_replica_wait() -> None:
         await say(b"0\r\n\r\n", writer)
 
     async with peer(script) as server, pool(server.url) as wire:
-        response = await wire.request("POST", "/", {}, b"")
+        response = await wire.request("POST", "/", [], b"")
         await asyncio.sleep(0.2)
         assert written[0] < 400 * 2**16
         first = await response.readany()
@@ -288,7 +288,7 @@ async def test_trailers_without_end_are_not_kept() -> None:
         await asyncio.sleep(1.0)
 
     async with peer(script) as server, pool(server.url) as wire:
-        response = await wire.request("POST", "/", {}, b"")
+        response = await wire.request("POST", "/", [], b"")
         assert await response.readany() == b"hi"
         await asyncio.sleep(0.05)
         assert not [fields for connection in wire._all if (fields := connection._fields)]
@@ -310,5 +310,5 @@ async def test_a_header_cannot_hold_a_line_end() -> None:
     async with peer(lambda _, writer: say(OK, writer)) as server, pool(server.url) as wire:
         for value in ("a\r\nB: c", "a\nB: c", "a\rb"):
             with pytest.raises(ValueError, match="line end"):
-                await wire.request("POST", "/", {"A": value}, b"")
+                await wire.request("POST", "/", [("A", value)], b"")
         assert not server.requests

@@ -22,6 +22,7 @@ IMAGE_TOKENS = 1000
 "what an image in the prompt counts in estimates, whatever its bytes: between OpenAI's and Qwen-VL's usual sizes"
 IMAGE_BYTES = 2048
 "a smaller prompt is not searched for images"
+_TOKEN_IDS = re.compile(rb"\[\s*\[?\s*\d")
 _BASE64 = re.compile(rb";base64,[A-Za-z0-9+/=\\]*")
 
 MAX_TOKENS = 2**31 - 1
@@ -144,7 +145,7 @@ class Request(msgspec.Struct):
     def prompt_tokens(self) -> int:
         """An estimate, from the size of what is the prompt; exact for one list of token ids."""
         raw = memoryview(self.messages) or memoryview(self.prompt) or memoryview(self.input)
-        if re.match(rb"\[\s*\[?\s*\d", raw):
+        if _TOKEN_IDS.match(raw):
             return bytes(raw).count(b",") + 1
         size = len(raw) + len(memoryview(self.instructions))
         if size > IMAGE_BYTES and b";base64," in bytes(raw):

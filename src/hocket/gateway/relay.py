@@ -102,7 +102,7 @@ class Relay:
         self._headers = upstream_headers(http.headers, keep_authorization=gateway.tenants.open)
         if not asked.stream and accepts(self._accepted, CODING):
             # a stream would be unpacked here event by event, and gains little
-            self._headers["Accept-Encoding"] = CODING
+            self._headers.append(("Accept-Encoding", CODING))
         own = {"x-hocket-job": place.job, "x-hocket-call": call.id}
         self._client = Downstream(gateway, http, own, named=endpoint.path == "/v1/responses")
         self._beat_s = gateway.settings.heartbeat_s if asked.stream else None

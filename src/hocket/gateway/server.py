@@ -171,7 +171,10 @@ async def read_body(http: web.BaseRequest, limit: int, within_s: float) -> bytes
         http.writer.output_size = 0
     try:
         if http.content.is_eof():  # it came with the headers: most do
-            return await http.read()
+            body = http.content.read_nowait()
+            if len(body) > limit:
+                raise ApiError(413, too_large, code="body_too_large")
+            return body
         async with asyncio.timeout(within_s):
             return await http.read()
     except TimeoutError:

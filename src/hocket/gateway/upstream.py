@@ -8,12 +8,11 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Iterable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import NoReturn
 
 from msgspec import Struct
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy, MultiMapping
 
 from hocket.gateway.answers import looks_like_sse
 from hocket.gateway.wire import Pool, Response, WireError
@@ -36,6 +35,15 @@ _NOT_UPSTREAM = _HOP_BY_HOP | {
 _NOT_DOWNSTREAM = _HOP_BY_HOP | {
     "content-length", "set-cookie", "access-control-allow-origin", "access-control-allow-credentials",
 }  # fmt: skip
+
+
+_USUAL = frozenset({"keep-alive", "close", "Keep-Alive", "Close"})
+"what `Connection` says where it names no header that must not pass"
+MAX_NAMES, MAX_NAME = 1000, 100
+"names of headers that are remembered, and characters of one"
+
+Fields = list[tuple[str, str]]
+"headers of one message, names as they were written"
 
 
 class Answer(Struct):
@@ -114,7 +122,7 @@ class Replica:
 
     async def ask(self, path: str, within_s: float) -> tuple[int, bytes] | None:
         """Status and body of a GET that is no call; None if nothing came in time."""
-        headers = {} if self._authorization is None else {"Authorization": self._authorization}
+        headers = [] if self._authorization is None else [("Authorization", self._authorization)]
         try:
             async with asyncio.timeout(within_s):
                 response = await self._pool.request("GET", path, headers, b"")
@@ -136,18 +144,18 @@ class Replica:
         if self._retired and self._active == 0:
             self._pool.close()
 
-    async def post(self, path: str, body: bytes, headers: CIMultiDict[str]) -> Response:
+    async def post(self, path: str, body: bytes, headers: Fields) -> Response:
         """Send a request; return once the answer's headers are there. Raises ReplicaFailed.
 
         Give the answer back with `release`.
         """
         return await self.send("POST", path, body, headers)
 
-    async def send(self, method: str, path: str, body: bytes, headers: CIMultiDict[str]) -> Response:
+    async def send(self, method: str, path: str, body: bytes, headers: Fields) -> Response:
         """As `post`, by any method. `path` may end in a query; it passes as it is."""
         if self._authorization is not None:
-            headers = headers.copy()
-            headers["Authorization"] = self._authorization
+            headers = [field for field in headers if field[0].lower() != "authorization"]
+            headers.append(("Authorization", self._authorization))
         self._active += 1  # from here on, for an engine that does not stream sends its headers last
         try:
             return await self._pool.request(method, path, headers, body)
@@ -204,28 +212,43 @@ def ends_by_close(response: Response) -> bool:
     return response.ends_by_close
 
 
-def upstream_headers(headers: Mapping[str, str], keep_authorization: bool) -> CIMultiDict[str]:
+def upstream_headers(headers: CIMultiDictProxy[str], keep_authorization: bool) -> Fields:
     """A client's headers as a replica shall see them. A tenant's key stays here."""
-    out = _passed(headers.items(), _NOT_UPSTREAM, headers.get("Connection"))
+    out = _passed(headers, _upstream)
     if keep_authorization and "Authorization" in headers:
-        out["Authorization"] = headers["Authorization"]
+        out.append(("Authorization", headers["Authorization"]))
     return out
 
 
-def downstream_headers(headers: Mapping[str, str]) -> CIMultiDict[str]:
+def downstream_headers(headers: CIMultiDict[str]) -> CIMultiDict[str]:
     """A replica's headers as the client shall see them."""
-    return _passed(headers.items(), _NOT_DOWNSTREAM, headers.get("Connection"))
+    return CIMultiDict(_passed(headers, _downstream))
 
 
-def _passed(items: Iterable[tuple[str, str]], dropped: frozenset[str], connection: str | None) -> CIMultiDict[str]:
-    if connection is not None:
-        named = {name.strip().lower() for name in connection.split(",")}
-        if not named <= dropped:
-            dropped |= named
+class _Passing(dict[str, bool]):
+    """Whether a header of this name passes, by its name as it is written: the same few come again and again."""
+
+    def __init__(self, dropped: frozenset[str]) -> None:
+        self._dropped = dropped
+
+    def __missing__(self, name: str) -> bool:
+        passes = name.lower() not in self._dropped
+        if len(self) < MAX_NAMES and len(name) < MAX_NAME:  # the other side may make up any number, of any length
+            self[name] = passes
+        return passes
+
+
+_upstream, _downstream = _Passing(_NOT_UPSTREAM), _Passing(_NOT_DOWNSTREAM)
+
+
+def _passed(headers: MultiMapping[str], passing: _Passing) -> Fields:
     # a header that is not UTF-8 cannot be written again, so it does not pass
-    return CIMultiDict(
-        (name, value) for name, value in items if name.lower() not in dropped and (value.isascii() or _utf8(value))
-    )
+    out = [(name, value) for name, value in headers.items() if passing[name] and (value.isascii() or _utf8(value))]
+    connection = headers.get("Connection")
+    if connection is not None and connection not in _USUAL:
+        named = {name.strip().lower() for name in connection.split(",")}
+        out = [(name, value) for name, value in out if name.lower() not in named]
+    return out
 
 
 def _utf8(value: str) -> bool:

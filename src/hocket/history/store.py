@@ -190,7 +190,9 @@ class Store:
             names = [column.name for column in table.columns]
             key = [column.name for column in table.primary_key]
             places = ", ".join(["?" if self.is_file else "%s"] * len(names))
-            changed = ", ".join(f"{name} = excluded.{name}" for name in names if name not in key)
+            # a value in an index never changes; left out of the update, its index need not be written again
+            fixed = {*key, *(column.name for index in table.indexes for column in index.columns)}
+            changed = ", ".join(f"{name} = excluded.{name}" for name in names if name not in fixed)
             sql = self._upserts[kind] = (
                 f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({places}) "  # noqa: S608  names of our own
                 f"ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changed}"

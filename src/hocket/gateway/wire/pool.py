@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -228,13 +228,13 @@ class Pool:
         self._sweeper: asyncio.TimerHandle | None = None
         self._closed = False
 
-    async def request(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Response:
+    async def request(self, method: str, path: str, headers: Iterable[tuple[str, str]], body: bytes) -> Response:
         """Send a request; return once the answer's headers are there. Raises WireError.
 
         `path` may end in a query. Give the answer back with `Response.close`.
         """
         lines = [f"{method} {self._prefix}{path}{self._tail}"]
-        lines += [f"{name}: {value}\r\n" for name, value in headers.items()]
+        lines += [f"{name}: {value}\r\n" for name, value in headers]
         if body or method != "GET":
             lines.append(f"Content-Length: {len(body)}\r\n")
         head = "".join(lines)
