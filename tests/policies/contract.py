@@ -1,76 +1,24 @@
 """What every ordering must keep. Each function takes the constructor of an ordering and asserts one clause.
 
-The clauses are checked on schedulers that were led through a few hundred random events: jobs of several tenants and
-applications, of all urgencies, with and without deadlines; calls that start, stream, finish, fail and are cancelled.
-All times are multiples of 1/64 s, so that shifting them is exact.
+The clauses are checked on the schedulers of `stories`. A chooser, whose picks may differ from its keys, keeps the same
+clauses: its keys are in order, its picks hang on nothing but what has happened.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from hocket.assembly import build
-from hocket.core import events as ev
-from hocket.core.commands import Command, Dispatch
+from hocket.core.commands import Dispatch
 from hocket.core.ordering import Fact, Ordering, Scope
-from hocket.core.queue import ReadyQueue
+from hocket.core.queue import ReadyQueue, chooser_of
 from hocket.core.scheduler import Scheduler
-from hocket.core.spec import EngineSpec, SchedulerSpec, TenantSpec
+from hocket.core.snapshot import restore, save
 from hocket.core.state import Call
-
-Make = Callable[[], Ordering]
-EVENTS = 400
-SPEC = SchedulerSpec(
-    engines=[EngineSpec("small", ["small"]), EngineSpec("large", ["large"])],
-    policy=("candidate",),
-    tenants=[TenantSpec("team-a", 2.0), TenantSpec("team-b", 1.0), TenantSpec("team-c", 0.5)],
-)
-
-
-def story(make: Make, seed: int, shift: float = 0.0) -> Iterator[tuple[Scheduler, list[Command]]]:
-    """A scheduler under `make()`, after each of some random events, with the commands that answered."""
-    rng = random.Random(seed)
-    scheduler = build(SPEC, {"candidate": make()})
-    at, jobs, calls = shift, 0, 0
-    running: list[str] = []
-    for engine in ("small", "large"):
-        for replica in ("r0", "r1"):
-            scheduler.handle(ev.ReplicaAdded(at, engine, replica, 2))
-    for _ in range(EVENTS):
-        at += rng.randrange(64) / 64
-        opened = sorted(scheduler.jobs)
-        choice = rng.random()
-        event: ev.Event
-        if choice < 0.15 or not opened:
-            jobs += 1
-            deadline = rng.choice([None, rng.randrange(1, 200) / 4])
-            urgency, tenant = rng.randrange(5), f"team-{rng.choice('abc')}"
-            event = ev.JobOpened(at, f"j{jobs}", f"app-{rng.randrange(4)}", tenant, urgency, deadline)
-        elif choice < 0.6 or not running:
-            calls += 1
-            urgency_of_call = rng.choice([None, None, rng.randrange(5)])
-            model, prompt = rng.choice(["small", "large"]), rng.randrange(1, 500)
-            job, stage = rng.choice(opened), f"s{rng.randrange(3)}"
-            event = ev.CallArrived(at, f"c{calls}", job, stage, model, prompt, rng.choice([None, 64]), urgency_of_call)
-        elif choice < 0.65:
-            event = ev.JobClosed(at, rng.choice(opened))
-            if scheduler.jobs[event.job].calls:
-                continue
-        elif choice < 0.75:
-            event = ev.CallStreamed(at, rng.choice(running), 1)
-        elif choice < 0.8:
-            event = ev.CallFailed(at, running.pop(rng.randrange(len(running))), "reset")
-        elif choice < 0.85:
-            event = ev.CallCancelled(at, rng.choice(sorted(scheduler.calls)))
-        else:
-            event = ev.CallFinished(at, running.pop(rng.randrange(len(running))), 100, 50)
-        commands = scheduler.handle(event)
-        running = [call for call in running if call in scheduler.calls]
-        running += [command.call for command in commands if isinstance(command, Dispatch)]
-        yield scheduler, commands
+from tests.policies.stories import EVENTS, Make, fresh, tell
 
 
 def waiting(scheduler: Scheduler) -> Iterator[tuple[ReadyQueue, list[Call]]]:
@@ -80,11 +28,12 @@ def waiting(scheduler: Scheduler) -> Iterator[tuple[ReadyQueue, list[Call]]]:
 
 def full(make: Make, seed: int) -> Scheduler:
     """A scheduler at the moment of its story when most calls waited."""
-    stories = [len(s.calls) for s, _ in story(make, seed)]
-    for i, (scheduler, _) in enumerate(story(make, seed)):
-        if i == stories.index(max(stories)):
-            assert sum(len(calls) for _, calls in waiting(scheduler)) > 20, "too few calls wait to tell an order"
-            return scheduler
+    lengths = [len(told.scheduler.calls) for told in tell(make, seed)]
+    for i, told in enumerate(tell(make, seed)):
+        if i == lengths.index(max(lengths)):
+            found = [call for _, calls in waiting(told.scheduler) for call in calls]
+            assert len(found) > 20, "too few calls wait to tell an order"
+            return told.scheduler
     raise AssertionError
 
 
@@ -133,23 +82,27 @@ def one_key_a_scope(make: Make, seed: int) -> None:
 
 
 def independent_of_candidate_order(make: Make, seed: int) -> None:
-    """Whatever the order in which calls came to wait, they leave in the order of their keys."""
+    """Whatever the order in which calls came to wait, they leave in that of their keys; or of a chooser's picks."""
     scheduler, ordering = full(make, seed), make()
+    state = scheduler.rng.state
     for _, calls in waiting(scheduler):
-        in_order = expected(ordering, calls, scheduler)
+        in_order = None if chooser_of([ordering]) else expected(ordering, calls, scheduler)
         for shuffle in range(5):
-            queue = ReadyQueue([ordering], scheduler)
+            queue = ReadyQueue([make()], scheduler)
+            scheduler.rng.state = state
             for call in random.Random(shuffle).sample(calls, len(calls)):
                 queue.push(call)
             left = [call.id for call in iter(queue.pop, None)]
+            in_order = in_order or left
             assert left == in_order
+            assert sorted(left) == sorted(call.id for call in calls)
 
 
 def true_to_what_it_reads(make: Make, seed: int) -> None:
     """After each event the first of each queue is the call with the smallest key as of now: no key moved unseen."""
     ordering = make()
-    for scheduler, _ in story(make, seed):
-        assert scheduler.policy_error is None
+    for scheduler, _, _ in tell(make, seed):
+        assert scheduler.policy_error is None, scheduler.policy_error
         for queue, calls in waiting(scheduler):
             first = queue.first()
             assert (first.id if first else None) == next(iter(expected(ordering, calls, scheduler)), None)
@@ -160,7 +113,7 @@ def moves_only_with_what_it_reads(make: Make, seed: int) -> None:
     """While a call waits, its key stays the same for as long as the facts that the ordering reads do."""
     ordering = make()
     seen: dict[str, tuple[object, ...]] = {}
-    for scheduler, _ in story(make, seed):
+    for scheduler, _, _ in tell(make, seed):
         now = {}
         for _, calls in waiting(scheduler):
             for call in calls:
@@ -178,40 +131,74 @@ def fact_of(call: Call, fact: Fact) -> object:
             return call.job.service_s
         case Fact.RUNNING:
             return call.job.tenant.running, call.job.tenant.last_served
+        case Fact.SLOTS:
+            return call.job.running, call.job.last_served
+        case Fact.BELIEF:
+            return evidence(call)
+        case Fact.FAIR:
+            return call.job.fair_finish
         case Fact.SIZE:
             return call.job.app.jobs_closed, call.job.app.mean_service_s
         case Fact.OUTSIDE:
             return object()  # nobody here can tell
 
 
+def evidence(call: Call) -> object:
+    """What the belief about a call's job rests on, and all that it says."""
+    belief = call.job.belief
+    assert belief is not None
+    said = belief.remaining_s, belief.interval_s, belief.path_s, belief.gittins_s, belief.total_s, belief.attained_s
+    return *said, len(call.job.calls), len(call.job.tools)
+
+
 def time_shift_invariant(make: Make, seed: int) -> None:
     """The same events, all 4096 s later, give the same commands (`WakeAt` aside, which names a time)."""
-    for (_, commands), (_, later) in zip(story(make, seed), story(make, seed, 4096.0), strict=True):
-        assert [c for c in commands if isinstance(c, Dispatch)] == [c for c in later if isinstance(c, Dispatch)]
+    for told, later in zip(tell(make, seed), tell(make, seed, 4096.0), strict=True):
+        assert [c for c in told.commands if isinstance(c, Dispatch)] == [
+            c for c in later.commands if isinstance(c, Dispatch)
+        ]
 
 
 def same_twice(make: Make, seed: int) -> None:
     """The same events give the same commands, always."""
-    assert [commands for _, commands in story(make, seed)] == [commands for _, commands in story(make, seed)]
+    assert [told.commands for told in tell(make, seed)] == [told.commands for told in tell(make, seed)]
+
+
+def goes_on_after_a_snapshot(make: Make, seed: int) -> None:
+    """Saved at any moment, here the middle of a story, and restored in a new process, it decides on as if never."""
+    story = [(told.event, told.commands) for told in tell(make, seed)]
+    before = fresh(make)
+    for event, _ in story[: EVENTS // 2]:
+        before.handle(event)
+    after = fresh(make)
+    restore(after, json.loads(json.dumps(save(before))))
+    for event, commands in story[EVENTS // 2 :]:
+        assert after.handle(event) == commands
+        assert after.policy_error is None
 
 
 def view_unchanged(make: Make, seed: int) -> None:
-    """Asking for a key changes nothing."""
+    """Asking for a key, or for a pick, changes nothing but the state of the generator."""
     scheduler, ordering = full(make, seed), make()
     before = facts(scheduler)
     for _, calls in waiting(scheduler):
+        queue = ReadyQueue([ordering], scheduler)
+        keys = [ordering.key(call, scheduler) for call in calls]
         for call in calls:
-            ordering.key(call, scheduler)
+            queue.push(call)
+        while queue.pop() is not None:
+            pass
+        assert keys == [ordering.key(call, scheduler) for call in calls]
     assert facts(scheduler) == before
 
 
 def facts(scheduler: Scheduler) -> list[str]:
-    """Every plain fact of every noun, as text."""
+    """Every plain fact of every noun, as text; a call's place in a queue aside."""
     nouns = [*scheduler.jobs.values(), *scheduler.calls.values(), *scheduler.tenants.values(), *scheduler.apps.values()]
     plain = (int, float, str, dict, type(None))
     lines = []
     for noun in nouns:
-        values = {name: getattr(noun, name) for name in type(noun).__slots__}
+        values = {name: getattr(noun, name) for name in type(noun).__slots__ if name not in ("key", "node")}
         lines.append(
             repr({k: list(v) if isinstance(v, dict) else v for k, v in values.items() if isinstance(v, plain)})
         )
@@ -226,6 +213,7 @@ CLAUSES = [
     moves_only_with_what_it_reads,
     time_shift_invariant,
     same_twice,
+    goes_on_after_a_snapshot,
     view_unchanged,
 ]
 

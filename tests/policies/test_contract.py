@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from hocket.core.ordering import Fact, Ordering, Scope, View
+from hocket.core.ordering import Fact, Index, Ordering, Scope, View
+from hocket.core.rng import Rng
 from hocket.core.state import Call
 from hocket.policies import ORDERINGS
 from tests.policies import contract
@@ -81,6 +82,50 @@ class Meddles(Broken):
         return (call.number,)
 
 
+class OldService(Broken):
+    """Reads a fact of the job under a key of the call, which is not moved then."""
+
+    reads = frozenset({Fact.SERVICE})
+
+    def key(self, call: Call, view: View) -> tuple[Any, ...]:
+        return (call.job.service_s,)
+
+
+class Chooses(Broken):
+    """The base of choosers that break a clause."""
+
+    scope = Scope.JOB
+
+    def key(self, call: Call, view: View) -> tuple[Any, ...]:
+        return (call.job.number,)
+
+    def save(self) -> Any:
+        return None
+
+    def restore(self, saved: Any) -> None:
+        pass
+
+
+class LastCome(Chooses):
+    """Its picks hang on the order in which jobs came to wait."""
+
+    def pick(self, index: Index, view: View, rng: Rng) -> Call:
+        job = list(index.jobs())[-1]
+        return min(index.calls(job), key=lambda call: call.number)
+
+
+class TakesTurns(Chooses):
+    """Its picks hang on how many there were, which it does not save."""
+
+    def __init__(self) -> None:
+        self.picks = 0
+
+    def pick(self, index: Index, view: View, rng: Rng) -> Call:
+        self.picks += 1
+        jobs = sorted(index.jobs(), key=lambda job: job.number)
+        return min(index.calls(jobs[self.picks % len(jobs)]), key=lambda call: call.number)
+
+
 @pytest.mark.parametrize(
     ("ordering", "clause"),
     [
@@ -90,6 +135,9 @@ class Meddles(Broken):
         (Unread, contract.true_to_what_it_reads),
         (Unread, contract.moves_only_with_what_it_reads),
         (WrongEntity, contract.true_to_what_it_reads),
+        (OldService, contract.true_to_what_it_reads),
+        (LastCome, contract.independent_of_candidate_order),
+        (TakesTurns, contract.goes_on_after_a_snapshot),
         (OfTheClock, contract.time_shift_invariant),
         (Remembers, contract.same_twice),
         (Meddles, contract.view_unchanged),
