@@ -6,7 +6,9 @@ loop, unrolled, with absence as a value (LLMSched, arXiv 2504.03444). An edge sa
 to job.
 
 Recorded order is not the same as need: a short branch often happens to end before the next step of another begins. So
-an edge counts only if it is never seen broken. What a planner orders is exempt: there the order itself is chosen.
+an edge counts only if it is never seen broken. What a planner orders is exempt: there the order itself is chosen. Where
+all needs are inferred from times, two more kinds are chance: what a chain of edges between stages says already, and
+parallel tasks of one stage of which one happened to end before another began.
 """
 
 from __future__ import annotations
@@ -36,12 +38,14 @@ class Graph(NamedTuple):
     edges: list[Edge]
 
 
-def find_graph(records: Sequence[Record]) -> Graph:
-    """The graph that these jobs of one application show."""
+def find_graph(records: Sequence[Record], *, timed: bool = False) -> Graph:
+    """The graph that these jobs of one application show. `timed`: what they need is inferred from times."""
     shapes = shapes_of(records)
     models = models_of(records)
     dynamic = planned(shapes, models)
-    return describe(models, shapes, _edges(shapes, dynamic), dynamic)
+    free = {(before, after) for choice in dynamic for before in choice.candidates for after in choice.candidates}
+    edges = _edges(shapes, free)
+    return describe(models, shapes, _without_chance(edges, shapes, free) if timed else edges, dynamic)
 
 
 def shapes_of(records: Iterable[Record]) -> dict[Shape, int]:
@@ -90,10 +94,9 @@ class Pairs:
         return Edge(*pair, round(self.direct[pair] / (self.both[pair] or 1), 4), again)
 
 
-def _edges(shapes: Mapping[Shape, int], dynamic: Sequence[Planned]) -> list[Edge]:
-    """The edges that are no coincidence."""
+def _edges(shapes: Mapping[Shape, int], free: Container[tuple[str, str]]) -> list[Edge]:
+    """The edges that are not broken. `free`: pairs whose order a planner chooses."""
     pairs = Pairs(shapes)
-    free = {(before, after) for choice in dynamic for before in choice.candidates for after in choice.candidates}
     edges = []
     for pair in pairs.direct:
         if pairs.direct[pair] < LEAST_SHARE * pairs.both[pair]:
@@ -109,6 +112,46 @@ def _broken(edge: Edge, shapes: Mapping[Shape, int]) -> int:
     before, after = edge.before, edge.after
     having = ((shape, count) for shape, count in shapes.items() if before in shape.of_stage and after in shape.of_stage)
     return sum(count for shape, count in having if shape.broken(before, after, again=edge.again))
+
+
+def _without_chance(edges: Sequence[Edge], shapes: Mapping[Shape, int], free: Container[tuple[str, str]]) -> list[Edge]:
+    """The edges without those that times alone suggest."""
+    after: dict[str, list[str]] = {}
+    for edge in edges:
+        if not edge.again:
+            after.setdefault(edge.before, []).append(edge.after)
+    kept = []
+    for edge in edges:
+        pair = edge.before, edge.after
+        showing, sound = 0, 0
+        for shape, count in shapes.items():
+            if edge.before not in shape.of_stage or edge.after not in shape.of_stage:
+                continue
+            if edge.before == edge.after:
+                many = shape.of_stage[edge.before].bit_count() > 1
+                showing += count * many
+                sound += count * (many and shape.in_turn(edge.before))
+            else:
+                showing += count
+                sound += count * (edge.again or not _leads(*pair, after, shape.of_stage))
+        least = 1 - MOST_BROKEN if edge.before == edge.after else LEAST_SHARE
+        if pair in free or sound >= least * showing:
+            kept.append(edge)
+    return kept
+
+
+def _leads(before: str, after: str, edges: Mapping[str, Sequence[str]], present: Container[str]) -> bool:
+    """Whether a chain of two or more edges leads from one stage to the other by stages that are present."""
+    seen = {before}
+    stack = [name for name in edges.get(before, ()) if name != after]
+    while stack:
+        name = stack.pop()
+        if name == after:
+            return True
+        if name in present and name not in seen:
+            seen.add(name)
+            stack += edges.get(name, ())
+    return False
 
 
 # -------------------------------------------------------------------- nodes

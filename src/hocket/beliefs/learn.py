@@ -13,15 +13,17 @@ ANSWER_WEIGHT = 50
 "prompt tokens that cost an engine about as much as one token of an answer; only to order jobs by size"
 
 
-def learn(app: str, records: Sequence[Record], graph: Graph | None = None, *, network: bool = True) -> Profile:
+def learn(
+    app: str, records: Sequence[Record], graph: Graph | None = None, *, timed: bool = False, network: bool = True
+) -> Profile:
     """The profile of `app`: of the `graph` that was declared, else of the one that the records show.
 
-    `records` are in the order in which the jobs arrived. Raises InputError without any, or where pyAgrum, which learns
-    the `network`, is not installed.
+    `records` are in the order in which the jobs arrived; `timed`, where what they need is inferred from times. Raises
+    InputError without any, or where pyAgrum, which learns the `network`, is not installed.
     """
     if not records:
         raise InputError(f"no recorded jobs of {app!r}: nothing to learn from")
-    graph = graph or find_graph(records)
+    graph = graph or find_graph(records, timed=timed)
     profile = Profile(app=app, jobs=len(records), nodes=graph.nodes, edges=graph.edges, records=[])
     if network:
         from hocket.beliefs.network import learn_network

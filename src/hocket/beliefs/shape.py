@@ -104,6 +104,17 @@ class Shape:
             for step in bits_of(afters)
         )
 
+    def in_turn(self, stage: str) -> bool:
+        """Whether the tasks of a stage ran one after another, round by round: each round waited for all before it."""
+        before, rounds = 0, dict[int, int]()
+        for step in bits_of(self.of_stage[stage]):
+            rounds[self.rounds[step]] = rounds.get(self.rounds[step], 0) | 1 << step
+        for turn in range(len(rounds)):
+            if any(before & ~self.ancestors[step] for step in bits_of(rounds[turn])):
+                return False
+            before |= rounds[turn]
+        return len(rounds) > 1
+
 
 def bits_of(bits: int) -> Iterator[int]:
     """The places of the set bits, lowest first."""

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hocket.errors import InputError
 
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     rows = []
     for profile in learn_all(records, graphs, args.processes):
         file = write_profile(args.output, profile)
-        rows.append({"file": str(file), **_summary(profile, records[profile.app])})
+        rows.append({"file": str(file), **_summary(profile, records[profile.app].records)})
     _tell(rows, as_json=args.json)
     return 0
 
@@ -69,15 +69,30 @@ def run(args: argparse.Namespace) -> int:
 # -------------------------------------------------------------------- jobs
 
 
-def records_by_app(jobs: Iterable[Job], app: str | None = None) -> dict[str, list[Record]]:
-    """The records of each application, in the order of arrival; of one with very many jobs the latest."""
+class Lived(NamedTuple):
+    """What is recorded of an application."""
+
+    records: list[Record]
+    "in the order of arrival"
+    timed: bool
+    "what the jobs need is inferred from times: they say how they `ran`"
+
+
+def records_by_app(jobs: Iterable[Job], app: str | None = None) -> dict[str, Lived]:
+    """The records of each application, by name; of one with very many jobs the latest."""
     from hocket.beliefs.record import record_of
 
     kept: dict[str, deque[tuple[float, Record]]] = {}
+    timed = set()
     for job in jobs:
         if app is None or job.app == app:
             kept.setdefault(job.app, deque(maxlen=MOST_JOBS)).append((job.arrival_s, record_of(job)))
-    return {name: [record for _, record in sorted(kept[name], key=lambda item: item[0])] for name in sorted(kept)}
+            if any("ran" in stage.extra for stage in job.stages):
+                timed.add(job.app)
+    return {
+        name: Lived([record for _, record in sorted(kept[name], key=lambda item: item[0])], name in timed)
+        for name in sorted(kept)
+    }
 
 
 def _name(args: argparse.Namespace) -> str:
@@ -154,7 +169,7 @@ def bayes() -> bool:
 
 
 def learn_all(
-    records: Mapping[str, list[Record]], graphs: Mapping[str, Declared], processes: int | None = None
+    records: Mapping[str, Lived], graphs: Mapping[str, Declared], processes: int | None = None
 ) -> Iterator[Profile]:
     """The profile of each application, in their order, learned in a process of its own."""
     import os
@@ -175,10 +190,11 @@ def learn_all(
             raise InputError("a worker process was killed, perhaps for want of memory; use --processes 1") from None
 
 
-def _learn(app: str, records: list[Record], declared: Declared | None) -> Profile:
+def _learn(app: str, lived: Lived, declared: Declared | None) -> Profile:
     from hocket.beliefs.learn import learn
 
-    return learn(app, records, None if declared is None else declared.graph(records), network=bayes())
+    graph = None if declared is None else declared.graph(lived.records)
+    return learn(app, lived.records, graph, timed=lived.timed, network=bayes())
 
 
 # -------------------------------------------------------------------- printing
