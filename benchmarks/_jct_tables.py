@@ -278,7 +278,7 @@ def raw(results: Sequence[Result]) -> bytes:
     """The cells as JSON, without the JCT of each job."""
     cells = [
         msgspec.structs.asdict(result.cell)
-        | {"mean": result.mean, "wall_s": result.wall_s, "calls": result.calls, "source": result.source}
+        | {"mean": result.mean, "cpu_s": result.cpu_s, "calls": result.calls, "source": result.source}
         | {f"p{q * 100:.0f}": quantile(sorted(result.jct_s), q) for q in (0.5, 0.95, 0.99)}
         for result in results
     ]
