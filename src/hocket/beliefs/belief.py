@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hocket.beliefs.posterior import Bound, JobPosterior
 from hocket.beliefs.record import Record, Step
 from hocket.beliefs.samples import Column, Floats, Kernel, Samples, scaled
 
@@ -51,20 +52,20 @@ class JobBelief:
     """The belief about one job. The tracker feeds it; orderings read its properties."""
 
     __slots__ = (
-        "_fits", "_frontier", "_left", "_log", "_misfits", "_moved", "_open", "_places", "_remaining", "_rest",
-        "_turns", "_weights", "attained_s", "ended", "network", "record", "samples",
+        "_fits", "_frontier", "_left", "_log", "_misfits", "_moved", "_network", "_open", "_places", "_posterior",
+        "_remaining", "_rest", "_turns", "_weights", "attained_s", "ended", "record", "samples",
     )  # fmt: skip
 
-    def __init__(self, samples: Samples, features: dict[str, float]) -> None:
+    def __init__(self, samples: Samples, features: dict[str, float], network: Bound | None = None) -> None:
         self.samples = samples
         self.record = Record([], features)
         "what it has shown so far; sizes of steps that have not ended are 0"
         self.attained_s = 0.0
         "engine seconds, unloaded, of its calls that have ended"
-        self.ended = 0
-        "steps that have ended"
-        self.network: object = None
-        "what a reader of the Bayesian network keeps here"
+        self.ended: list[int] = []
+        "indexes of the steps that have ended, in that order"
+        self._network = network
+        self._posterior: JobPosterior | None = None
         self._log: Floats = np.zeros(samples.rows)
         self._left: Floats = samples.total.copy()
         self._open: dict[int, _Open] = {}
@@ -136,7 +137,7 @@ class JobBelief:
             self._count_rest(index, work - call.mean)
         self._frontier = [before for before in self._frontier if before not in step.after]
         self._frontier.append(index)
-        self.ended += 1
+        self.ended.append(index)
         self._moved = True
 
     def _count_rest(self, index: int, work: float) -> None:
@@ -237,6 +238,13 @@ class JobBelief:
         return float(f"{(1.0 - share) * mean + share * aged:.9g}")
 
     @property
+    def posterior(self) -> JobPosterior | None:
+        """What the Bayesian network of its application says; None if there is none."""
+        if self._posterior is None and self._network is not None:
+            self._posterior = JobPosterior(self._network, self.record, self.ended)
+        return self._posterior
+
+    @property
     def misfit(self) -> float:
         """Share of the judgement by age: 1 where nothing is known of such a job."""
         return self._by_age()[0]
@@ -263,7 +271,7 @@ class JobBelief:
         for stage, done in self._rest.items():
             remaining = remaining - np.minimum(self.samples.rest[stage], done)
         self._remaining = np.maximum(remaining, 0.0)
-        visible = self.samples.visible[min(self.ended, len(self.samples.visible) - 1)]
+        visible = self.samples.visible[min(len(self.ended), len(self.samples.visible) - 1)]
         shape = SHAPE * np.minimum(np.abs(visible - len(self.record.steps)), MOST_SHAPE)
         self._weights = _weights(self._log + shape)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from math import prod
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -73,7 +73,7 @@ class Inference:
     def _table(self, index: int, flat: Sequence[float]) -> Floats:
         """P(state | parents) with one axis for every variable of the network, of length 1 where it has no part."""
         shape = [*(self.states[parent] for parent in self.parents[index]), self.states[index]]
-        if len(flat) != np.prod(shape) or not all(0.0 <= p <= 1.0 for p in flat):
+        if len(flat) != prod(shape) or not all(0.0 <= p <= 1.0 for p in flat):
             raise ValueError(f"network.{self.names[index]}.table: must be {shape} probabilities; learn it again")
         table = np.maximum(np.array(flat, np.float64).reshape(shape), LEAST_PROBABILITY)
         table /= table.sum(axis=-1, keepdims=True)
@@ -92,8 +92,32 @@ class Inference:
             if lowest == highest:
                 rows[index, lowest] = 1.0
         for component in self.components(evidence):
-            answer = self.cached(component.members, component.scope, evidence, partial(self._all, component, evidence))
-            rows[component.members, :] = answer
+            rows[component.members, :] = self.marginals_of(component, evidence)
+        return rows
+
+    def marginals_of(self, component: Component, evidence: Evidence) -> Floats:
+        """The marginals of a component's members, over all of their states, a row each.
+
+        Bucket elimination, then back: each clique is calibrated by the one that took in its message.
+        """
+        tables = self._reduced(component.tables, evidence)
+        up: list[tuple[int, Floats, Floats]] = []
+        for variable in self._plan(tables, frozenset()):
+            tables, clique = _bucket(tables, variable)
+            message = clique.sum(axis=variable, keepdims=True)
+            up.append((variable, clique, message))
+            tables.append(message)
+        rows = np.zeros((len(component.members), max(self.states)))
+        places = {member: place for place, member in enumerate(component.members)}
+        beliefs: list[Floats] = []
+        for variable, clique, message in reversed(up):
+            shared = [v for v, length in enumerate(message.shape) if length > 1]
+            outer = next((b for b in reversed(beliefs) if all(b.shape[v] > 1 for v in shared)), None)
+            wanted = 1.0 if outer is None or not shared else _onto(outer, shared)
+            belief = clique * (wanted / message)
+            beliefs.append(belief)
+            lowest, highest = evidence[variable]
+            rows[places[variable], lowest : highest + 1] = _onto(belief, [variable]).ravel()
         return rows
 
     def joint(self, wanted: Sequence[int], evidence: Evidence) -> Floats:
@@ -180,31 +204,6 @@ class Inference:
             plan = self._plans[shapes, keep] = _plan(shapes, keep)
         return plan
 
-    def _all(self, component: Component, evidence: Evidence) -> Floats:
-        """The marginals of a component's members, over all of their states, a row each.
-
-        Bucket elimination, then back: each clique is calibrated by the one that took in its message.
-        """
-        tables = self._reduced(component.tables, evidence)
-        up: list[tuple[int, Floats, Floats]] = []
-        for variable in self._plan(tables, frozenset()):
-            tables, clique = _bucket(tables, variable)
-            message = clique.sum(axis=variable, keepdims=True)
-            up.append((variable, clique, message))
-            tables.append(message)
-        rows = np.zeros((len(component.members), max(self.states)))
-        places = {member: place for place, member in enumerate(component.members)}
-        beliefs: list[Floats] = []
-        for variable, clique, message in reversed(up):
-            shared = [v for v, length in enumerate(message.shape) if length > 1]
-            outer = next((b for b in reversed(beliefs) if all(b.shape[v] > 1 for v in shared)), None)
-            wanted = 1.0 if outer is None or not shared else _onto(outer, shared)
-            belief = clique * (wanted / message)
-            beliefs.append(belief)
-            lowest, highest = evidence[variable]
-            rows[places[variable], lowest : highest + 1] = _onto(belief, [variable]).ravel()
-        return rows
-
 
 def _bucket(tables: list[Floats], variable: int) -> tuple[list[Floats], Floats]:
     """The tables without `variable`, and the product of those with it."""
@@ -228,7 +227,7 @@ def _plan(shapes: Sequence[tuple[int, ...]], keep: frozenset[int]) -> list[int]:
     left, plan = set(length) - keep, []
     while left:
         joined = {v: frozenset[int]().union(*(scope for scope in scopes if v in scope)) for v in left}
-        best = min(left, key=lambda v: (np.prod([length[other] for other in joined[v]]), v))
+        best = min(left, key=lambda v: (prod(length[other] for other in joined[v]), v))
         scopes = [scope for scope in scopes if best not in scope] + [joined[best] - {best}]
         left.remove(best)
         plan.append(best)

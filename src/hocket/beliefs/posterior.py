@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
-from hocket.beliefs.inference import Evidence, Floats, Inference
+from hocket.beliefs.inference import Component, Evidence, Inference
 from hocket.beliefs.information import NEAREST, Information
 from hocket.beliefs.profile import Network
 from hocket.beliefs.record import Record
@@ -26,10 +28,19 @@ CONTEXT = 1000
 "KV tokens of a call, for the decoding step of a batch"
 
 
+class Span(NamedTuple):
+    """A posterior in three numbers."""
+
+    mean: float
+    low: float
+    "the least and the greatest value of its support"
+    high: float
+
+
 class Bound:
     """A network bound to the engines that serve its stages: what all jobs of an application share.
 
-    Arrays have a row for each round, in the network's order.
+    Lists have an entry for each round, in the network's order.
     """
 
     def __init__(
@@ -43,6 +54,7 @@ class Bound:
 
         Raises ValueError, which says where, for a network that is none.
         """
+        self.network = network
         self.inference = Inference(network)
         self.information = Information(self.inference, network, nearest)
         self.variables = network.variables
@@ -66,7 +78,7 @@ class Bound:
                 self.ends[self._round(stage, int(turn) - 1, self.variables[index].name)].append(place)
         self._batch = batch
         self._serve(server)
-        self._factors: dict[tuple[int, ...], Floats] = {}
+        self._factors: dict[tuple[int, ...], list[float]] = {}
 
     def _round(self, stage: str, turn: int, name: str) -> int:
         place = self.places.get(Round(stage, turn))
@@ -75,37 +87,58 @@ class Bound:
         return place
 
     def _serve(self, server: Callable[[str, str], tuple[str, Latency]]) -> None:
-        """Seconds of one task in each state, and who works on it."""
-        width = max(self.inference.states, default=1)
-        self.seconds = np.zeros((len(self.size_of), width))
-        self.counts = np.zeros((len(self.size_of), width))
-        self.bins = np.zeros((len(self.size_of), width), bool)  # states of the number of tasks, `absent` aside
+        """What each state of each variable stands for, and who works on each round."""
         self.engines: dict[str, Latency] = {}
+        values: list[list[float]] = [variable.centres for variable in self.variables]
         engine_of = []
-        for place, index in enumerate(self.size_of):
-            variable, tasks = self.variables[index], self.tasks_of[place]
-            counts = [1.0] if tasks is None else self.variables[tasks].centres
-            self.counts[place, : len(counts)] = counts
-            self.bins[place, : len(counts)] = True
+        for index in self.size_of:
+            variable = self.variables[index]
             if variable.fact == "duration":
-                engine_of.append(-1)  # none: tools are not counted
+                values[index] = [0.0] * len(variable.centres)  # tools are not counted
+                engine_of.append(-1)
                 continue
             if len(variable.prompts) != len(variable.centres) or variable.model is None:
                 raise ValueError(f"network.{variable.name}: prompts and model of its calls are missing; learn it again")
             engine, pace = server(variable.stage, variable.model)
-            self.engines[engine] = pace
+            self.engines.setdefault(engine, pace)
             engine_of.append(list(self.engines).index(engine))
-            for state, (prompt, answer) in enumerate(zip(variable.prompts, variable.centres, strict=True)):
-                self.seconds[place, state] = pace.unloaded(round(prompt), round(answer))
-        self._engine_of = np.array(engine_of, int)
+            sizes = zip(variable.prompts, variable.centres, strict=True)
+            values[index] = [pace.unloaded(round(prompt), round(answer)) for prompt, answer in sizes]
+        self._engine_of = engine_of
+        self._values = [np.array([*of, 0.0]) for of in values]
+        self._known: list[list[Span]] = [[Span(v, v, v) for v in (*of, 0.0)] for of in values]
 
-    def factors(self) -> tuple[tuple[int, ...], Floats]:
+    def spans(self, evidence: Evidence) -> list[Span]:
+        """Of each variable, the posterior of what its states stand for: seconds of one task, or the number of tasks.
+
+        The number of tasks is on condition that there are any.
+        """
+        found = [known[lowest] for known, (lowest, _) in zip(self._known, evidence, strict=True)]
+        for component in self.inference.components(evidence):
+            answer = partial(self._spans, component, evidence)
+            spans = self.inference.cached(component.members, component.scope, evidence, answer)
+            for member, span in zip(component.members, spans, strict=True):
+                found[member] = span
+        return found
+
+    def _spans(self, component: Component, evidence: Evidence) -> list[Span]:
+        spans = []
+        for member, row in zip(component.members, self.inference.marginals_of(component, evidence), strict=True):
+            states = self.inference.states[member]
+            if self.variables[member].fact == "tasks" and row[: states - 1].any():
+                states -= 1
+            p, values = row[:states] / row[:states].sum(), self._values[member][:states]
+            possible = values[p >= min(POSSIBLE, p.max())]
+            spans.append(Span(float(p @ values), float(possible.min()), float(possible.max())))
+        return spans
+
+    def factors(self) -> tuple[tuple[int, ...], list[float]]:
         """By what the seconds of each round are to be multiplied at today's batch sizes; and those sizes, as a key."""
         batches = tuple(self._batch(engine) for engine in self.engines)
         found = self._factors.get(batches)
         if found is None:
             slower = [calibration(pace, b) for b, pace in zip(batches, self.engines.values(), strict=True)]
-            found = self._factors[batches] = np.array([*slower, 1.0])[self._engine_of]
+            found = self._factors[batches] = [[*slower, 1.0][engine] for engine in self._engine_of]
         return batches, found
 
 
@@ -140,8 +173,8 @@ class JobPosterior:
         self._begun: set[int] = set()
         self._latest: dict[str, int] = {}  # stage -> the latest round that has begun
         self._evidence = list(bound.inference.unknown)
-        self._found: dict[tuple[int, ...], tuple[float, float, float]] = {}
-        self._spans: tuple[Floats, Floats, Floats] | None = None
+        self._found: dict[tuple[int, ...], Span] = {}
+        self._spans: list[Span] | None = None
         for name, index in bound.features.items():
             if name in record.features:
                 self._see(index, record.features[name])
@@ -224,12 +257,13 @@ class JobPosterior:
     @property
     def remaining_s(self) -> float:
         """Expected engine work that is left, of all stages; tools not counted. Seconds in batches of today's size."""
-        return self._calibrated()[0]
+        return self._calibrated().mean
 
     @property
     def interval_s(self) -> tuple[float, float]:
         """Least and most of it: each stage's support, summed."""
-        return self._calibrated()[1:]
+        _, low, high = self._calibrated()
+        return low, high
 
     def gain(self, stage: str) -> float:
         """R(X) of a ready stage: bits that it would tell, times the sum of the ranges of what it tells about."""
@@ -240,55 +274,47 @@ class JobPosterior:
         bits, ys = bound.information.of(bound.size_of[place], tuple(self._evidence))
         if not bits:
             return 0.0
-        _, low, high = self._uncalibrated()
-        factors = bound.factors()[1]
+        rest, factors = self._rest(), bound.factors()[1]
         about = {bound.round_of[y] for y in ys if y in bound.round_of} - {place}
-        return float(f"{bits * sum(float((high[y] - low[y]) * factors[y]) for y in about):.9g}")
+        ranges = sum((rest[other].high - rest[other].low) * factors[other] for other in sorted(about))
+        return float(f"{bits * ranges:.9g}")
 
-    def _calibrated(self) -> tuple[float, float, float]:
+    def _calibrated(self) -> Span:
         self._look()
         batches, factors = self._bound.factors()
         found = self._found.get(batches)
         if found is None:
-            mean, low, high = (float(f"{float(span @ factors):.9g}") for span in self._uncalibrated())
-            found = self._found[batches] = (mean, low, high)
+            mean = low = high = 0.0
+            for span, factor in zip(self._rest(), factors, strict=True):
+                mean += span.mean * factor
+                low += span.low * factor
+                high += span.high * factor
+            found = self._found[batches] = Span(float(f"{mean:.9g}"), float(f"{low:.9g}"), float(f"{high:.9g}"))
         return found
 
-    def _uncalibrated(self) -> tuple[Floats, Floats, Floats]:
-        """Mean, least and most seconds that are left of each round."""
+    def _rest(self) -> list[Span]:
+        """Seconds that are left of each round, each of its calls alone on its engine."""
         if self._spans is None:
-            self._spans = self._rest()
+            spans = self._bound.spans(tuple(self._evidence))
+            self._spans = [self._left(place, spans) for place in range(len(self._arrived))]
         return self._spans
 
-    def _rest(self) -> tuple[Floats, Floats, Floats]:
-        bound = self._bound
-        rows = bound.inference.marginals(tuple(self._evidence))
-        sizes = rows[bound.size_of]
-        mean, low, high = (sizes * bound.seconds).sum(axis=1), *_support(sizes, bound.seconds)
-        arrived, done = np.array(self._arrived, np.float64), np.array(self._done, np.float64)
-        expected, fewest, most = arrived.copy(), arrived.copy(), arrived.copy()
-        for place, tasks in enumerate(bound.tasks_of):
-            if self._arrived[place] and not (tasks is not None and bound.grows[place]):
-                continue  # all that there will be
-            if tasks is None:
-                expected[place] = fewest[place] = most[place] = 1.0
-                continue
-            row = rows[tasks] * bound.bins[place]  # on condition that there are any
-            total = row.sum()
-            if total > 0.0:
-                row = row / total
-                few, many = _support(row[None], bound.counts[place][None])
-                expected[place] = max(arrived[place], float(row @ bound.counts[place]))
-                fewest[place], most[place] = max(arrived[place], few[0]), max(arrived[place], many[0])
-        return mean * (expected - done), low * (fewest - done), high * (most - done)
+    def _left(self, place: int, spans: list[Span]) -> Span:
+        bound, arrived, done = self._bound, self._arrived[place], self._done[place]
+        one, tasks = spans[bound.size_of[place]], bound.tasks_of[place]
+        if arrived and not bound.grows[place]:  # there are no others
+            left = arrived - done
+            return Span(one.mean * left, one.low * left, one.high * left)
+        if tasks is None:
+            return one
+        many = spans[tasks]
+        return Span(
+            one.mean * (max(many.mean, arrived) - done),
+            one.low * (max(many.low, arrived) - done),
+            one.high * (max(many.high, arrived) - done),
+        )
 
 
 def absent(bound: Bound, index: int) -> int:
     """The last state of a variable."""
     return bound.inference.states[index] - 1
-
-
-def _support(rows: Floats, values: Floats) -> tuple[Floats, Floats]:
-    """Least and greatest value of the states that are possible, a row each."""
-    possible = rows >= np.minimum(POSSIBLE, rows.max(axis=1, keepdims=True))
-    return np.where(possible, values, np.inf).min(axis=1), np.where(possible, values, -np.inf).max(axis=1)

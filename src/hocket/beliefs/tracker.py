@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from hocket.beliefs.belief import JobBelief
+from hocket.beliefs.posterior import Bound
 from hocket.beliefs.profile import MOST_RECORDS, Network, decode_profile
 from hocket.beliefs.record import Record
 from hocket.beliefs.samples import Floats, Samples
@@ -37,25 +38,24 @@ MOST_APPLICATIONS = 1000
 
 
 class Lesson:
-    """Records, as matrices."""
+    """Records, as matrices, and the Bayesian network of the profile that they go back to."""
 
-    __slots__ = ("records", "samples")
+    __slots__ = ("network", "records", "samples")
 
-    def __init__(self, records: tuple[Record, ...], pace: Callable[[str, str], Latency]) -> None:
+    def __init__(self, records: tuple[Record, ...], pace: Callable[[str, str], Latency], network: Bound | None) -> None:
         self.records = records
         self.samples = Samples(records, pace)
+        self.network = network
 
 
 class Learned:
     """What is known of one application."""
 
-    __slots__ = ("due", "lesson", "network", "open", "quantiles", "records", "strange")
+    __slots__ = ("due", "lesson", "open", "quantiles", "records", "strange")
 
     def __init__(self, lesson: Lesson) -> None:
         self.records: deque[Record] = deque(lesson.records, MOST_RECORDS)
         self.lesson = lesson
-        self.network: Network | None = None
-        "the Bayesian network of its profile"
         self.due = _growth(len(lesson.records))
         "jobs until the next lesson"
         self.open = 0
@@ -72,8 +72,7 @@ class Story:
         self.job = job
         self.learned = learned
         self.lesson = lesson
-        job.belief = self.belief = JobBelief(lesson.samples, features)
-        self.belief.network = learned.network
+        job.belief = self.belief = JobBelief(lesson.samples, features, lesson.network)
         self.facts: list[tuple[str, tuple[Any, ...]]] = []
         self.calls: dict[str, int] = {}
         "open calls -> index of their step"
@@ -106,7 +105,7 @@ class Tracker:
 
     def served(self) -> None:
         """Engines may have another pace: every lesson is bound anew, and every open job's story told again."""
-        lessons: dict[int, Lesson] = {}
+        lessons: dict[int, Any] = {}
         for app, learned in self._apps.items():
             learned.lesson = self._bound_anew(app, learned.lesson, lessons)
         for name, story in self._stories.items():
@@ -162,20 +161,21 @@ class Tracker:
             learned.strange.append(belief.misfit)
             learned.quantiles.append(story.quantile())
         learned.due -= 1
+        network = learned.lesson.network
         if _drifted(learned):
             learned.records = deque(list(learned.records)[-RECENT:], MOST_RECORDS)
             learned.strange.clear()
             learned.quantiles.clear()
-            learned.due = 0
+            learned.due, network = 0, None
         if learned.due <= 0:
-            learned.lesson = Lesson(tuple(learned.records), self._pace(job.app.name))
+            learned.lesson = Lesson(tuple(learned.records), self._pace(job.app.name), network)
             learned.due = _growth(len(learned.records))
 
     def replaced(self, app: str, profile: str) -> None:
         decoded = decode_profile(profile)
         learned = self._learned(app)
-        learned.network = decoded.network
-        learned.lesson = Lesson(tuple(decoded.records[-MOST_RECORDS:]), self._pace(app))
+        network = self._bound(app, decoded.network)
+        learned.lesson = Lesson(tuple(decoded.records[-MOST_RECORDS:]), self._pace(app), network)
         learned.records = deque(learned.lesson.records, MOST_RECORDS)
         learned.due = _growth(len(learned.records))
         learned.strange.clear()
@@ -188,7 +188,7 @@ class Tracker:
                 idle = sorted((len(known.records), name) for name, known in self._apps.items() if not known.open)
                 for _, name in idle[: len(idle) // 2]:
                     del self._apps[name]
-            learned = self._apps[app] = Learned(Lesson((), self._pace(app)))
+            learned = self._apps[app] = Learned(Lesson((), self._pace(app), None))
         return learned
 
     def _pace(self, app: str) -> Callable[[str, str], Latency]:
@@ -202,12 +202,30 @@ class Tracker:
 
         return pace
 
+    def _bound(self, app: str, network: Network | None) -> Bound | None:
+        """A network among the engines that serve it now."""
+        if network is None:
+            return None
+        pace, engines = self._pace(app), self._world.engines
+
+        def server(stage: str, model: str) -> tuple[str, Latency]:
+            return self._world.engine_for(app, stage, model) or "", pace(stage, model)
+
+        def batch(engine: str) -> int:
+            return engines[engine].batch if engine in engines else 1
+
+        return Bound(network, server, batch)
+
     # ---------------------------------------------------------------- the same again
 
-    def _bound_anew(self, app: str, lesson: Lesson, known: dict[int, Lesson]) -> Lesson:
-        if id(lesson) not in known:
-            known[id(lesson)] = Lesson(lesson.records, self._pace(app))
-        return known[id(lesson)]
+    def _bound_anew(self, app: str, lesson: Lesson, known: dict[int, Any]) -> Lesson:
+        found: Lesson | None = known.get(id(lesson))
+        if found is None:
+            network = lesson.network
+            if network is not None and id(network) not in known:
+                known[id(network)] = self._bound(app, network.network)
+            found = known[id(lesson)] = Lesson(lesson.records, self._pace(app), known.get(id(network)))
+        return found
 
     @staticmethod
     def _retold(story: Story, lesson: Lesson) -> Story:
@@ -218,20 +236,17 @@ class Tracker:
         return again
 
     def save(self) -> Any:
-        lessons: dict[int, int] = {}
-        records: list[Any] = []
+        lessons: dict[Lesson, int] = {}
+        networks: dict[Bound | None, int] = {None: 0}
 
         def number(lesson: Lesson) -> int:
-            if id(lesson) not in lessons:
-                lessons[id(lesson)] = len(records)
-                records.append(msgspec.to_builtins(lesson.records))
-            return lessons[id(lesson)]
+            networks.setdefault(lesson.network, len(networks))
+            return lessons.setdefault(lesson, len(lessons))
 
         apps = {
             name: {
                 "records": msgspec.to_builtins(list(learned.records)),
                 "lesson": number(learned.lesson),
-                "network": msgspec.to_builtins(learned.network),
                 "due": learned.due,
                 "strange": list(learned.strange),
                 "quantiles": list(learned.quantiles),
@@ -250,21 +265,29 @@ class Tracker:
             }
             for job, story in self._stories.items()
         }
-        return {"lessons": records, "apps": apps, "stories": stories}
+        return {
+            "networks": [None if bound is None else msgspec.to_builtins(bound.network) for bound in networks],
+            "lessons": [[networks[lesson.network], msgspec.to_builtins(lesson.records)] for lesson in lessons],
+            "apps": apps,
+            "stories": stories,
+        }
 
     def restore(self, saved: Any, jobs: dict[str, Job]) -> None:
         lessons: dict[int, Lesson] = {}
+        networks: dict[int, Bound | None] = {}
 
         def lesson(app: str, number: int) -> Lesson:
             if number not in lessons:
-                records = msgspec.convert(saved["lessons"][number], tuple[Record, ...])
-                lessons[number] = Lesson(records, self._pace(app))
+                network, records = saved["lessons"][number]
+                if network not in networks:
+                    networks[network] = self._bound(app, msgspec.convert(saved["networks"][network], Network | None))
+                kept = msgspec.convert(records, tuple[Record, ...])
+                lessons[number] = Lesson(kept, self._pace(app), networks[network])
             return lessons[number]
 
         for name, fields in saved["apps"].items():
             learned = self._apps[name] = Learned(lesson(name, fields["lesson"]))
             learned.records = deque(msgspec.convert(fields["records"], list[Record]), MOST_RECORDS)
-            learned.network = msgspec.convert(fields["network"], Network | None)
             learned.due = fields["due"]
             learned.strange.extend(fields["strange"])
             learned.quantiles.extend(fields["quantiles"])

@@ -24,6 +24,21 @@ class World(Protocol):
         """The engine that serves this, or None."""
 
 
+class Posterior(Protocol):
+    """What a Bayesian network says of the rest of one job. Seconds are those of calls in batches of today's size."""
+
+    @property
+    def remaining_s(self) -> float:
+        """Expected engine work that is left of all stages, tools not counted."""
+
+    @property
+    def interval_s(self) -> tuple[float, float]:
+        """Least and most of it: the posterior's support."""
+
+    def gain(self, stage: str) -> float:
+        """How much a ready stage would settle: bits about later stages, times the seconds that these may differ by."""
+
+
 class Belief(Protocol):
     """What is believed of the rest of one job. Seconds are those of calls that have an engine to themselves."""
 
@@ -50,6 +65,10 @@ class Belief(Protocol):
     @property
     def total_s(self) -> float:
         """Expected engine work of the whole job, with what is done."""
+
+    @property
+    def posterior(self) -> Posterior | None:
+        """What the Bayesian network of its application says; None if there is none."""
 
     def influence(self, stage: str) -> float:
         """How much of the job the end of a stage lets begin (beliefs.influence); settled when the job opened."""

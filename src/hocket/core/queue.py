@@ -147,6 +147,11 @@ class ReadyQueue:
             assert node.call is not None
             node.parent.heap.move(node, self._node_key(node.depth - 1, node.call, entity))
 
+    def touch_all(self) -> None:
+        """Re-key every node: a fact about an engine has changed. O(jobs that wait)."""
+        for entity in list(self._nodes):
+            self.touch(entity)
+
     def _prune(self, node: Node) -> None:
         """`node` is empty: forget it, and each node above that is empty then."""
         while node.parent is not None and not node.heap.size:

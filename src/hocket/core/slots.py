@@ -139,6 +139,8 @@ class Slots:
             tenant.last_served = job.last_served = self._dispatches
             self._touch(Fact.RUNNING, tenant)
             self._touch(Fact.SLOTS, job)
+        if self._reads_batch:
+            self._weigh(engine)
         out.append(Dispatch(call.id, engine.name, replica.id))
 
     def _leave_slot(self, call: Call) -> None:
@@ -164,6 +166,23 @@ class Slots:
             self._touch(Fact.RUNNING, tenant)
         if self._reads_slots:
             self._touch(Fact.SLOTS, job)
+        if self._reads_batch:
+            self._weigh(call.engine)
+
+    def _weigh(self, engine: Engine) -> None:
+        """Note its batch size, once it has doubled or halved: then everybody's expectations move. O(replicas)."""
+        held, count = sum(replica.inflight for replica in engine.replicas.values()), len(engine.replicas) or 1
+        if engine.batch * count < 2 * held < 4 * engine.batch * count:
+            return
+        batch = max(1, 1 << (held // count).bit_length() >> 1)
+        if batch != engine.batch:
+            engine.batch = batch
+            try:
+                for other in self.engines.values():
+                    if Fact.BATCH in other.queue.reads:
+                        other.queue.touch_all()
+            except Exception as error:  # noqa: BLE001  a policy may raise anything
+                self._fall_back(error)
 
     @property
     def slots(self) -> int:
@@ -196,6 +215,7 @@ class Slots:
         self._reads_size = Fact.SIZE in reads
         self._reads_slots = Fact.SLOTS in reads
         self._reads_fair = Fact.FAIR in reads
+        self._reads_batch = Fact.BATCH in reads
         self._orderings = tuple(orderings)
         #: whether `CallStreamed` after the first token is of use to the policy
         self.wants_progress = self._reads_service or any(engine.auto_window for engine in self.engines.values())

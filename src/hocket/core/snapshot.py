@@ -50,6 +50,7 @@ def save(scheduler: Scheduler) -> Plain:
         "tenants": [_plain(tenant, _TENANT) for tenant in s.tenants.values()],
         "apps": [_plain(app, _APP) for app in s.apps.values()],
         "replicas": {e.name: [_replica(replica) for replica in e.listed.values()] for e in _engines(s)},
+        "batches": {e.name: e.batch for e in _engines(s)},
         "routings": {e.name: e.routing.save() for e in s.engines.values()},
         "jobs": [_job(s, job) for job in s.jobs.values()],
         "calls": [
@@ -90,6 +91,7 @@ def restore(scheduler: Scheduler, state: Plain) -> None:
             engine.room += replica.free
             if replica.present:
                 engine.replicas[replica.id] = replica
+        engine.batch = state["batches"][engine.name]
         s._relist(engine)
     for name, routing in state["routings"].items():
         s.engines[name].routing.restore(routing, s.engines[name].listed)

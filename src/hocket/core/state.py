@@ -195,6 +195,8 @@ class Engine:
     "its replica, if it has one alone: then there is nothing to choose"
     auto_window: bool = False
     "whether the windows of its replicas are searched for"
+    batch: int = 1
+    "calls that a replica of it works on at once, as a power of two; kept where an ordering reads Fact.BATCH"
     listed: dict[str, Replica] = field(default_factory=dict)
     "every replica ever added: one that returns keeps its place, and the calls that it may still hold"
 
