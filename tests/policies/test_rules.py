@@ -108,6 +108,97 @@ def test_fair_looks_at_the_present_only(core: Make) -> None:
     assert bare.drain()[:6] == ["b1", "a5", "b2", "a6", "b3", "a7"]
 
 
+# ---------------------------------------------------------------- fair-jobs
+
+
+def test_fair_jobs_each_job_holds_as_many_slots(core: Make) -> None:
+    """Six slots for three jobs of many calls, whenever they came. Under `fcfs` the first would hold all six."""
+    for policy, held in (("fair-jobs", {"a": 2, "b": 2, "c": 2}), ("fcfs", {"a": 6})):
+        bare = core(policy, windows={"r": 6})
+        bare.feed(*arrive(0.0, *(f"{job}{n}" for job in "abc" for n in range(50))))
+        for turn in range(30):
+            calls = [call for call in bare.scheduler.calls.values() if call.replica is not None]
+            bare.feed(CallFinished(float(turn), min(calls, key=lambda call: call.charged_at).id))
+        assert Counter(call.job.id for call in bare.scheduler.calls.values() if call.replica is not None) == held
+
+
+def test_fair_jobs_takes_turns_where_slots_are_few(core: Make) -> None:
+    """Nobody holds a slot when the one frees: whoever was not served for longest has it. So no job starves."""
+    bare = core("fair-jobs")
+    bare.feed(*arrive(0.0, "a1", "a2", "a3", "b1", "b2", "c1", "c2"))
+    assert bare.drain() == ["b1", "c1", "a2", "b2", "c2", "a3"]
+
+
+def test_fair_jobs_ends_equal_jobs_all_late(core: Make) -> None:
+    """Its price: three jobs of three calls; under `fcfs` they end after 3, 6 and 9 calls, here after 7, 8 and 9."""
+    for policy, ends in (("fair-jobs", [7, 8, 9]), ("fcfs", [3, 6, 9])):
+        bare = core(policy)
+        bare.feed(*arrive(0.0, *(f"{job}{n}" for job in "abc" for n in range(3))))
+        order = ["a0", *bare.drain()]
+        assert [order.index(max(c for c in order if c[0] == job)) + 1 for job in "abc"] == ends
+
+
+# ---------------------------------------------------------------- plas and atlas
+
+
+def used(bare: Bare, at: float, job: str, *seconds: float) -> None:
+    """Calls of `job`, all in slots from `at` on, that last so long."""
+    calls = [f"{job}-{at}-{n}" for n in range(len(seconds))]
+    bare.feed(*arrive(at, *calls))
+    bare.feed(*(CallFinished(at + s, call) for s, call in sorted(zip(seconds, calls, strict=True))))
+
+
+def test_plas_a_level_is_twice_the_one_before(core: Make) -> None:
+    """1.75 s and 1 s are one level: who came first goes first, where `las` would send the lesser. 4 s is another."""
+    for policy, order in (("plas", ["b2", "c2", "a2"]), ("las", ["c2", "b2", "a2"])):
+        bare = core(policy)
+        for at, job, seconds in ((0.0, "a", 4.0), (10.0, "b", 1.75), (20.0, "c", 1.0)):
+            used(bare, at, job, seconds)
+        bare.feed(*arrive(30.0, "f1", "a2", "b2", "c2"))
+        assert bare.drain(31.0) == order
+
+
+def test_plas_jobs_of_one_level_do_not_take_turns(core: Make) -> None:
+    """Unlike under `las`: the first goes on until it sinks to the next level."""
+    bare = core("plas")
+    bare.feed(*arrive(0.0, *(f"{job}{n}" for job in "ab" for n in range(6))))
+    order, running = [], "a0"
+    for turn in range(1, 8):
+        (command,) = bare.feed(CallFinished(turn / 4, running))
+        assert isinstance(command, Dispatch)
+        running = command.call
+        order.append(running)
+    assert order == ["a1", "a2", "a3", "b0", "b1", "b2", "b3"]
+
+
+def test_atlas_does_not_hold_a_job_to_be_big_for_its_width(core: Make) -> None:
+    """Four calls of 1 s side by side are a chain of 1 s; `plas` sees 4 s, more than the 3 s of the chain beside it."""
+    for policy, first in (("atlas", "a2"), ("plas", "b2")):
+        bare = core(policy, windows={"r": 4})
+        used(bare, 0.0, "b", 3.0)
+        used(bare, 10.0, "a", 1.0, 1.0, 1.0, 1.0)
+        bare.feed(*arrive(20.0, "c1", "c2", "c3", "c4", "b2", "a2"))
+        assert bare.feed(CallFinished(21.0, "c1")) == sent(first)
+
+
+def test_atlas_a_call_keeps_the_place_that_it_came_with(core: Make) -> None:
+    """Siblings wait as equals: that one of them has ended does not send the others back."""
+    bare = core("atlas")
+    bare.feed(*arrive(0.0, "a1", "a2", "a3"), *arrive(1.0, "b1"))
+    assert bare.feed(CallFinished(9.0, "a1")) == sent("a2")
+    bare.feed(*arrive(10.0, "a4"))  # comes after a chain of 9 s
+    assert bare.drain(11.0) == ["a3", "b1", "a4"]
+
+
+@pytest.mark.parametrize("policy", ["plas", "atlas"])
+def test_a_big_job_starves_in_its_level(core: Make, policy: str) -> None:
+    """Nothing lifts it again: the papers' rule against starvation is left out, as their pages say."""
+    bare = core(policy)
+    used(bare, 0.0, "a", 5.0)
+    bare.feed(*arrive(10.0, "b1", "a2"))
+    assert "a2" not in steady(bare, 200)
+
+
 # ---------------------------------------------------------------- las
 
 
