@@ -38,7 +38,7 @@ def build(
             raise InputError(f"routes: unknown engine '{route.engine}'; known: {', '.join(sorted(names))}")
 
     def policy_of(spec: SchedulerSpec) -> Policy:
-        orderings = compose(spec.policy, extra)
+        orderings = compose(spec.policy, extra, spec.parameters)
         return Policy(orderings, compose(["call-fcfs"]), routing(spec.routing), _beliefs(orderings))
 
     scheduler = Scheduler(spec, policy_of)

@@ -53,7 +53,7 @@ class JobBelief:
 
     __slots__ = (
         "_fits", "_frontier", "_left", "_log", "_misfits", "_moved", "_network", "_open", "_places", "_posterior",
-        "_remaining", "_rest", "_turns", "_weights", "attained_s", "ended", "record", "samples",
+        "_remaining", "_rest", "_turns", "_weights", "attained_s", "ended", "moves", "record", "samples",
     )  # fmt: skip
 
     def __init__(self, samples: Samples, features: dict[str, float], network: Bound | None = None) -> None:
@@ -66,6 +66,8 @@ class JobBelief:
         "indexes of the steps that have ended, in that order"
         self._network = network
         self._posterior: JobPosterior | None = None
+        self.moves = 0
+        "how often it has moved"
         self._log: Floats = np.zeros(samples.rows)
         self._left: Floats = samples.total.copy()
         self._open: dict[int, _Open] = {}
@@ -105,6 +107,7 @@ class JobBelief:
             self._left = self._left + (work if place is None else work - self.samples.work[place])
             self._count_rest(index, self._open[index].mean)
         self._moved = True
+        self.moves += 1
         return index
 
     def finished(self, index: int, prompt_tokens: int, output_tokens: int, duration_s: float = 0.0) -> None:
@@ -139,6 +142,7 @@ class JobBelief:
         self._frontier.append(index)
         self.ended.append(index)
         self._moved = True
+        self.moves += 1
 
     def _count_rest(self, index: int, work: float) -> None:
         """A turn without a column: its work is part of the rows' sum."""

@@ -62,9 +62,8 @@ class Informed(NamedTuple):
 class Information:
     """Joint mutual information in one network, each question answered once."""
 
-    def __init__(self, inference: Inference, network: Network, nearest: int = NEAREST) -> None:
+    def __init__(self, inference: Inference, network: Network) -> None:
         self._inference = inference
-        self._nearest = nearest
         stages: dict[str, list[int]] = {}
         for index, variable in enumerate(network.variables):
             if variable.fact in {"tokens", "duration"}:
@@ -73,11 +72,11 @@ class Information:
             frozenset(index for stage in variable.reveals for index in stages.get(stage, []))
             for variable in network.variables
         ]
-        self._known: dict[tuple[int, tuple[bool, ...]], Informed] = {}
+        self._known: dict[tuple[int, tuple[bool, ...], int], Informed] = {}
 
-    def of(self, x: int, evidence: Evidence) -> tuple[float, tuple[int, ...]]:
-        """Bits that seeing X would tell of what it informs, and the variables that stand for that."""
-        informed = self._informed(x, evidence)
+    def of(self, x: int, evidence: Evidence, nearest: int = NEAREST) -> tuple[float, tuple[int, ...]]:
+        """Bits that seeing X would tell of the `nearest` variables that it informs, and these variables."""
+        informed = self._informed(x, evidence, nearest)
         if not informed.ys:
             return 0.0, ()
         ys, revealed, scope = informed
@@ -89,20 +88,20 @@ class Information:
         )
         return bits, ys
 
-    def _informed(self, x: int, evidence: Evidence) -> Informed:
+    def _informed(self, x: int, evidence: Evidence, nearest: int) -> Informed:
         """The open variables that X informs, the nearest ones: those that it decides about, then along its paths."""
         open_ = tuple(lowest < highest for lowest, highest in evidence)
-        found = self._known.get((x, open_))
+        found = self._known.get((x, open_, nearest))
         if found is None:
             components = self._inference.components(evidence)
             joined = next((c.members for c in components if x in c.members), ())
             reveals = self._reveals[x]
             paths = [y for y in self._inference.informed(x) if y in joined and y not in reveals]
-            ys = [*(y for y in sorted(reveals) if open_[y]), *paths][: self._nearest]
+            ys = [*(y for y in sorted(reveals) if open_[y]), *paths][:nearest]
             concerned = [c for c in components if not {x, *ys}.isdisjoint(c.members)]
             scope = sorted({v for c in concerned for v in c.scope})
             found = Informed(tuple(ys), tuple(y for y in ys if y in reveals), tuple(scope))
-            self._known[x, open_] = found
+            self._known[x, open_, nearest] = found
         return found
 
 
@@ -120,13 +119,13 @@ class Reduction(NamedTuple):
 def reducing(network: Network, nearest: int = NEAREST) -> list[Reduction]:
     """The uncertainty-reducing stages of an application, the most telling first; each on condition that it is there."""
     inference = Inference(network)
-    information = Information(inference, network, nearest)
+    information = Information(inference, network)
     found = []
     for x, variable in enumerate(network.variables):
         if variable.fact not in {"tokens", "duration"} or inference.states[x] < 2:
             continue
         present = (*inference.unknown[:x], (0, inference.states[x] - 2), *inference.unknown[x + 1 :])
-        bits, ys = information.of(x, present)
+        bits, ys = information.of(x, present, nearest)
         if bits >= LEAST_BITS:
             found.append(Reduction(variable.name, bits, tuple(inference.names[y] for y in ys)))
     return sorted(found, key=lambda reduction: -reduction.bits)

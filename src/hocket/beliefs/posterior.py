@@ -48,7 +48,6 @@ class Bound:
         network: Network,
         server: Callable[[str, str], tuple[str, Latency]],
         batch: Callable[[str], int] = lambda engine: 1,
-        nearest: int = NEAREST,
     ) -> None:
         """`server`: (stage, model) -> the engine that serves it, and its pace; `batch`: engine -> calls in a replica.
 
@@ -56,7 +55,7 @@ class Bound:
         """
         self.network = network
         self.inference = Inference(network)
-        self.information = Information(self.inference, network, nearest)
+        self.information = Information(self.inference, network)
         self.variables = network.variables
         self.size_of = [i for i, v in enumerate(self.variables) if v.fact in {"tokens", "duration"}]
         "the variable of the round's size"
@@ -265,13 +264,13 @@ class JobPosterior:
         _, low, high = self._calibrated()
         return low, high
 
-    def gain(self, stage: str) -> float:
+    def gain(self, stage: str, nearest: int = NEAREST) -> float:
         """R(X) of a ready stage: bits that it would tell, times the sum of the ranges of what it tells about."""
         self._look()
         bound, place = self._bound, self._latest.get(stage)
         if place is None:
             return 0.0
-        bits, ys = bound.information.of(bound.size_of[place], tuple(self._evidence))
+        bits, ys = bound.information.of(bound.size_of[place], tuple(self._evidence), nearest)
         if not bits:
             return 0.0
         rest, factors = self._rest(), bound.factors()[1]

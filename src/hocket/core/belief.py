@@ -6,6 +6,7 @@ is believed comes from learned profiles; the core itself knows no statistics.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -35,12 +36,18 @@ class Posterior(Protocol):
     def interval_s(self) -> tuple[float, float]:
         """Least and most of it: the posterior's support."""
 
-    def gain(self, stage: str) -> float:
-        """How much a ready stage would settle: bits about later stages, times the seconds that these may differ by."""
+    def gain(self, stage: str, nearest: int) -> float:
+        """How much a ready stage would settle: bits about the `nearest` facts of later stages that it informs, times
+        the seconds that these stages may differ by.
+        """
 
 
 class Belief(Protocol):
     """What is believed of the rest of one job. Seconds are those of calls that have an engine to themselves."""
+
+    @property
+    def moves(self) -> int:
+        """How often it has moved: while this stays, all the rest does."""
 
     @property
     def remaining_s(self) -> float:
@@ -106,6 +113,11 @@ class Beliefs(Protocol):
 
     def replaced(self, app: str, profile: str) -> None:
         """A profile of `app` was learned: a profile file's text. Raises ValueError if it is none."""
+
+    def report(self) -> Iterable[tuple[str, int, list[float]]]:
+        """Of each application: its name, how many jobs it was learned from since this began, and how far off recent
+        ones were: |ln(engine seconds / what was foretold of them when their first step ended)|.
+        """
 
     def save(self) -> Any:
         """All of this as JSON-able data, for a snapshot."""

@@ -55,6 +55,10 @@ class View(Protocol):
         """Calls that all replicas together may hold now."""
 
     @property
+    def batches(self) -> int:
+        """How often an engine's batch size has doubled or halved. Counted where an ordering reads Fact.BATCH."""
+
+    @property
     def fair(self) -> FairClock:
         """The clock of `job.fair_finish`, as of this event. Kept where an ordering reads Fact.FAIR."""
 

@@ -43,6 +43,7 @@ class Slots:
     def __init__(self, spec: SchedulerSpec, policy: Policy) -> None:
         self.now = 0.0
         self.rng = Rng(spec.seed)
+        self.batches = 0
         self.fair = FairClock()
         self.engines = {
             e.name: Engine(
@@ -177,6 +178,7 @@ class Slots:
         batch = max(1, 1 << (held // count).bit_length() >> 1)
         if batch != engine.batch:
             engine.batch = batch
+            self.batches += 1
             try:
                 for other in self.engines.values():
                     if Fact.BATCH in other.queue.reads:

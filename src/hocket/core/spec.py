@@ -45,6 +45,8 @@ class SchedulerSpec(msgspec.Struct, frozen=True):
     engines: list[EngineSpec]
     policy: tuple[str, ...] = ("default",)
     "orderings, coarse scope first; names of the catalog in hocket.policies"
+    parameters: dict[str, dict[str, float]] = {}
+    "policy -> its parameters, where they are not the defaults"
     routing: str = "least-loaded"
     routes: list[Route] = []
     tenants: list[TenantSpec] = []

@@ -6,6 +6,7 @@ docs/reference/policies. Every ordering of the catalog runs through the contract
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 
 from hocket.core.ordering import Ordering
@@ -15,9 +16,10 @@ from hocket.errors import InputError
 from hocket.policies.carbyne import Carbyne
 from hocket.policies.hocket import Hocket
 from hocket.policies.informed import Argus, Gittins, Justitia, Srtf
+from hocket.policies.llmsched import LlmSched
 from hocket.policies.orderings import Atlas, CallFcfs, Fair, FairJobs, Fcfs, Las, Plas, Sjf, Urgency
 
-ORDERINGS: dict[str, Callable[[], Ordering]] = {
+ORDERINGS: dict[str, Callable[..., Ordering]] = {
     "fcfs": Fcfs,
     "call-fcfs": CallFcfs,
     "hocket": Hocket,
@@ -33,8 +35,9 @@ ORDERINGS: dict[str, Callable[[], Ordering]] = {
     "justitia": Justitia,
     "carbyne": Carbyne,
     "argus": Argus,
+    "llmsched": LlmSched,
 }
-"which call next: name -> constructor"
+"which call next: name -> constructor, whose keyword arguments are its parameters"
 
 RECIPES: dict[str, tuple[str, ...]] = {
     "default": ("las",),
@@ -48,21 +51,51 @@ ROUTINGS: dict[str, Callable[[], Routing]] = {
 "which replica: name -> constructor"
 
 
-def compose(names: Sequence[str], extra: Mapping[str, Ordering] | None = None) -> list[Ordering]:
-    """The orderings that `names` stand for, recipes spelled out. Raises InputError for a bad name or nesting."""
-    extra = extra or {}
+Parameters = Mapping[str, Mapping[str, float]]
+"policy -> its parameters, where they are not the defaults"
+
+
+def compose(
+    names: Sequence[str], extra: Mapping[str, Ordering] | None = None, parameters: Parameters | None = None
+) -> list[Ordering]:
+    """The orderings that `names` stand for, recipes spelled out.
+
+    Raises InputError for a bad name or nesting, and for parameters that one of them does not have or cannot take.
+    """
+    extra, parameters = extra or {}, parameters or {}
     spelled = spell_out(names)
     if not spelled:
         raise InputError(f"a policy needs at least one ordering; known: {', '.join(known())}")
     for name in spelled:
         if name not in extra and name not in ORDERINGS:
             raise InputError(f"unknown policy '{name}'; known: {', '.join([*known(), *extra])}")
-    orderings = [extra[name] if name in extra else ORDERINGS[name]() for name in spelled]
+    orderings = [extra[name] if name in extra else _made(name, parameters.get(name, {})) for name in spelled]
     try:
         check_nesting(orderings)
     except ValueError as error:
         raise InputError(f"policy {' > '.join(names)}: {error}") from None
     return orderings
+
+
+def check_parameters(parameters: Parameters) -> None:
+    """Raise InputError, which begins with the key, unless each policy has these parameters and can take them."""
+    for name, values in parameters.items():
+        if name not in ORDERINGS:
+            raise InputError(f"`policies.{name}`: no such policy; known: {', '.join(ORDERINGS)}")
+        _made(name, values)
+
+
+def _made(name: str, parameters: Mapping[str, float]) -> Ordering:
+    make = ORDERINGS[name]
+    taken = list(inspect.signature(make).parameters) if parameters else []
+    for key in parameters:
+        if key not in taken:
+            has = f"it has {', '.join(taken)}" if taken else "it has none"
+            raise InputError(f"`policies.{name}.{key}`: no such parameter; {has}")
+    try:
+        return make(**parameters)
+    except ValueError as error:
+        raise InputError(f"`policies.{name}`: {error}") from None
 
 
 def spell_out(names: Sequence[str]) -> tuple[str, ...]:

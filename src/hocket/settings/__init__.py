@@ -13,7 +13,7 @@ from msgspec import Meta, Struct, field, structs
 
 from hocket.core.spec import EngineSpec, Route, SchedulerSpec, TenantSpec
 from hocket.errors import InputError
-from hocket.policies import compose, routing, spell_out
+from hocket.policies import check_parameters, compose, routing, spell_out
 from hocket.settings.checks import (
     Count,
     Seconds,
@@ -87,6 +87,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     "observe: pass every call through at once, and only record"
     policy: str | list[str] = "default"
     "a name, or orderings from coarse to fine scope"
+    policies: dict[str, dict[str, float]] = {}
+    "policy -> its parameters, where they are not the defaults"
     routing: str = "affinity"
     engines: list[EngineSettings] = field(default_factory=lambda: [EngineSettings(name="small", kind="embedded")])
     tenants: list[TenantSettings] = []
@@ -97,6 +99,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     identity: IdentitySettings = IdentitySettings()
     journal: str | None = None
     "a file for all events and commands; None = no journal"
+    profiles: str | None = None
+    "a folder that `hocket learn` wrote: what is known of the applications; None = what their live jobs teach"
     history: bool | HistorySettings = True
     "jobs and calls on disk; true = with every default, false (`off`) = none"
     timeouts: Timeouts = Timeouts()
@@ -129,6 +133,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             compose(self.orderings)
         except InputError as error:
             refuse("policy", str(error))
+        try:
+            check_parameters(self.policies)
+        except InputError as error:
+            raise ValueError(str(error)) from None
         try:
             routing(self.routing)
         except InputError as error:
@@ -175,8 +183,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     def to_spec(self) -> SchedulerSpec:
         """What decides, without what does I/O."""
         return SchedulerSpec(
-            engines=[EngineSpec(e.name, e.served, e.auto_window) for e in self.engines],
+            engines=[EngineSpec(e.name, e.served, e.auto_window, e.latency) for e in self.engines],
             policy=self.orderings,
+            parameters=self.policies,
             routing=self.routing,
             routes=[Route(engine=r.engine, app=r.app, stage=r.stage, model=r.model) for r in self.routes],
             tenants=[TenantSpec(name=tenant.name, weight=tenant.weight) for tenant in self.tenants],

@@ -18,7 +18,7 @@ import msgspec
 from hocket.assembly import build
 from hocket.core.spec import EngineSpec, Route, SchedulerSpec, TenantSpec
 from hocket.errors import InputError
-from hocket.policies import parse_policy
+from hocket.policies import check_parameters, parse_policy
 from hocket.sim.driver import FOREVER_S, Outcome, Simulation
 from hocket.sim.engine import EngineModel
 from hocket.sim.oracle import Oracle
@@ -32,6 +32,8 @@ class Setup(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     engines: list[EngineModel]
     routing: str = "least-loaded"
+    policies: dict[str, dict[str, float]] = {}
+    "policy -> its parameters, where they are not the defaults"
     routes: list[Route] = []
     tenants: list[TenantSpec] = []
 
@@ -39,6 +41,10 @@ class Setup(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         """Check what types cannot say. An error begins with its key, which the loader turns into a line."""
         if not self.engines:
             raise ValueError("`engines`: empty; list at least one")
+        try:
+            check_parameters(self.policies)
+        except InputError as error:
+            raise ValueError(str(error)) from None
         names = [engine.name for engine in self.engines]
         for index, name in enumerate(names):
             if name in names[:index]:
@@ -75,12 +81,11 @@ def simulate(
 
 def scheduler_spec(setup: Setup, policy: str) -> SchedulerSpec:
     """What the core of a simulation is built from."""
-    engines = [
-        EngineSpec(engine.name, engine.models, engine.window == "auto", engine.pace) for engine in setup.engines
-    ]
+    engines = [EngineSpec(engine.name, engine.models, engine.window == "auto", engine.pace) for engine in setup.engines]
     return SchedulerSpec(
         engines=engines,
         policy=parse_policy(policy),
+        parameters=setup.policies,
         routing=setup.routing,
         routes=setup.routes,
         tenants=setup.tenants,
@@ -157,6 +162,7 @@ def run_all(
     processes: int | None = None,
     record: frozenset[str] = frozenset(),
     progress: Callable[[int], None] = lambda done: None,
+    profiles: Mapping[str, str] | None = None,
 ) -> list[Run]:
     """Each policy on each draw, seed by seed. Keeps the spans of the jobs `record` of the first draw.
 
@@ -166,7 +172,7 @@ def run_all(
     workers = min(processes or _cores(), len(tasks))
     context = get_context("fork" if hasattr(os, "fork") else "spawn")
     counts = context.Array("q", len(tasks), lock=False)
-    inputs = (draws, setup, record, counts)
+    inputs = (draws, setup, record, counts, profiles)
     if workers == 1:
         _prepare(*inputs)
 
@@ -195,7 +201,7 @@ def _prepare(*inputs: Any) -> None:
 
 
 def _run(index: int, task: Task, tell: Callable[[int], None] = lambda done: None) -> Run:
-    draws, setup, record, counts = _shared["inputs"]
+    draws, setup, record, counts, profiles = _shared["inputs"]
     policy, seed = task
 
     def progress(done: int) -> None:
@@ -204,5 +210,5 @@ def _run(index: int, task: Task, tell: Callable[[int], None] = lambda done: None
             tell(done)
 
     start = time.perf_counter()
-    outcome = simulate(draws[seed], setup, policy, record if seed == 0 else frozenset(), progress)
+    outcome = simulate(draws[seed], setup, policy, record if seed == 0 else frozenset(), progress, profiles)
     return Run(policy, seed, outcome, time.perf_counter() - start)
