@@ -62,7 +62,7 @@ def generate(
         app, tenant, urgency = draws.choice(apps), "default", 2
         if name == MIXED:
             tenant, urgency = draws.one(TENANT_SHARES), draws.one(URGENCIES)
-        draft = Draft(draws)
+        draft = Draft(app, draws)
         APPLICATIONS[app](draft)
         for stage in draft.stages:
             stage.model = served[stage.model] if stage.model else None

@@ -30,7 +30,6 @@ def agent(draft: Draft) -> None:
     draws = draft.draws
     system = draws.one(SYSTEM_TOKENS)
     prompt = system + draws.tokens(FIRST_TOKENS)
-    draft.features["prompt_tokens"] = prompt
     before: Stage | None = None
     for number in range(draws.tokens(STEPS)):
         needs = (

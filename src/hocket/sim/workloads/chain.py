@@ -20,9 +20,9 @@ PROGRAM_TOKENS = {
 "the program, by the repairs that it took (1 stands for 1 to 3); same source, 248, 41 and 108 problems"
 REFLECTION_TOKENS = (29, 44, 49, 57, 66, 74, 79, 87, 113)
 "what the model says of a failed test; same source, 478 reflections"
-PROBLEM_REPAIRS, PROBLEM_PROGRAM, PROGRAM_REFLECTION = 0.07, 0.57, 0.26
+PROBLEM_REPAIRS, PROBLEM_PROGRAM, PROGRAM_REFLECTION = 0.07, 0.57, 0.14
 "rank correlations; same source. The second is that among problems with equally many repairs"
-REFLECTION_REFLECTION = 0.26
+REFLECTION_REFLECTION = 0.24
 "rank correlation of two reflections of a job; same source"
 WRITE_PROMPT, REFLECT_PROMPT, REPAIR_PROMPT = 63, 1081, 298
 "instructions with examples; counted in generators/py_generate.py (cl100k_base)"
@@ -41,8 +41,8 @@ LATER_THOUGHT = (21, 29, 34, 39, 47, 55, 66, 94, 94)
 "as FIRST_THOUGHT, of the steps between"
 LAST_THOUGHT = (24, 28, 31, 38, 49, 59, 65, 85, 203)
 "as FIRST_THOUGHT, with the answer"
-QUESTION_THOUGHT, THOUGHT_THOUGHT = 0.66, 0.32
-"rank correlations of the first thought with the question, and of a thought with the one before; same source"
+QUESTION_FIRST, QUESTION_LATER, FIRST_STEPS = 0.66, 0.3, 0.19
+"rank correlations of the question with the first and with a later thought, of the first with the steps; same source"
 OBSERVATIONS = (
     (18, 64, 83, 96, 163, 411, 638, 724, 724),
     (8, 49, 88, 142, 295, 531, 720, 1050, 1097),
@@ -63,33 +63,30 @@ def code_generation(draft: Draft) -> None:
     program = tokens(PROGRAM_TOKENS[repairs if repairs in PROGRAM_TOKENS else 1], written)
     manner = draws.linked(written, PROGRAM_REFLECTION / REFLECTION_REFLECTION**0.5)
     solved = draws.random() < SOLVED[repairs]
-    prompt = WRITE_PROMPT + problem
-    draft.features |= {"prompt_tokens": prompt, "max_tokens": PROGRAM_LIMIT}
-    last = draft.llm("write", "large", [], prompt, program, max_tokens=PROGRAM_LIMIT, common=WRITE_PROMPT)
+    draft.limit = PROGRAM_LIMIT
+    last = draft.llm("write", "large", [], WRITE_PROMPT + problem, program, common=WRITE_PROMPT)
     for turn in range(repairs + 1):
         test = draft.tool(f"test{turn}", [last], name="test")
         stopped = turn == repairs and (solved or repairs < max(REPAIRS))
         test.outcome = "passed" if stopped else "failed"
         if turn < repairs:
             reflection = tokens(REFLECTION_TOKENS, draws.linked(manner, REFLECTION_REFLECTION**0.5))
-            last = _repaired(draft, turn, test, problem, program, reflection)
+            last = repaired(draft, turn, test, problem, program, reflection)
 
 
-def _repaired(draft: Draft, turn: int, test: Stage, problem: int, program: int, reflection: int) -> Stage:
+def repaired(draft: Draft, turn: int, test: Stage, problem: int, program: int, reflection: int) -> Stage:
     """Say what went wrong, then write the program again; as long as it was."""
     shown = program + FEEDBACK_TOKENS
     reflect = draft.llm(
         *(f"reflect{turn}", "medium", [test], REFLECT_PROMPT + shown, reflection),
         name="reflect",
         revealed_by=test,
-        max_tokens=PROGRAM_LIMIT,
         common=REFLECT_PROMPT,
     )
     return draft.llm(
         *(f"repair{turn}", "large", [reflect], REPAIR_PROMPT + shown + reflection + problem, program),
         name="repair",
         revealed_by=test,
-        max_tokens=PROGRAM_LIMIT,
         common=REPAIR_PROMPT,
     )
 
@@ -97,16 +94,15 @@ def _repaired(draft: Draft, turn: int, test: Stage, problem: int, program: int, 
 def web_search(draft: Draft) -> None:
     """Think, search, read, think again (ReAct, Yao et al., ICLR 2023): each prompt holds all that was said before."""
     draws = draft.draws
-    score = draws.score()
-    prompt = FEW_SHOT_TOKENS + tokens(QUESTION_TOKENS, score)
-    draft.features["prompt_tokens"] = prompt
-    score = draws.linked(score, QUESTION_THOUGHT)
-    steps = draws.one(SEARCH_STEPS)
+    asked = draws.score()
+    thought = draws.linked(asked, QUESTION_FIRST)
+    steps = one(SEARCH_STEPS, draws.linked(thought, FIRST_STEPS))
+    prompt = FEW_SHOT_TOKENS + tokens(QUESTION_TOKENS, asked)
     before = None
     for number in range(steps):
         table = LAST_THOUGHT if number == steps - 1 else LATER_THOUGHT if number else FIRST_THOUGHT
         think = draft.llm(
-            *(f"think{number}", "small", draft.stages[-1:], prompt, tokens(table, score)),
+            *(f"think{number}", "small", draft.stages[-1:], prompt, tokens(table, thought)),
             name="think",
             revealed_by=before,
             common=FEW_SHOT_TOKENS,
@@ -115,5 +111,5 @@ def web_search(draft: Draft) -> None:
         if number < steps - 1:
             draft.tool(f"search{number}", [think], SEARCH_SECONDS, name="search", revealed_by=think)
             prompt += think.output_tokens + draws.tokens(OBSERVATIONS[min(number, len(OBSERVATIONS) - 1)])
-            score = draws.linked(score, THOUGHT_THOUGHT)
+            thought = draws.linked(asked, QUESTION_LATER)
             before = think

@@ -18,10 +18,21 @@ KEEP_SECONDS = 0.001
 class Draft:
     """The stages of one job, and what its first request shows."""
 
-    def __init__(self, draws: Draws) -> None:
+    def __init__(self, app: str, draws: Draws) -> None:
+        self.app = app
         self.draws = draws
         self.stages: list[Stage] = []
-        self.features: dict[str, float] = {}
+        self.limit: int | None = None
+        "`max_tokens` of the calls that are added from here on"
+        self.tools: int | None = None
+        "how many tools the first request offers"
+
+    @property
+    def features(self) -> dict[str, float]:
+        """What a gateway knows of the job when its first request is there."""
+        first = self.stages[0]
+        known = {"prompt_tokens": first.prompt_tokens, "max_tokens": first.max_tokens, "tools": self.tools}
+        return {name: value for name, value in known.items() if value is not None}
 
     def llm(
         self,
@@ -33,17 +44,16 @@ class Draft:
         *,
         name: str | None = None,
         revealed_by: Stage | None = None,
-        max_tokens: int | None = None,
         common: int = 0,
         shares: tuple[Stage, int] | None = None,
     ) -> Stage:
-        """Add a call. `common`: its first tokens are the same in every job; `shares`: as those of another call."""
+        """Add a call. `common`: its first tokens are those of all such calls; `shares`: and those of one other."""
         stage = Stage(id=id_, name=name or id_, kind="llm", model=model, needs=[need.id for need in needs])
         stage.prompt_tokens, stage.output_tokens = prompt, max(1, output)
-        stage.max_tokens = max_tokens
+        stage.max_tokens = self.limit
         stage.revealed_by = revealed_by.id if revealed_by else None
         if common:
-            stage.common_prefix = CommonPrefix(stage.name, common)
+            stage.common_prefix = CommonPrefix(f"{self.app} {stage.name} {common}", common)
         if shares:
             stage.shares_prefix = Prefix(shares[0].id, min(shares[1], prompt))
         self.stages.append(stage)

@@ -121,9 +121,9 @@ def task_automation(draft: Draft) -> None:
     count = one(STEPS[shape], draws.linked(asked, REQUEST_STEPS[shape]))
     ratio = quantile(PLAN_RATIO, rank(draws.linked(asked, REQUEST_PLAN)))
     planned = round(ratio * (PLAN_TOKENS[0] + PLAN_TOKENS[1] * count))
-    prompt = TASK_PROMPT[domain] + request
-    draft.features |= {"prompt_tokens": prompt, "max_tokens": TASK_LIMIT, "tools": TOOLS[domain]}
-    plan = draft.llm("plan", "large", [], prompt, planned, max_tokens=TASK_LIMIT)
+    draft.tools, draft.limit = TOOLS[domain], TASK_LIMIT
+    plan = draft.llm("plan", "large", [], TASK_PROMPT[domain] + request, planned)
+    draft.limit = None
     ends = _steps(draft, plan, draws.one(LEVELS[count]) if shape == "dag" else (1,) * count, SELECT_PROMPT + request)
     prompt = RESPOND_PROMPT + request + planned + count * (SELECT_TOKENS + RESULT_TOKENS)
     draft.llm("respond", "medium", ends, prompt, draws.tokens(ANSWER_TOKENS))
@@ -166,9 +166,8 @@ def llm_compiler(draft: Draft) -> None:
     else:
         searched, question = COMPARE_SEARCHES, draws.tokens(COMPARE_TOKENS)
         planned = question + COMPARE_PLAN
-    prompt = COMPILER_PROMPT + question
-    draft.features |= {"prompt_tokens": prompt, "tools": COMPILER_TOOLS}
-    plan = draft.llm("plan", "large", [], prompt, planned, common=COMPILER_PROMPT)
+    draft.tools = COMPILER_TOOLS
+    plan = draft.llm("plan", "large", [], COMPILER_PROMPT + question, planned, common=COMPILER_PROMPT)
     searches = [
         draft.tool(f"search{number}", [plan], SEARCH_SECONDS, name="search", revealed_by=plan)
         for number in range(searched)

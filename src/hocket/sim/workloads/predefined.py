@@ -51,9 +51,8 @@ def sequence_sorting(draft: Draft) -> None:
     """Split a list, sort the parts, merge them pair by pair; of several answers keep the best (Graph of Thoughts)."""
     count = draft.draws.choice(LENGTHS)
     parts, listed = count // PART, TOKENS_PER_NUMBER * count
-    prompt = SPLIT_PROMPT[count] + listed
-    draft.features |= {"prompt_tokens": prompt, "max_tokens": ANSWER_LIMIT}
-    split = draft.llm("split", "small", [], prompt, listed + SPLIT_NAMES * parts, max_tokens=ANSWER_LIMIT)
+    draft.limit = ANSWER_LIMIT
+    split = draft.llm("split", "small", [], SPLIT_PROMPT[count] + listed, listed + SPLIT_NAMES * parts)
     size = TOKENS_PER_NUMBER * PART
     level = []
     for part in range(parts):
@@ -94,7 +93,7 @@ def document_merging(draft: Draft) -> None:
     """Merge four documents: write drafts, score each, combine the best, refine that (Graph of Thoughts)."""
     draws = draft.draws
     size = sum(draws.tokens(DOCUMENT_TOKENS) for _ in range(DOCUMENTS))
-    draft.features |= {"prompt_tokens": WRITE_PROMPT + size, "max_tokens": ANSWER_LIMIT}
+    draft.limit = ANSWER_LIMIT
     texts, best = _scored(draft, "write", [], size, WRITE_PROMPT + size, DRAFTS, WRITE_RATIO)
     read = sum(text.output_tokens for text in draws.sample(texts, BEST))
     texts, best = _scored(draft, "combine", [best], size, COMBINE_PROMPT + size + read, COMBINED, COMBINE_RATIO)
