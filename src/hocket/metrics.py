@@ -140,6 +140,8 @@ class Metrics(Collector):
         self.job_duration = Histogram("hocket_job_duration_seconds", "job arrival to its last stage's end", "app")
         self.tools = Counter("hocket_tool_runs", "tool runs that ended", "app")
         self.refused = Counter("hocket_refused_requests", "requests that were answered by an error at once", "code")
+        self.profiles_refused = Counter("hocket_profiles_refused", "profiles that could not be used")
+        self.profiles_refused.add((), 0)
         self._of: dict[str, _OfEngine] = {}
         for name in scheduler.engines:
             self._of_engine(name)
@@ -160,8 +162,9 @@ class Metrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """See `Collector`."""
         counted = (self.calls, self.wait, self.first_token, self.duration, self.tokens, self.failures)
-        for one in (*counted, self.jobs, self.job_duration, self.tools, self.refused):
+        for one in (*counted, self.jobs, self.job_duration, self.tools, self.refused, self.profiles_refused):
             yield one.family()
+        yield from self._learned()
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""
@@ -170,6 +173,30 @@ class Metrics(Collector):
     def refuse(self, code: str) -> None:
         """A request was bad, or nobody's: it did not become a call."""
         self.refused.add((code,))
+
+    def refuse_profile(self) -> None:
+        """A profile could not be used."""
+        self.profiles_refused.add(())
+
+    def _learned(self) -> Iterable[Metric]:
+        """How the beliefs about each application fare."""
+        learned = CounterMetricFamily(
+            "hocket_jobs_learned", "closed jobs that beliefs were learned from", labels=["app"]
+        )
+        text = "mean |ln(a job's engine seconds / what was foretold at its first answer)| of recent jobs"
+        error = GaugeMetricFamily("hocket_belief_error", text, labels=["app"])
+        counts: dict[str, int] = {}
+        errors: dict[str, list[float]] = {}
+        beliefs = self._scheduler.beliefs
+        for app, jobs, recent in () if beliefs is None else beliefs.report():
+            label = self._app(app)
+            counts[label] = counts.get(label, 0) + jobs
+            errors.setdefault(label, []).extend(recent)
+        for label, count in counts.items():
+            learned.add_metric([label], count)
+            if errors[label]:
+                error.add_metric([label], sum(errors[label]) / len(errors[label]))
+        return [learned, error]
 
     def seen(self, event: ev.Event, commands: Sequence[Command]) -> None:
         """Count one event and what the core ordered."""

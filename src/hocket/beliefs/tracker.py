@@ -8,8 +8,9 @@ forgotten.
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -33,6 +34,8 @@ OFF = 0.3
 "distance from 1/2 of recent jobs' mean quantile in what was foretold of their size, at which they are"
 DEFAULT_PACE = Latency(q0=0.01, q2=2e-4, d0=0.01, d1=5e-4, d2=1e-7)
 "an engine without constants: a token of an answer costs as much as fifty of a prompt"
+LEAST_S = 1e-6
+"of work: a job without any is not infinitely far off"
 MOST_APPLICATIONS = 1000
 "that are remembered without an open job: their names come from clients"
 
@@ -51,7 +54,7 @@ class Lesson:
 class Learned:
     """What is known of one application."""
 
-    __slots__ = ("due", "lesson", "open", "quantiles", "records", "strange")
+    __slots__ = ("due", "errors", "jobs", "lesson", "open", "quantiles", "records", "strange")
 
     def __init__(self, lesson: Lesson) -> None:
         self.records: deque[Record] = deque(lesson.records, MOST_RECORDS)
@@ -61,6 +64,10 @@ class Learned:
         self.open = 0
         self.strange: deque[float] = deque(maxlen=RECENT)
         self.quantiles: deque[float] = deque(maxlen=RECENT)
+        self.jobs = 0
+        "that were learned from since this began"
+        self.errors: deque[float] = deque(maxlen=RECENT)
+        "see Story.error; for the operator, nothing depends on it"
 
 
 class Story:
@@ -93,6 +100,12 @@ class Story:
         assert self.foretold is not None
         sizes, weights = self.foretold
         return float(weights @ ((sizes < self.belief.attained_s) + 0.5 * (sizes == self.belief.attained_s)))
+
+    def error(self) -> float:
+        """How far off its size was from what was foretold, as a ratio: |ln|."""
+        assert self.foretold is not None
+        sizes, weights = self.foretold
+        return abs(math.log(max(self.belief.attained_s, LEAST_S) / max(float(weights @ sizes), LEAST_S)))
 
 
 class Tracker:
@@ -157,6 +170,9 @@ class Tracker:
         if job.aborted or not belief.record.steps or story.calls:
             return
         learned.records.append(belief.record)
+        learned.jobs += 1
+        if story.lesson.samples.rows and story.foretold is not None:
+            learned.errors.append(story.error())
         if story.lesson.samples.rows >= RECENT:
             learned.strange.append(belief.misfit)
             learned.quantiles.append(story.quantile())
@@ -180,6 +196,10 @@ class Tracker:
         learned.due = _growth(len(learned.records))
         learned.strange.clear()
         learned.quantiles.clear()
+
+    def report(self) -> Iterable[tuple[str, int, list[float]]]:
+        for app, learned in self._apps.items():
+            yield app, learned.jobs, list(learned.errors)
 
     def _learned(self, app: str) -> Learned:
         learned = self._apps.get(app)

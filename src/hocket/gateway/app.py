@@ -29,6 +29,7 @@ from hocket.gateway.jobs import Jobs
 from hocket.gateway.openai import ENDPOINTS, ApiError, unknown_model
 from hocket.gateway.openapi import document
 from hocket.gateway.places import Places
+from hocket.gateway.profiles import Profiles, find
 from hocket.gateway.relay import complete
 from hocket.gateway.responses import Responses
 from hocket.gateway.server import Server, read_body
@@ -64,6 +65,7 @@ class Gateway:
         self.guard = Guard(settings)
         self.tenants = Tenants(settings.tenants)
         self.places = Places(self.driver, self.tenants, settings)
+        self.profiles = Profiles(self.driver, self.metrics)
         self.responses = Responses()
         self.jobs = Jobs(self.driver, self.tenants, self.places)
         self._reread = reread
@@ -90,10 +92,13 @@ class Gateway:
     # ---------------------------------------------------------------- life
 
     async def start(self) -> str:
-        """Listen, make remote replicas known, begin to start embedded engines. Returns the base URL.
+        """Take in what was learned, listen, make remote replicas known, begin to start embedded engines.
+
+        Returns the base URL.
 
         Calls to an engine without a replica wait. Raises InputError if the address is taken.
         """
+        self.profiles.hand_over(find(self.settings.profiles))
         host, port = self.settings.address
         await self._runner.setup()
         self._site = web.TCPSite(self._runner, host, port, backlog=1024)
@@ -136,7 +141,9 @@ class Gateway:
             if getattr(settings, key) != getattr(self.settings, key):
                 raise InputError(f"{key}: cannot change while the gateway runs; restart it, or put the old value back")
         async with self._reloading:
+            found = await asyncio.to_thread(find, settings.profiles)
             await self.fleet.change(settings)
+            self.profiles.hand_over(found)
             self.settings = settings
             self.tenants.change(settings.tenants)
             self.places.settings = settings

@@ -213,10 +213,18 @@ class Driver:
         self._ids += 1
         return f"{kind}-{self._boot}-{self._ids}"
 
-    def open_job(self, job: str, app: str, tenant: str, urgency: int = 2, deadline_s: float | None = None) -> None:
-        """A job begins."""
+    def open_job(
+        self,
+        job: str,
+        app: str,
+        tenant: str,
+        urgency: int = 2,
+        deadline_s: float | None = None,
+        features: dict[str, float] | None = None,
+    ) -> None:
+        """A job begins. `features`: what its first request shows, if that opens it."""
         self._closed.pop(job, None)
-        self.tell(ev.JobOpened(self.clock(), job, app, tenant, urgency, deadline_s))
+        self.tell(ev.JobOpened(self.clock(), job, app, tenant, urgency, deadline_s, features or {}))
 
     def close_job(self, job: str, abort: bool = False) -> None:
         """A job ends; with `abort` its calls are killed. Its id is refused from now on."""

@@ -153,8 +153,22 @@ class Request(msgspec.Struct):
             return max((size - sum(images)) // BYTES_PER_TOKEN, 1) + IMAGE_TOKENS * len(images)
         return max(size // BYTES_PER_TOKEN, 1)
 
+    @property
+    def features(self) -> dict[str, float]:
+        """What a job's first request tells of the job: facts that go with how much work follows."""
+        found = {"prompt_tokens": float(self.prompt_tokens)}
+        if (limit := self.limit) is not None:
+            found["max_tokens"] = float(limit)
+        if memoryview(self.tools):
+            try:
+                found["tools"] = float(len(_tools.decode(self.tools)))
+            except msgspec.MsgspecError:
+                pass  # null, or something that the engine has to judge
+        return found
+
 
 _requests = msgspec.json.Decoder(Request)
+_tools = msgspec.json.Decoder(list[msgspec.Raw])
 
 
 def parse_request(body: bytes, endpoint: Endpoint) -> Request:

@@ -166,7 +166,7 @@ class Places:
         driver, claim = self._driver, place.claim
         if place.fresh:
             urgency = DEFAULT_URGENCY if place.urgency is None else place.urgency
-            driver.open_job(place.key, place.app, place.tenant.name, urgency, claim.deadline_s)
+            driver.open_job(place.key, place.app, place.tenant.name, urgency, claim.deadline_s, asked.features)
         else:
             self._lingering.pop(place.key, None)
         past = self._past(place.tenant)

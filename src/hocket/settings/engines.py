@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, structs
 
+from hocket.core.latency import Latency
 from hocket.settings.checks import Count, Seconds, base_url, check_name, refuse, unique, url_problem
 
 FIRST_WINDOW = 8
@@ -48,6 +49,8 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     "base URLs; for kind embedded, how many processes to start"
     max_concurrency: int | str = 8
     "the window: calls in one replica at once; auto = hocket finds it"
+    latency: Latency | None = None
+    "constants of the engine model, as `hocket engine profile` measures them: what beliefs make seconds of tokens with"
     priority: Literal["off", "low-first", "high-first"] = "off"
     "whether a call's urgency is passed on in `priority`, and which number the engine takes first"
     api_key_env: str | None = None
@@ -72,10 +75,20 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
         for i, model in enumerate(self.models):
             if not model.strip():
                 refuse(f"models[{i}]", "is empty; give the name that clients ask for, or leave `models` out")
+        if self.latency is not None:
+            self._check_latency(structs.asdict(self.latency))
         if self.kind == "embedded":
             self._check_embedded()
         else:
             self._check_remote()
+
+    @staticmethod
+    def _check_latency(constants: dict[str, float]) -> None:
+        for key, seconds in constants.items():
+            if not 0 <= seconds < 1e9:
+                refuse(f"latency.{key}", f"must be seconds, 0 or more, got {seconds}")
+        if not any(constants.values()):
+            refuse("latency", "is all 0, an engine that takes no time; give what `hocket engine profile` measured")
 
     def _check_embedded(self) -> None:
         if not isinstance(self.replicas, int):
