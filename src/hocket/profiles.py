@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote
 
+from hocket.beliefs.posterior import Bound
 from hocket.beliefs.profile import Profile, decode_profile, encode_profile
+from hocket.core.latency import Latency
 from hocket.errors import InputError
 
 MOST_CHARACTERS = 200
@@ -122,7 +124,10 @@ def _all(folder: Path) -> Iterator[tuple[str, str, str]]:
 def _read(file: Path) -> tuple[Profile, str]:
     try:
         text = file.read_bytes().decode()
-        return decode_profile(text), text
+        profile = decode_profile(text)
+        if profile.network is not None:
+            Bound(profile.network, lambda stage, model: ("any", Latency()))
+        return profile, text
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); `hocket learn` writes profiles") from None
     except UnicodeDecodeError as error:
