@@ -10,6 +10,8 @@ import pytest
 from hocket.assembly import build
 from hocket.cli import main
 from hocket.journal import JournalWriter
+from hocket.policies.orderings import Las
+from hocket.sim.compare import paired
 from hocket.sim.driver import Simulation
 from hocket.sim.experiment import capacity, draw, load_setup, scaled, scheduler_spec
 from hocket.trace import read_jobs
@@ -104,15 +106,16 @@ def test_draws_resample_whole_jobs(inputs: tuple[str, str]) -> None:
 
 def test_draws(inputs: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
     png, chrome = tmp_path / "g.png", tmp_path / "c.json"
-    pictures = ["--gantt", "j1,j4", "--gantt-png", str(png), "--chrome-trace", str(chrome)]
+    stages = {job.job: job.stages for job in read_jobs(inputs[0])}
+    small, other = sorted(stages, key=lambda job: len(stages[job]))[:2]
+    pictures = ["--gantt", f"{small},{other}", "--gantt-png", str(png), "--chrome-trace", str(chrome)]
     simulate(inputs, tmp_path / "o.json", "--policy", "fcfs,las", *pictures)
     text = capsys.readouterr().out
-    stages = {job.job: job.stages for job in read_jobs(inputs[0])}
-    assert len(re.findall(r"^j[14] ", text, re.MULTILINE)) == 2 * len(stages["j1"] + stages["j4"])
+    assert len(re.findall(rf"^({small}|{other}) ", text, re.MULTILINE)) == 2 * len(stages[small] + stages[other])
     assert png.read_bytes().startswith(b"\x89PNG")
     trace = json.loads(chrome.read_text())["traceEvents"]
     names = {event["args"]["name"] for event in trace if event["name"] == "process_name"}
-    assert names == {"j1 (fcfs)", "j4 (fcfs)", "j1 (las)", "j4 (las)"}
+    assert names == {f"{job} ({policy})" for job in (small, other) for policy in ("fcfs", "las")}
     assert {e["name"] for e in trace if e["ph"] == "X"} <= {"queued", "sent", "prefill", "decode", "tool"}
     assert all(event["dur"] > 0 for event in trace if event["ph"] == "X")
 
@@ -134,6 +137,74 @@ def test_journal(inputs: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
     assert main(["simulate", "--journal", str(path)]) == 2
 
 
+def test_ratios_are_paired_over_the_draws(inputs: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
+    options = "--policy", "fcfs,las,oracle", "--load", "1.1"
+    result = simulate(inputs, tmp_path / "o.json", *options, "--seeds", "4")
+    for to in ("fcfs", "oracle"):
+        means = [{name: run["policies"][name]["jct_s"]["mean"] for name in ("las", to)} for run in result["runs"]]
+        expected = paired([each["las"] / each[to] for each in means])
+        assert list(result["policies"]["las"]["ratios"][to].values()) == pytest.approx(list(expected))
+    assert result["policies"]["fcfs"]["ratios"]["fcfs"] == {"ratio": 1.0, "low": 1.0, "high": 1.0}
+    assert "ratios" not in result["runs"][0]["policies"]["las"]
+    table = capsys.readouterr().out
+    assert "to oracle" in table and "±" in table
+
+    one = simulate(inputs, tmp_path / "o.json", *options)["policies"]
+    assert one["las"]["ratios"]["fcfs"]["low"] is None
+    assert one["las"]["ratios"]["fcfs"]["ratio"] == pytest.approx(
+        one["las"]["jct_s"]["mean"] / one["fcfs"]["jct_s"]["mean"]
+    )
+    assert "±" not in capsys.readouterr().out
+
+
+def test_learns_from_other_jobs(inputs: tuple[str, str], tmp_path: Path, capsys: Any) -> None:
+    """What is learned from a trace is what `hocket learn` writes; jobs that are simulated too are left out of it."""
+    earlier, folder = tmp_path / "earlier.jsonl", tmp_path / "profiles"
+    main(["workload", "mixed", "--jobs", "60", "--rate", "1", "--seed", "4", "-o", str(earlier)])
+    assert main(["learn", "--from", str(earlier), "-o", str(folder)]) == 0
+    options = "--policy", "srtf", "--load", "1.2"
+    new = simulate(inputs, tmp_path / "o.json", *options)["policies"]["srtf"]["jobs"]
+    learned = simulate(inputs, tmp_path / "o.json", *options, "--learn-from", str(earlier))
+    read = simulate(inputs, tmp_path / "o.json", *options, "--profiles", str(folder))
+    assert learned["policies"]["srtf"]["jobs"] == read["policies"]["srtf"]["jobs"] != new
+    assert learned["inputs"]["learn_from"] == str(earlier) and read["inputs"]["profiles"] == str(folder)
+
+    capsys.readouterr()
+    with earlier.open("a") as file:
+        for number, line in enumerate(Path(inputs[0]).read_text().splitlines()):
+            file.write(json.dumps(json.loads(line) | {"job": f"again{number}"}) + "\n")
+    leaky = simulate(inputs, tmp_path / "o.json", *options, "--learn-from", str(earlier))
+    assert leaky["policies"]["srtf"]["jobs"] == learned["policies"]["srtf"]["jobs"]
+    assert "60 of 120 jobs are to be simulated, too" in capsys.readouterr().err
+
+
+def test_plots(inputs: tuple[str, str], tmp_path: Path) -> None:
+    simulate(inputs, tmp_path / "o.json", "--policy", "fcfs,las", "--plot", str(tmp_path / "p.png"))
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_policy_that_raises_is_told(inputs: tuple[str, str], tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+    def key(self: Las, call: Any, view: Any) -> tuple[float]:
+        raise RuntimeError("no idea")
+
+    monkeypatch.setattr(Las, "key", key)
+    command = [
+        "simulate",
+        inputs[0],
+        "--engines",
+        inputs[1],
+        "--policy",
+        "fcfs,las",
+        "--json",
+        str(tmp_path / "o.json"),
+    ]
+    assert main([*command, "--processes", "1"]) == 1
+    assert "las: the policy raised RuntimeError: no idea" in capsys.readouterr().err
+    blocks = json.loads((tmp_path / "o.json").read_text())["policies"]
+    assert blocks["las"]["policy_error"] == "RuntimeError: no idea"
+    assert "policy_error" not in blocks["fcfs"]
+
+
 BAD = {
     "unknown policy": (["--policy", "nope"], ENGINES, "unknown policy 'nope'"),
     "policy twice": (["--policy", "las,las"], ENGINES, "'las' is there twice"),
@@ -141,6 +212,10 @@ BAD = {
     "load": (["--load", "-1"], ENGINES, "--load -1.0"),
     "load is no number": (["--load", "nan"], ENGINES, "--load nan"),
     "seeds": (["--seeds", "0"], ENGINES, "--seeds 0"),
+    "two sources": (["--learn-from", "a", "--profiles", "b"], ENGINES, "give one of them"),
+    "nothing to learn from": (["--learn-from", "nowhere.jsonl"], ENGINES, "nowhere.jsonl: cannot be read"),
+    "no profiles": (["--profiles", "/nonexistent"], ENGINES, "/nonexistent: cannot be read"),
+    "nowhere to draw": (["--plot", "/nonexistent/p.png"], ENGINES, "cannot be written"),
     "declared": (["--visibility", "declared"], ENGINES, "not yet"),
     "unknown job": (["--gantt", "j999"], ENGINES, "no job 'j999'"),
     "no engines": ([], "engines: []\n", "engines.yaml:1: `engines`: empty"),

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from hocket.sim.compare import Ratio, paired
 from hocket.sim.driver import Outcome
 from hocket.trace import Job
 
@@ -47,6 +48,7 @@ def report(draws: Sequence[Sequence[Job]], runs: Sequence[Run]) -> dict[str, Any
         for job in draws[run.seed]
         if (name := job.job) in run.outcome.jct_s
     ]
+    errors = [run.outcome.policy_error for run in runs if run.outcome.policy_error]
     return {
         **_spreads(rows),
         "by_urgency": _by(rows, lambda job: job.urgency),
@@ -60,7 +62,23 @@ def report(draws: Sequence[Sequence[Job]], runs: Sequence[Run]) -> dict[str, Any
         },
         "makespan_s": round(max(run.outcome.makespan_s for run in runs), 9),
         "wall_s": round(sum(run.wall_s for run in runs), 3),
+        **({"policy_error": errors[0]} if errors else {}),
     }
+
+
+def ratios(runs: Sequence[Run], to: str) -> dict[str, Ratio | None]:
+    """Of each policy, mean JCT over that under `to`: a ratio a draw, of the jobs that both completed.
+
+    None where there is no such job, or none that took time.
+    """
+    base = {run.seed: run.outcome.jct_s for run in runs if run.policy == to}
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        ours, theirs = run.outcome.jct_s, base[run.seed]
+        both = [job for job in ours if job in theirs]
+        total, other = (math.fsum(jct_s[job] for job in both) for jct_s in (ours, theirs))
+        found.setdefault(run.policy, []).append(total / other if other else 0.0)
+    return {policy: paired(one) if all(one) else None for policy, one in found.items()}
 
 
 class _Row(NamedTuple):
