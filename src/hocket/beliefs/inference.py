@@ -138,7 +138,7 @@ class Inference:
 
     def components(self, evidence: Evidence) -> list[Component]:
         """The groups of open variables, by their first members."""
-        open_ = tuple(lowest < highest for lowest, highest in evidence)
+        open_ = tuple([lowest < highest for lowest, highest in evidence])
         found = self._components.get(open_)
         if found is None:
             found = self._components[open_] = list(self._split(open_))

@@ -112,7 +112,7 @@ class Bound:
 
         The number of tasks is on condition that there are any.
         """
-        found = [known[lowest] for known, (lowest, _) in zip(self._known, evidence, strict=True)]
+        found = [known[possible[0]] for known, possible in zip(self._known, evidence, strict=True)]
         for component in self.inference.components(evidence):
             answer = partial(self._spans, component, evidence)
             spans = self.inference.cached(component.members, component.scope, evidence, answer)
@@ -173,7 +173,7 @@ class JobPosterior:
         self._latest: dict[str, int] = {}  # stage -> the latest round that has begun
         self._evidence = list(bound.inference.unknown)
         self._found: dict[tuple[int, ...], Span] = {}
-        self._spans: list[Span] | None = None
+        self._spans: dict[int, Span] | None = None
         for name, index in bound.features.items():
             if name in record.features:
                 self._see(index, record.features[name])
@@ -274,8 +274,8 @@ class JobPosterior:
         if not bits:
             return 0.0
         rest, factors = self._rest(), bound.factors()[1]
-        about = {bound.round_of[y] for y in ys if y in bound.round_of} - {place}
-        ranges = sum((rest[other].high - rest[other].low) * factors[other] for other in sorted(about))
+        about = sorted({bound.round_of[y] for y in ys if y in bound.round_of} & rest.keys() - {place})
+        ranges = sum((rest[other].high - rest[other].low) * factors[other] for other in about)
         return float(f"{bits * ranges:.9g}")
 
     def _calibrated(self) -> Span:
@@ -284,34 +284,37 @@ class JobPosterior:
         found = self._found.get(batches)
         if found is None:
             mean = low = high = 0.0
-            for span, factor in zip(self._rest(), factors, strict=True):
-                mean += span.mean * factor
-                low += span.low * factor
-                high += span.high * factor
+            for place, span in self._rest().items():
+                factor = factors[place]
+                mean += span[0] * factor
+                low += span[1] * factor
+                high += span[2] * factor
             found = self._found[batches] = Span(float(f"{mean:.9g}"), float(f"{low:.9g}"), float(f"{high:.9g}"))
         return found
 
-    def _rest(self) -> list[Span]:
-        """Seconds that are left of each round, each of its calls alone on its engine."""
+    def _rest(self) -> dict[int, Span]:
+        """Seconds that are left of each round that may have any, each of its calls alone on its engine."""
         if self._spans is None:
-            spans = self._bound.spans(tuple(self._evidence))
-            self._spans = [self._left(place, spans) for place in range(len(self._arrived))]
+            bound, rest = self._bound, {}
+            spans = bound.spans(tuple(self._evidence))
+            for place, size in enumerate(bound.size_of):
+                one = spans[size]
+                if one.high:
+                    low, mean, high = self._tasks(place, spans)
+                    if high:
+                        rest[place] = Span(one.mean * mean, one.low * low, one.high * high)
+            self._spans = rest
         return self._spans
 
-    def _left(self, place: int, spans: list[Span]) -> Span:
-        bound, arrived, done = self._bound, self._arrived[place], self._done[place]
-        one, tasks = spans[bound.size_of[place]], bound.tasks_of[place]
-        if arrived and not bound.grows[place]:  # there are no others
-            left = arrived - done
-            return Span(one.mean * left, one.low * left, one.high * left)
+    def _tasks(self, place: int, spans: list[Span]) -> tuple[float, float, float]:
+        """Tasks of a round that are still to end: the fewest, expected, the most."""
+        arrived, done, tasks = self._arrived[place], self._done[place], self._bound.tasks_of[place]
+        if arrived and not self._bound.grows[place]:  # there are no others
+            return arrived - done, arrived - done, arrived - done
         if tasks is None:
-            return one
-        many = spans[tasks]
-        return Span(
-            one.mean * (max(many.mean, arrived) - done),
-            one.low * (max(many.low, arrived) - done),
-            one.high * (max(many.high, arrived) - done),
-        )
+            return 1, 1, 1
+        mean, low, high = spans[tasks]
+        return max(low, arrived) - done, max(mean, arrived) - done, max(high, arrived) - done
 
 
 def absent(bound: Bound, index: int) -> int:
