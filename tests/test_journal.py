@@ -40,6 +40,7 @@ EVENTS = [
     ev.ReplicaRemoved(2.3, "e", "r", True),
     ev.CallCancelled(2.4, "c1"),
     ev.JobClosed(2.5, "j", True, "aborted"),
+    ev.ProfileReplaced(2.5, "app", '{"v":1,"app":"app","jobs":0,"records":[]}'),
     ev.SettingsChanged(2.6, SchedulerSpec([EngineSpec("e", ["m"])], policy=("fcfs",), queue_timeout_s=9.0)),
 ]
 

@@ -183,7 +183,7 @@ class Metrics(Collector):
         learned = CounterMetricFamily(
             "hocket_jobs_learned", "closed jobs that beliefs were learned from", labels=["app"]
         )
-        text = "mean |ln(a job's engine seconds / what was foretold at its first answer)| of recent jobs"
+        text = "mean |ln(engine seconds / what was foretold when the first step ended)| of recent jobs"
         error = GaugeMetricFamily("hocket_belief_error", text, labels=["app"])
         counts: dict[str, int] = {}
         errors: dict[str, list[float]] = {}
