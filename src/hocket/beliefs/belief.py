@@ -52,8 +52,8 @@ class JobBelief:
     """The belief about one job. The tracker feeds it; orderings read its properties."""
 
     __slots__ = (
-        "_fits", "_frontier", "_left", "_log", "_misfits", "_moved", "_network", "_open", "_places", "_posterior",
-        "_remaining", "_rest", "_turns", "_weights", "attained_s", "ended", "moves", "record", "samples",
+        "_fits", "_frontier", "_left", "_log", "_misfits", "_moved", "_network", "_open", "_path", "_places",
+        "_posterior", "_remaining", "_rest", "_turns", "_weights", "attained_s", "ended", "moves", "record", "samples",
     )  # fmt: skip
 
     def __init__(self, samples: Samples, features: dict[str, float], network: Bound | None = None) -> None:
@@ -77,6 +77,7 @@ class JobBelief:
         self._frontier: list[int] = []
         self._fits = self._misfits = 0.0
         self._moved = True
+        self._path: float | None = None
         self._weights: Floats = self._log
         self._remaining: Floats = self._log
         for name, kernel in samples.features.items():
@@ -228,6 +229,11 @@ class JobBelief:
     def path_s(self) -> float:
         if self._moved:
             self._update()
+        if self._path is None:  # a chooser asks again and again
+            self._path = self._longest()
+        return self._path
+
+    def _longest(self) -> float:
         share, aged = self._by_age()
         if not self.samples.rows:
             return aged
@@ -269,6 +275,7 @@ class JobBelief:
 
     def _update(self) -> None:
         self._moved = False
+        self._path = None
         if not self.samples.rows:
             return
         remaining = self._left
