@@ -15,6 +15,8 @@ import msgspec
 import pytest
 
 from hocket.assembly import build
+from hocket.beliefs.profile import encode_profile
+from hocket.cli.learn import learn_all, records_by_app
 from hocket.core import events as ev
 from hocket.core.commands import Command
 from hocket.core.ordering import Fact, Scope, View
@@ -118,13 +120,9 @@ def world() -> tuple[list[Job], Setup]:
 
 @pytest.fixture(scope="module")
 def profiles() -> dict[str, str]:
-    """Learned from other jobs."""
-    from hocket.beliefs.learn import learn
-    from hocket.beliefs.profile import encode_profile
-    from hocket.beliefs.record import record_of
-
-    trained = {app: [record_of(job) for job in generate(app, 40, 1.0, 4)] for app in MIXES[MIX]}
-    return {app: encode_profile(learn(app, records, network=False)).decode() for app, records in trained.items()}
+    """Learned from other jobs, their networks as well."""
+    trained = records_by_app(job for app in MIXES[MIX] for job in generate(app, 40, 1.0, 4))
+    return {profile.app: encode_profile(profile).decode() for profile in learn_all(trained, {}, processes=2)}
 
 
 def run(jobs: list[Job], setup: Setup, policy: str, profiles: dict[str, str], **more: Any) -> Outcome:
