@@ -34,7 +34,7 @@ class Fact(Enum):
     SIZE = "an application's mean size"
     SLOTS = "how many slots a job's calls hold"
     BELIEF = "what is expected of a job's rest"
-    FAIR = "when an equal sharing would be done with a job: settled by its first call"
+    FAIR = "when an equal sharing would be done with a job"
     BATCH = "an engine's batch size, as a power of two: it moves the keys of all jobs"
     OUTSIDE = "something the driver knows and reports through Scheduler.touch_job (the simulator's oracle)"
 

@@ -22,7 +22,6 @@ from hocket.policies.orderings import Atlas, CallFcfs, Fair, FairJobs, Fcfs, Las
 ORDERINGS: dict[str, Callable[..., Ordering]] = {
     "fcfs": Fcfs,
     "call-fcfs": CallFcfs,
-    "hocket": Hocket,
     "urgency": Urgency,
     "fair": Fair,
     "fair-jobs": FairJobs,
@@ -36,6 +35,7 @@ ORDERINGS: dict[str, Callable[..., Ordering]] = {
     "carbyne": Carbyne,
     "argus": Argus,
     "llmsched": LlmSched,
+    "hocket": Hocket,
 }
 "which call next: name -> constructor, whose keyword arguments are its parameters"
 
