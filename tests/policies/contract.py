@@ -118,13 +118,13 @@ def moves_only_with_what_it_reads(make: Make, seed: int) -> None:
         for _, calls in waiting(scheduler):
             for call in calls:
                 key = ordering.key(call, scheduler)
-                now[call.id] = (*(fact_of(call, fact) for fact in sorted(ordering.reads, key=str)), key)
+                now[call.id] = (*(fact_of(call, fact, scheduler) for fact in sorted(ordering.reads, key=str)), key)
                 before = seen.get(call.id, now[call.id])
                 assert before[-1] == key or before[:-1] != now[call.id][:-1], f"{before} became {now[call.id]}"
         seen = now
 
 
-def fact_of(call: Call, fact: Fact) -> object:
+def fact_of(call: Call, fact: Fact, scheduler: Scheduler) -> object:
     """What a fact says about a call, as a value that differs when it has changed."""
     match fact:
         case Fact.SERVICE:
@@ -139,6 +139,8 @@ def fact_of(call: Call, fact: Fact) -> object:
             return call.job.fair_finish
         case Fact.SIZE:
             return call.job.app.jobs_closed, call.job.app.mean_service_s
+        case Fact.BATCH:
+            return scheduler.batches
         case Fact.OUTSIDE:
             return object()  # nobody here can tell
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import NamedTuple
 
 from hocket.assembly import build
-from hocket.beliefs.profile import Profile, encode_profile
+from hocket.beliefs.network import learn_network
+from hocket.beliefs.profile import Node, Profile, encode_profile
 from hocket.beliefs.record import Record, Step
 from hocket.core import events as ev
 from hocket.core.commands import Command
@@ -31,6 +33,7 @@ SPEC = SchedulerSpec(
 )
 
 
+@cache
 def profile(app: str, seed: int) -> str:
     """An application's profile: chains with a tool run, forks that join, sizes that hang together."""
     rng = random.Random(seed)
@@ -48,7 +51,8 @@ def profile(app: str, seed: int) -> str:
             rest = [Step("s1", "small", rng.randrange(1, 500), 50, 0.0, [0]) for _ in range(width)]
             rest.append(Step("s2", "large", prompt, 100, 0.0, list(range(1, width + 1))))
         records.append(Record([first, *rest]))
-    return encode_profile(Profile(app=app, jobs=len(records), records=records)).decode()
+    network = learn_network(records, [Node(name=name, kind="llm") for name in ("s0", "s1", "s2", "look")])
+    return encode_profile(Profile(app=app, jobs=len(records), records=records, network=network)).decode()
 
 
 class Told(NamedTuple):
