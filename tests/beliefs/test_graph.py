@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -13,6 +14,7 @@ from hocket.beliefs.graph import Graph, find_graph
 from hocket.beliefs.profile import Node
 from hocket.beliefs.record import Record, Step, record_of
 from hocket.sim.workloads import APPLICATIONS, generate
+from hocket.trace import Job, Stage
 from tests.beliefs.observed import observed
 
 # ---------------------------------------------------------------- by hand
@@ -82,9 +84,13 @@ def test_what_a_chain_says_already_is_no_edge() -> None:
 
 
 def test_time_that_nobody_reported_is_no_stage() -> None:
-    graph = find_graph([job(call("a"), tool("gap", 0), tool("gap", 1), call("b", 2))])
-    assert [node.name for node in graph.nodes] == ["a", "b"]
-    assert edges(graph) == {("a", "b"): 1.0}
+    def stage(name: str, kind: Literal["llm", "tool"], *needs: str) -> Stage:
+        return Stage(id=name, name=name.strip("12"), kind=kind, model="m", duration_s=1.0, needs=list(needs))
+
+    stages = [stage("a", "llm"), stage("gap1", "tool", "a"), stage("gap2", "tool", "gap1"), stage("b", "llm", "gap2")]
+    record = record_of(Job(job="j", app="a", stages=[stage("gap", "tool"), *stages]))
+    assert [(step.stage, step.after) for step in record.steps] == [("a", []), ("b", [0])]
+    assert edges(find_graph([record])) == {("a", "b"): 1.0}
 
 
 def test_a_slip_in_one_job_of_500_is_no_edge() -> None:

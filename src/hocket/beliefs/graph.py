@@ -21,7 +21,6 @@ from hocket.beliefs.choices import Planned, planned
 from hocket.beliefs.profile import Choice, Edge, Node
 from hocket.beliefs.record import Record
 from hocket.beliefs.shape import Shape, Skeleton, lowest, skeleton_of
-from hocket.trace import GAP
 
 LEAST_SHARE = 0.05
 "of the jobs that have both stages; an edge that fewer show is chance"
@@ -61,7 +60,7 @@ def models_of(records: Iterable[Record]) -> dict[str, Counter[str]]:
         for step in record.steps:
             if step.model is not None:
                 found.setdefault(step.stage, Counter())[step.model] += 1
-            elif step.stage != GAP:
+            else:
                 found.setdefault(step.stage, Counter())
     return found
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from hocket.trace import Job, graph_of
+from hocket.trace import GAP, Job, graph_of
 
 
 class Step(msgspec.Struct, array_like=True, gc=False):
@@ -37,19 +37,22 @@ class Record(msgspec.Struct, gc=False):
 
 
 def record_of(job: Job) -> Record:
-    """The record of a job of a trace. Raises InputError on an unknown need or a cycle."""
-    order = graph_of(job).order
-    place = {stage.id: index for index, stage in enumerate(order)}
-    steps = [
-        Step(
-            stage.name,
-            None if stage.kind == "tool" else stage.model or "",
-            stage.prompt_tokens,
-            stage.output_tokens,
-            (stage.duration_s or 0.0) if stage.kind == "tool" else 0.0,
-            sorted({place[need] for need in stage.needs}),
-            None if stage.revealed_by is None else place.get(stage.revealed_by),
-        )
-        for stage in order
-    ]
+    """The record of a job of a trace. Raises InputError on an unknown need or a cycle.
+
+    Time that nobody reported (`gap`) is no step, for it is none while the job runs: what waited for it waits for what
+    it waited for.
+    """
+    steps: list[Step] = []
+    place: dict[str, list[int]] = {}  # id -> the step, or what a gap waited for
+    for stage in graph_of(job).order:
+        after = sorted({before for need in stage.needs for before in place[need]})
+        if stage.name == GAP and stage.kind == "tool":
+            place[stage.id] = after
+            continue
+        place[stage.id] = [len(steps)]
+        model = None if stage.kind == "tool" else stage.model or ""
+        seconds = (stage.duration_s or 0.0) if stage.kind == "tool" else 0.0
+        revealer = place.get(stage.revealed_by, []) if stage.revealed_by is not None else []
+        by = revealer[0] if len(revealer) == 1 else None
+        steps.append(Step(stage.name, model, stage.prompt_tokens, stage.output_tokens, seconds, after, by))
     return Record(steps, job.features)

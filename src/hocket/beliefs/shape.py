@@ -10,7 +10,6 @@ from functools import cached_property
 from typing import NamedTuple
 
 from hocket.beliefs.record import Step
-from hocket.trace import GAP
 
 
 class Skeleton(NamedTuple):
@@ -23,21 +22,11 @@ class Skeleton(NamedTuple):
 
 
 def skeleton_of(steps: Sequence[Step]) -> Skeleton:
-    """The structure of a job. Time that nobody reported (`gap`) is no stage: what waited for it waits for its needs."""
-    place: dict[int, int] = {}
-    gaps: dict[int, list[int]] = {}
-    kept: list[tuple[Step, tuple[int, ...]]] = []
-    for index, step in enumerate(steps):
-        after = {new for old in step.after for new in gaps.get(old, [place.get(old, -1)])}
-        if step.stage == GAP and step.model is None:
-            gaps[index] = sorted(after)
-            continue
-        place[index] = len(kept)
-        kept.append((step, tuple(sorted(after))))
+    """The structure of a job."""
     return Skeleton(
-        tuple(step.stage for step, _ in kept),
-        tuple(after for _, after in kept),
-        tuple(None if step.revealed_by is None else place.get(step.revealed_by) for step, _ in kept),
+        tuple(step.stage for step in steps),
+        tuple(tuple(step.after) for step in steps),
+        tuple(step.revealed_by for step in steps),
     )
 
 

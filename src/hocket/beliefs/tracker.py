@@ -23,6 +23,7 @@ from hocket.beliefs.samples import Floats, Samples
 from hocket.core.belief import World
 from hocket.core.latency import Latency
 from hocket.core.state import Call, Job
+from hocket.trace import GAP
 
 GROWTH = 8
 "a new lesson is drawn when the records have grown by one in so many"
@@ -153,6 +154,8 @@ class Tracker:
             story.tell("lost", index)
 
     def tool_started(self, job: Job, run: str, name: str) -> None:
+        if name == GAP:  # a replayed trace reports what a live job does not
+            return
         story = self._stories[job.id]
         story.runs[run] = story.tell("began", name, None, 0, None, None), self._world.now
 
