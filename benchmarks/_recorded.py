@@ -213,7 +213,7 @@ def _graph(draft: Draft, row: dict[str, Any]) -> None:
         left.remove(node)
         ready = [done[need] for need in needs[node]] or [plan]
         answer = draft.draws.tokens(chain.LATER_THOUGHT)
-        read[node] = answer + draft.draws.tokens(chain.OBSERVATIONS[0])
+        read[node] = answer + draft.draws.tokens(chain.EARLIER_OBSERVATION)
         prompt = asked + planned + sum(read[need] for need in needs[node])
         step = draft.llm(f"step{node}", "small", ready, prompt, answer, name="step", revealed_by=plan)
         done[node] = draft.tool(f"act{node}", [step], name="act", revealed_by=plan)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from hocket.sim.workloads.draws import Draws, quantile, rank
 
-MINUTE_RATES = (0.573, 0.747, 0.824, 0.983, 1.15, 1.323, 1.38, 1.475, 1.521)
+MINUTE_RATES = (0.573, 0.719, 0.747, 0.824, 0.983, 1.15, 1.323, 1.4, 1.475, 1.521)
 """requests of a minute over the mean. Azure LLM inference trace 2023, conversation (Azure/AzurePublicDataset), 58
 minutes. Within a minute they come as a Poisson process (local variation of the gaps 1.01)"""
 MINUTE_MINUTE = 0.84
