@@ -107,8 +107,10 @@ def test_the_result_has_the_form_of_a_simulation_and_the_table_shows_it() -> Non
 
 def test_the_settings_are_right(tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
-    file.write_text(passes.settings(8123, "urgency>las"))
+    file.write_text(passes.settings(8123, "urgency>las", tmp_path / 'a "folder"'))
     settings = load_settings(file)
+    assert settings.profiles == str(tmp_path / 'a "folder"')
+    assert {engine.name: engine.latency for engine in settings.engines} == passes.LATENCY
     assert settings.orderings == ("urgency", "las") and settings.address == ("127.0.0.1", 8123)
     assert [(engine.name, engine.kind, engine.max_concurrency) for engine in settings.engines] == [
         ("small", "embedded", 4),
@@ -117,7 +119,7 @@ def test_the_settings_are_right(tmp_path: Path) -> None:
 
 
 async def test_a_gateway_that_cannot_start_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passes, "settings", lambda port, policy: f"listen: 127.0.0.1:{port}\npolicy: nonsense\n")
+    monkeypatch.setattr(passes, "settings", lambda port, *more: f"listen: 127.0.0.1:{port}\npolicy: nonsense\n")
     with pytest.raises(InputError, match=r"did not start: .*unknown policy 'nonsense'"):
         async with passes.Gateway(tmp_path, "las"):
             pass

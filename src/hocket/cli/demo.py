@@ -56,6 +56,7 @@ async def _demo(args: argparse.Namespace, policies: list[str], directory: Path) 
 
     from hocket.demo import mix, show
     from hocket.demo.passes import Gateway, play
+    from hocket.demo.rehearsal import write_profiles
     from hocket.engines import weights
 
     console = Console()
@@ -63,12 +64,14 @@ async def _demo(args: argparse.Namespace, policies: list[str], directory: Path) 
     tasks = mix.draw(seed)
     for name in ("small", "large"):
         console.print(f"weights of [bold]{name}[/]: {weights.pull(name)}")
+    folder = directory / "profiles"
+    console.print(f"profiles, learned from {await write_profiles(folder, seed)} other jobs: [bold]{folder}[/]")
     console.print(f"{len(tasks)} jobs of three applications, once under each policy: {', '.join(policies)}")
     began = time.perf_counter()
     passes: dict[str, Pass] = {}
     async with AsyncExitStack() as to_the_end:
         for policy in policies:
-            gateway = Gateway(directory, policy)
+            gateway = Gateway(directory, policy, folder)
             stay = args.stay and policy == policies[-1]
             async with AsyncExitStack() as this_pass:
                 with console.status(f"{policy}: a fresh gateway and its two engines are starting"):

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import aiohttp
+from msgspec.structs import asdict
 
 import hocket
 from hocket import trace
+from hocket.core.latency import Latency
 from hocket.demo.apps import APPS, request_of
 from hocket.demo.mix import Task
 from hocket.demo.run import Run
+from hocket.engines.profile import yaml_number
 from hocket.errors import InputError
 from hocket.policies import parse_policy
 
@@ -36,15 +40,31 @@ def _two_cpus() -> tuple[list[int] | None, list[int] | None]:
     return ([allowed[0]], [allowed[1]]) if len(allowed) > 1 else (None, None)
 
 
+LATENCY: Mapping[str, Latency] = {
+    "small": Latency(q0=0.0168, q1=8.1e-07, q2=0.00587, d0=0.0124, d1=0.00837, d2=8.4e-06),
+    "large": Latency(q0=0.0476, q1=1.63e-06, q2=0.00374, d0=0.0372, d1=0.00653, d2=1.17e-05),
+}
+"""what `hocket engine profile` found on one machine. Elsewhere the engines are faster or slower, both about alike: to
+order jobs that is enough"""
 CPUS = _two_cpus()
 "each engine's own, so that neither's speed hangs on the other's load; None where there are not two"
 
 
 class Gateway:
-    """`hocket serve` in a process of its own, its settings and its log in `directory`."""
+    """`hocket serve` in a process of its own, its settings and its log in `directory`.
 
-    def __init__(self, directory: Path, policy: str) -> None:
+    `profiles`: the folder that it reads; `latency`: of each engine, None = LATENCY.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        policy: str,
+        profiles: Path | None = None,
+        latency: Mapping[str, Latency] | None = None,
+    ) -> None:
         self.policy = policy
+        self._profiles, self._latency = profiles, latency or LATENCY
         name = policy.replace(">", "-")
         self._settings, self._log = directory / f"{name}.yaml", directory / f"{name}.log"
         self._process: Process | None = None
@@ -53,7 +73,8 @@ class Gateway:
     async def __aenter__(self) -> Self:
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
-        self._settings.write_text(settings(port, self.policy), encoding="utf-8")
+        text = settings(port, self.policy, self._profiles, self._latency)
+        self._settings.write_text(text, encoding="utf-8")
         serve = "import sys; from hocket.cli import main; sys.exit(main())"
         with self._log.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -99,14 +120,17 @@ class Gateway:
                 await asyncio.sleep(0.1)
 
 
-def settings(port: int, policy: str) -> str:
+def settings(port: int, policy: str, profiles: Path | None = None, latency: Mapping[str, Latency] = LATENCY) -> str:
     """The gateway's `hocket.yaml`."""
     engines = ""
     for name, cpus in zip(("small", "large"), CPUS, strict=True):
+        constants = ", ".join(f"{key}: {yaml_number(value)}" for key, value in asdict(latency[name]).items())
         engines += f"  - {{name: {name}, kind: embedded, max_concurrency: {WINDOW}, context: 1024, threads: 1"
+        engines += f", latency: {{{constants}}}"
         engines += f", cpus: {cpus}}}\n" if cpus else "}\n"
     orderings = ", ".join(parse_policy(policy))
-    return f"listen: 127.0.0.1:{port}\npolicy: [{orderings}]\nhistory: off\nengines:\n{engines}"
+    learned = f"profiles: {json.dumps(str(profiles.absolute()))}\n" if profiles else ""
+    return f"listen: 127.0.0.1:{port}\npolicy: [{orderings}]\nhistory: off\n{learned}engines:\n{engines}"
 
 
 class Pass(NamedTuple):
