@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from hocket.beliefs.influence import influence
 from hocket.beliefs.record import Record, Step
+from hocket.core.events import SettingsChanged
 from tests.beliefs.worlds import Live, chain, profile
 
 SHORT = [chain(("ask", 10, 3))]
@@ -228,3 +230,22 @@ def test_argus_without_a_profile_is_first_come_first_served() -> None:
         live.open(job, "new")
         live.call(job, "s")
     assert drain(live) == ["a", "b", "c"]
+
+
+# ---------------------------------------------------------------- settings that change
+
+
+@pytest.mark.parametrize("policy", ["srtf", "gittins", "justitia", "carbyne", "argus"])
+def test_settings_may_begin_to_ask_for_beliefs_while_calls_wait(policy: str) -> None:
+    """An operator tries another policy on a busy gateway: nothing that waits is lost, or has no place."""
+    live = Live("fcfs")
+    blocked(live)
+    for job in "abc":
+        live.open(job, "new")
+        live.call(job, "s")
+    spec = msgspec.structs.replace(live.scheduler.spec, policy=(policy,))
+    live.tell(SettingsChanged(live.at, spec))
+    live.open("d", "new")
+    live.call("d", "s")
+    assert sorted(drain(live)) == ["a", "b", "c", "d"]
+    assert live.scheduler.policy_error is None
