@@ -134,7 +134,7 @@ def fact_of(call: Call, fact: Fact, scheduler: Scheduler) -> object:
         case Fact.SLOTS:
             return call.job.running, call.job.last_served
         case Fact.BELIEF:
-            return evidence(call)
+            return call.job.belief and call.job.belief.moves
         case Fact.FAIR:
             return call.job.fair_finish
         case Fact.SIZE:
@@ -143,14 +143,6 @@ def fact_of(call: Call, fact: Fact, scheduler: Scheduler) -> object:
             return scheduler.batches
         case Fact.OUTSIDE:
             return object()  # nobody here can tell
-
-
-def evidence(call: Call) -> object:
-    """What the belief about a call's job rests on, and all that it says."""
-    belief = call.job.belief
-    assert belief is not None
-    said = belief.remaining_s, belief.interval_s, belief.path_s, belief.gittins_s, belief.total_s, belief.attained_s
-    return *said, len(call.job.calls), len(call.job.tools)
 
 
 def time_shift_invariant(make: Make, seed: int) -> None:
