@@ -1,8 +1,6 @@
 """The recorded jobs of the benchmarks: whole, sound, and divided so that nothing to test on was learned from."""
 
 import csv
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -13,16 +11,6 @@ from hocket.trace import decode_job, encode_job
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"
 pytestmark = pytest.mark.skipif(not DATA.is_dir(), reason=f"the recorded runs are not at {DATA}")
-
-
-@pytest.fixture(scope="module")
-def recorded() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("_recorded", ROOT / "benchmarks" / "_recorded.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_all_jobs_are_there_and_sound(recorded: ModuleType) -> None:

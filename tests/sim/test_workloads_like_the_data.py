@@ -7,6 +7,7 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -236,3 +237,24 @@ def test_documents_are_as_long_as_those_that_were_merged() -> None:
     tokens = [quantile(predefined.DOCUMENT_TOKENS, p) for p in DECILES]
     ratios = [size / size_in_tokens for size, size_in_tokens in zip(at(sizes), tokens, strict=True)]
     assert max(ratios) / min(ratios) < 1.1 and 4 < statistics.fmean(ratios) < 6
+
+
+# ---------------------------------------------------------------- whole jobs
+
+
+@pytest.mark.parametrize(("app", "recorded_as"), [("code-generation", "reflexion"), ("web-search", "react")])
+def test_whole_jobs_are_as_long_and_as_foreseeable_as_recorded_ones(
+    app: str, recorded_as: str, recorded: ModuleType
+) -> None:
+    """Work of a job, and what its first prompt and its first answer say of it: no more and no less."""
+
+    def told(jobs: list[Job]) -> tuple[list[float], list[float]]:
+        llm = [[stage for stage in job.stages if stage.kind == "llm"] for job in jobs]
+        work = [[stage.prompt_tokens + 20 * stage.output_tokens for stage in stages] for stages in llm]
+        all_work = [sum(of) for of in work]
+        first = spearman([stages[0].output_tokens for stages in llm], [sum(of[1:]) for of in work])
+        return at(all_work), [spearman([job.features["prompt_tokens"] for job in jobs], all_work), first]
+
+    real, drawn = told(recorded.recorded_jobs()[recorded_as]), told(made(app))
+    assert drawn[0] == pytest.approx(real[0], rel=0.1)
+    assert drawn[1] == pytest.approx(real[1], abs=0.12)
