@@ -8,6 +8,7 @@ engines' capacity is shared.
 from __future__ import annotations
 
 import hashlib
+import random
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+from _recorded import halves, recorded_jobs
 
 import hocket
 from hocket.beliefs.learn import learn
@@ -55,6 +57,15 @@ def _setup(slots: int, **latencies: dict[str, float]) -> Setup:
     return msgspec.convert({"engines": engines}, Setup)
 
 
+RECORDED = {
+    "recorded:react": ("react",),
+    "recorded:reflexion": ("reflexion",),
+    "recorded:trees": ("tot-",),
+    "recorded:graphs": ("worf-",),
+    "recorded:all": ("",),
+}
+"workload -> how the names of its applications begin; see _recorded.py"
+
 ENGINES: dict[str, Setup] = {
     "one": _setup(SLOTS, small=SMALL),
     "three": _setup(SLOTS, small=SMALL, medium=MIDDLE, large=LARGE),
@@ -73,7 +84,7 @@ class Cell(msgspec.Struct, frozen=True):
     """What was run."""
 
     workload: str
-    "a mix, or `recorded:NAME`"
+    "a mix, or one of RECORDED"
     engines: str
     load: float
     seed: int
@@ -111,12 +122,32 @@ class Draw(NamedTuple):
 
 
 def test_jobs(draw: Draw) -> list[Job]:
-    return list(generate(draw.workload, JOBS, 1.0, TEST_SEEDS + draw.seed, models=_models(draw.engines)))
+    """JOBS jobs of a mix. Of recorded applications as many of the test half, none twice, in another order each seed."""
+    models, seed = _models(draw.engines), TEST_SEEDS + draw.seed
+    if draw.workload in MIXES:
+        return list(generate(draw.workload, JOBS, 1.0, seed, models=models))
+    rng = random.Random(seed)
+    left = [rng.sample(test, len(test)) for _, test in _recorded(draw.workload, models).values()]
+    count, jobs = min(JOBS, sum(map(len, left))), list[Job]()
+    while len(jobs) < count:  # applications equally often, while they last
+        left = [some for some in left if some]
+        jobs += [some.pop() for some in left]
+    jobs, at = rng.sample(jobs, count), 0.0
+    return [msgspec.structs.replace(job, arrival_s=(at := at + rng.expovariate(1.0))) for job in jobs]
 
 
 def train_jobs(workload: str, engines: str) -> dict[str, list[Job]]:
     """The jobs that may be learned from, by application."""
-    return {app: list(generate(app, LEARNED, 1.0, TRAIN_SEED, models=_models(engines))) for app in MIXES[workload]}
+    models = _models(engines)
+    if workload in MIXES:
+        return {app: list(generate(app, LEARNED, 1.0, TRAIN_SEED, models=models)) for app in MIXES[workload]}
+    return {app: train[:LEARNED] for app, (train, _) in _recorded(workload, models).items()}
+
+
+@cache
+def _recorded(workload: str, models: str) -> dict[str, tuple[list[Job], list[Job]]]:
+    """(to learn from, to test on) of each application of a recorded workload."""
+    return {app: halves(jobs) for app, jobs in recorded_jobs(models).items() if app.startswith(RECORDED[workload])}
 
 
 Kind = tuple[str, str, str]
@@ -125,7 +156,8 @@ Kind = tuple[str, str, str]
 
 def learn_profiles(kinds: Iterable[Kind], processes: int) -> dict[Kind, dict[str, str]]:
     """The profile files of each workload's applications, by name: learned from so many jobs, or another's."""
-    jobs = {(workload, engines): train_jobs(workload, engines) for workload, engines, _ in kinds}
+    kinds = list(kinds)
+    jobs = {kind[:2]: train_jobs(*kind[:2]) for kind in kinds}
     parts = {(_models(kind[1]), _count(kind[2]), app): kind for kind in kinds for app in jobs[kind[:2]]}
     # processes of their own, not forked: a fork of a process with the threads of pyAgrum may hang
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:

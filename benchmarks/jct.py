@@ -3,8 +3,9 @@
     python benchmarks/jct.py [--quick] [--mix ..] [--engines ..] [--load ..] [--policies ..] [--seeds N] [--fresh ..]
 
 Six applications in four mixes, 300 jobs a draw, ten draws, at 0.7 to 1.3 of the capacity of one engine and of three.
-Profiles are learned from 500 other jobs of each application. All policies meet the same jobs, so ratios are paired: a
-ratio of mean JCTs a draw, its geometric mean over the draws and Student's 95 % interval.
+Profiles are learned from 500 other jobs of each application. Then the same on whole recorded jobs, half of them learned
+from, where the folder of recorded data is there. All policies meet the same jobs, so ratios are paired: a ratio of mean
+JCTs a draw, its geometric mean over the draws and Student's 95 % interval.
 
 Results are kept in OUT/cells.jsonl: what is there is not run again, unless `--fresh` names its policy (`all`: every
 one). The page is written to --page, raw figures to OUT/jct.json. Exit code 1 if something that must hold does not.
@@ -17,14 +18,16 @@ import os
 import sys
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 
-from _jct_cells import ENGINES, Cell, Store, run_cells, source
+from _jct_cells import ENGINES, RECORDED, Cell, Store, run_cells, source
 from _jct_tables import page, raw, verdicts
+from _recorded import DATA
 
 from hocket.policies import ORDERINGS
+from hocket.sim.workloads import MIXES
 
-MIXES = ("predefined", "chain", "planning", "mixed")
 LOADS = (0.7, 0.9, 1.1, 1.3)
 SEEDS = 10
 POLICIES = (
@@ -33,7 +36,7 @@ POLICIES = (
 )
 LEARNERS = ("srtf", "gittins", "llmsched", "hocket")
 "policies that are also tried with profiles of few jobs, and with wrong ones"
-ROBUST_LOAD = 1.1
+ROBUST, ROBUST_LOAD = ("10", "50", "wrong"), 1.1
 
 
 def main() -> int:
@@ -44,24 +47,16 @@ def main() -> int:
         print(f"{name}: not in the catalog, left out", file=sys.stderr)
     seeds = range(2 if args.quick else args.seeds)
     loads = [1.1] if args.quick else [float(load) for load in _words(args.load)]
+    places = list(product(_words(args.mix), _words(args.engines)))
     cells = [
         Cell(mix, engines, load, seed, policy)
-        for mix in _words(args.mix)
-        for engines in _words(args.engines)
-        for load in loads
-        for seed in seeds
-        for policy in policies
+        for (mix, engines), load, seed, policy in product(places, loads, seeds, policies)
     ]
-    if not args.quick:
-        cells += [
-            Cell(mix, engines, ROBUST_LOAD, seed, policy, kind)
-            for mix in _words(args.mix)
-            for engines in _words(args.engines)
-            for seed in seeds
-            for policy in policies
-            if policy in LEARNERS
-            for kind in ("10", "50", "wrong")
-        ]
+    cells += [
+        Cell(mix, engines, ROBUST_LOAD, seed, policy, kind)
+        for (mix, engines), seed, policy, kind in product(places, seeds, policies, ROBUST)
+        if policy in LEARNERS and mix in MIXES and not args.quick
+    ]
     args.out.mkdir(parents=True, exist_ok=True)
     store = Store(args.out / "cells.jsonl")
     fresh = set(_words(args.fresh))
@@ -82,8 +77,9 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
+    known = [*MIXES, *(RECORDED if DATA.is_dir() else ())]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mix", default=",".join(MIXES), help="%(default)s")
+    parser.add_argument("--mix", default=",".join(known), help="%(default)s")
     parser.add_argument("--engines", default="one,three", help=f"of {', '.join(ENGINES)} (%(default)s)")
     parser.add_argument("--load", default=",".join(map(str, LOADS)), help="%(default)s")
     parser.add_argument("--policies", default=",".join(POLICIES), help="%(default)s")
