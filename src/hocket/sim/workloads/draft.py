@@ -49,8 +49,8 @@ class Draft:
     ) -> Stage:
         """Add a call. `common`: its first tokens are those of all such calls; `shares`: and those of one other."""
         stage = Stage(id=id_, name=name or id_, kind="llm", model=model, needs=[need.id for need in needs])
-        stage.prompt_tokens, stage.output_tokens = prompt, max(1, output)
-        stage.max_tokens = self.limit
+        stage.prompt_tokens, stage.max_tokens = prompt, self.limit
+        stage.output_tokens = max(1, output if self.limit is None else min(output, self.limit))
         stage.revealed_by = revealed_by.id if revealed_by else None
         if common:
             stage.common_prefix = CommonPrefix(f"{self.app} {stage.name} {common}", common)
