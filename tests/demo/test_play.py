@@ -143,11 +143,13 @@ async def test_three_jobs_on_the_real_engines(tmp_path: Path, monkeypatch: pytes
     few = {task.app: task for task in sorted(mix.draw(), key=lambda task: -task.width) if task.width <= 2}
     monkeypatch.setattr(mix, "draw", lambda seed: list(few.values()))
     figures = tmp_path / "figures.json"
-    words = ["demo", "-o", str(tmp_path / "out"), "--json", str(figures), "--policy", "las"]
+    words = ["demo", "-o", str(tmp_path / "out"), "--json", str(figures), "--policy", "hocket"]
     assert await asyncio.to_thread(main, words) == 0
-    block = json.loads(figures.read_text())["policies"]["las"]
+    block = json.loads(figures.read_text())["policies"]["hocket"]
     assert block["jobs"].keys() == {task.id for task in few.values()}
     assert block["tokens_per_s"]["small"] > 1 and block["tests_run"] > 0
+    log = (tmp_path / "out" / "hocket.log").read_text()
+    assert "refused" not in log and "policy failed" not in log, log
     traced = [decode_job(line) for line in (tmp_path / "out" / "jobs.jsonl").read_bytes().splitlines()]
     for task, job in zip(few.values(), traced, strict=True):
         check_job(task, job)
