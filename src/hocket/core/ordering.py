@@ -35,7 +35,7 @@ class Fact(Enum):
     SLOTS = "how many slots a job's calls hold"
     BELIEF = "what is expected of a job's rest"
     FAIR = "when an equal sharing would be done with a job"
-    BATCH = "an engine's batch size, as a power of two: it moves the keys of all jobs"
+    BATCH = "the batch sizes of engines, in powers of two"
     OUTSIDE = "something the driver knows and reports through Scheduler.touch_job (the simulator's oracle)"
 
 
