@@ -11,6 +11,8 @@ import msgspec
 import pytest
 
 from hocket.assembly import build
+from hocket.beliefs.profile import Choice, Edge, Node, Profile, Variable
+from hocket.beliefs.record import Step
 from hocket.cli import COMMANDS, module_of
 from hocket.core.spec import EngineSpec, SchedulerSpec
 from hocket.history.recorder import HistoryMetrics, HistoryRecorder
@@ -118,6 +120,25 @@ def below(info: Any, key: str) -> Iterator[str]:
 
 def test_settings_are_listed() -> None:
     assert sorted(names("settings.md")) == sorted(settings(Settings))
+
+
+# ---------------------------------------------------------------- profiles
+
+
+@pytest.mark.parametrize(
+    ("heading", "kind"), [("Of the application", Profile), ("Of a node", Node), ("Of the network", Variable)]
+)
+def test_fields_of_a_profile_are_listed(heading: str, kind: type[msgspec.Struct]) -> None:
+    assert sorted(names("profile.md", heading)) == sorted(kind.__struct_fields__)
+
+
+def test_fields_of_a_profile_that_are_told_in_prose() -> None:
+    text = (REFERENCE / "profile.md").read_text()
+    assert "`[before, after, share, again]`" in text
+    assert Edge.__struct_fields__ == ("before", "after", "share", "again")
+    assert "`[stages, share]`" in text
+    assert Choice.__struct_fields__ == ("stages", "share")
+    assert len(re.findall(r"^\| \d \| ", text, re.MULTILINE)) == len(Step.__struct_fields__)
 
 
 # ---------------------------------------------------------------- metrics

@@ -22,6 +22,7 @@ COMMANDS = {
     "simulate": "run jobs through policies in virtual time",
     "workload": "generate jobs of a named application",
     "learn": "learn each application from its recorded jobs",
+    "profile": "look at what was learned, and at what was believed of a job",
     "replay": "drive recorded jobs against a live gateway",
     "engine": "pull weights, run or profile an engine",
     "jobs": "list, show and export the jobs of the history",

@@ -201,7 +201,9 @@ def _learn(app: str, lived: Lived, declared: Declared | None) -> Profile:
 
 
 def _summary(profile: Profile, records: list[Record]) -> dict[str, Any]:
-    """What is told of a profile: counts, and means a job."""
+    """What is told of a profile: counts, means a job, and the bits of a new job that are not known."""
+    from hocket.beliefs.summary import network_entropy
+
     steps = [[step for step in record.steps if step.model is not None] for record in records]
     stages = [node for node in profile.nodes if node.kind != "dynamic"]
     return {
@@ -212,6 +214,7 @@ def _summary(profile: Profile, records: list[Record]) -> dict[str, Any]:
         "calls": sum(map(len, steps)) / len(steps),
         "prompt_tokens": sum(step.prompt_tokens for calls in steps for step in calls) / len(steps),
         "output_tokens": sum(step.output_tokens for calls in steps for step in calls) / len(steps),
+        "entropy_bits": None if profile.network is None else network_entropy(profile.network),
     }
 
 
@@ -228,11 +231,12 @@ def _tell(rows: list[dict[str, Any]], *, as_json: bool) -> None:
 
     table = Table(title="means a job", title_justify="left")
     table.add_column("application", overflow="fold")
-    for name in ("jobs", "stages", "dynamic", "calls", "tokens in", "out"):
+    for name in ("jobs", "stages", "dynamic", "calls", "tokens in", "out", "bits unknown"):
         table.add_column(name, justify="right")
     table.add_column("file", overflow="fold")
     for row in rows:
-        means = (f"{row['calls']:.1f}", f"{row['prompt_tokens']:.0f}", f"{row['output_tokens']:.0f}")
+        means = [f"{row['calls']:.1f}", f"{row['prompt_tokens']:.0f}", f"{row['output_tokens']:.0f}"]
+        means.append("" if row["entropy_bits"] is None else f"{row['entropy_bits']:.1f}")
         counts = (str(row["jobs"]), str(row["stages"]), str(len(row["dynamic"])))
         table.add_row(row["app"], *counts, *means, row["file"])
     console_for(Console).print(table)
