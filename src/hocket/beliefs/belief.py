@@ -90,7 +90,7 @@ class JobBelief:
         index = len(self.record.steps)
         self.record.steps.append(Step(stage, model, prompt_tokens, 0, 0.0, list(self._frontier)))
         turn = self._turns[stage] = self._turns.get(stage, -1) + 1
-        column = self.samples.columns.get((stage, turn))
+        column = self.samples.column(stage, turn)
         place = None if column is None else column.place
         self._places.append(place)
         if column is not None:
@@ -156,7 +156,7 @@ class JobBelief:
         if place is None:
             return None
         turn = sum(1 for other in self.record.steps[:index] if other.stage == step.stage)
-        return self.samples.columns[step.stage, turn]
+        return self.samples.column(step.stage, turn)
 
     def _agree(self, kernel: Kernel, size: float | None) -> None:
         """Weight the rows by how near they are in one fact."""

@@ -62,102 +62,131 @@ ABSENT = -4.0
 "log-likelihood of a step that a row lacks: rare, not impossible"
 
 
-class Samples:
-    """The rows, bound to the pace of the engines that serve them. Never changes."""
+class Row(NamedTuple):
+    """One job: what does not depend on the others."""
 
-    def __init__(self, records: Sequence[Record], pace: Callable[[str, str], Latency]) -> None:
+    record: Record
+    keys: list[tuple[str, int]]
+    "(stage, turn) of each step that has a column"
+    figures: Floats
+    "[figure][step of these]: work, tail, left, prompt, output, milliseconds; see Samples"
+    rest: dict[str, float]
+    "stage -> engine seconds of its turns that have no column"
+    visible: Floats
+    "[n]: how many steps had become visible when n had ended"
+
+
+def row_of(record: Record, pace: Callable[[str, str], Latency]) -> Row:
+    """A job's sizes, and how it would go with all engines to itself."""
+    steps = record.steps
+    count = len(steps)
+    work, lasts, ends = [0.0] * count, [0.0] * count, [0.0] * count
+    for i, step in enumerate(steps):
+        if step.model is not None:
+            work[i] = pace(step.stage, step.model).unloaded(step.prompt_tokens, step.output_tokens)
+        lasts[i] = work[i] if step.model is not None else step.duration_s
+        ends[i] = lasts[i] + max((ends[before] for before in step.after), default=0.0)
+    tails = [0.0] * count
+    for i in range(count - 1, -1, -1):
+        for before in steps[i].after:
+            tails[before] = max(tails[before], tails[i] + lasts[i])
+    order = sorted(range(count), key=lambda i: (ends[i], i))
+    after = {i: number for number, i in enumerate(order, 1)}  # how many steps have ended with this one
+    begin = [max((after[before] for before in step.after), default=0) for step in steps]
+    numbers = _turns(steps)
+    rest: dict[str, float] = {}
+    left = [0.0] * count
+    remaining = sum(work)
+    for i in order:
+        remaining -= work[i]
+        left[i] = max(remaining, 0.0)
+        if numbers[i] >= MOST_TURNS:
+            rest[steps[i].stage] = rest.get(steps[i].stage, 0.0) + work[i]
+    own = [i for i in range(count) if numbers[i] < MOST_TURNS]
+    sizes = [(steps[i].prompt_tokens, steps[i].output_tokens, 1e3 * steps[i].duration_s) for i in own]
+    figures = np.array([(work[i], tails[i], left[i], *size) for i, size in zip(own, sizes, strict=True)], np.float64)
+    keys = [(steps[i].stage, numbers[i]) for i in own]
+    visible = np.cumsum(np.bincount(begin, minlength=count + 1)).astype(np.float64)
+    return Row(record, keys, figures.reshape(len(own), 6).T, rest, visible)
+
+
+def _turns(steps: Sequence[Step]) -> list[int]:
+    """Of each step: how many of its stage came before it."""
+    counts: dict[str, int] = {}
+    turns = []
+    for step in steps:
+        turns.append(counts.get(step.stage, 0))
+        counts[step.stage] = turns[-1] + 1
+    return turns
+
+
+class Samples:
+    """The rows, bound to the pace of the engines that serve them. Never changes, but that columns are made when used.
+
+    `before`: samples at the same pace; rows of records that they have, or have prepared, are taken from there.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], pace: Callable[[str, str], Latency], before: Samples | None = None
+    ) -> None:
         """`pace`: (stage, model) -> constants of the engine that serves it."""
         self.rows = len(records)
         self.pace = pace
+        made = {} if before is None else before.made
+        rows = [made.get(id(record)) or row_of(record, pace) for record in records]
+        #: by identity of the record, which the row keeps alive
+        self.made: dict[int, Row] = {id(row.record): row for row in rows}
+        self._all = rows
         self._places: dict[tuple[str, int], int] = {}
-        steps = [self._place(record) for record in records]
-        shape = len(self._places), self.rows
-        self.work = np.zeros(shape)
+        places = self._places
+        where = [places.setdefault(key, len(places)) for row in rows for key in row.keys]
+        number = np.repeat(np.arange(self.rows), [len(row.keys) for row in rows])
+        figures = np.zeros((6, len(places), self.rows))
+        if rows:
+            figures[:, where, number] = np.concatenate([row.figures for row in rows], axis=1)
+        self.work: Floats = figures[0]
         "[place][row]: engine seconds, unloaded"
-        self.tail = np.zeros(shape)
+        self.tail: Floats = figures[1]
         "seconds from its end to the end of its job along the longest path, tools included"
+        self._left: Floats = figures[2]  # engine seconds left when it ended
+        self._sizes: Floats = figures[3:]  # prompt, output, milliseconds
+        self._present = np.zeros((len(places), self.rows), bool)
+        self._present[where, number] = True
         self.rest: dict[str, Floats] = {}
         "stage -> engine seconds of its turns that have no column, a row"
-        sizes = np.zeros((3, *shape))  # prompt, output, seconds
-        present = np.zeros(shape, bool)
-        left = np.zeros(shape)  # engine seconds left when it ended
-        self.visible = np.zeros((1 + max((len(r.steps) for r in records), default=0), self.rows))
+        self.visible = np.zeros((max((len(row.visible) for row in rows), default=1), self.rows))
         "[n][row]: how many steps had become visible when so many had ended"
-        for row, (record, places) in enumerate(zip(records, steps, strict=True)):
-            self._fill(row, record.steps, places, sizes, present, left)
+        for index, row in enumerate(rows):
+            self.visible[: len(row.visible), index] = row.visible
+            self.visible[len(row.visible) :, index] = row.visible[-1]
+            for stage, work in row.rest.items():
+                self.rest.setdefault(stage, np.zeros(self.rows))[index] = work
         self.total: Floats = self.work.sum(axis=0) + sum(self.rest.values(), np.zeros(self.rows))
-        self.columns = {
-            key: self._column(place, key, records, sizes, present, left) for key, place in self._places.items()
-        }
-        self.features = self._features(records)
-        self._records = records
+        self._columns: dict[tuple[str, int], Column] = {}
+        self.features = self._features()
+
+    def prepare(self, record: Record) -> None:
+        """Make the row of a record that the next samples will have."""
+        self.made[id(record)] = row_of(record, self.pace)
 
     @cached_property
     def influence(self) -> dict[str, float]:
         """Stage -> how much of a job its end lets begin. Made for whoever asks."""
-        return influence(self._records)
+        return influence([row.record for row in self._all])
 
-    # ---------------------------------------------------------------- building
+    def column(self, stage: str, turn: int) -> Column | None:
+        """The step that is the `turn`-th of its stage, from 0; None where no row has it. Made when first asked for."""
+        key = stage, turn
+        column = self._columns.get(key)
+        if column is None and (place := self._places.get(key)) is not None:
+            column = self._columns[key] = self._column(place, key)
+        return column
 
-    def _place(self, record: Record) -> list[int | None]:
-        """The column of each step."""
-        turns: dict[str, int] = {}
-        places: list[int | None] = []
-        for step in record.steps:
-            turn = turns[step.stage] = turns.get(step.stage, -1) + 1
-            key = step.stage, turn
-            places.append(self._places.setdefault(key, len(self._places)) if turn < MOST_TURNS else None)
-        return places
-
-    def _fill(
-        self,
-        row: int,
-        steps: Sequence[Step],
-        places: Sequence[int | None],
-        sizes: Floats,
-        present: NDArray[np.bool_],
-        left: Floats,
-    ) -> None:
-        """One job: its sizes, and how it would go with all engines to itself."""
-        count = len(steps)
-        work, lasts, ends = [0.0] * count, [0.0] * count, [0.0] * count
-        for i, step in enumerate(steps):
-            if step.model is not None:
-                work[i] = self.pace(step.stage, step.model).unloaded(step.prompt_tokens, step.output_tokens)
-            lasts[i] = work[i] if step.model is not None else step.duration_s
-            ends[i] = lasts[i] + max((ends[before] for before in step.after), default=0.0)
-        tails = [0.0] * count
-        for i in range(count - 1, -1, -1):
-            for before in steps[i].after:
-                tails[before] = max(tails[before], tails[i] + lasts[i])
-        order = sorted(range(count), key=lambda i: (ends[i], i))
-        after = {i: number for number, i in enumerate(order, 1)}  # how many steps have ended with this one
-        begin = [max((after[before] for before in step.after), default=0) for step in steps]
-        self.visible[:, row] = np.cumsum(np.bincount(begin, minlength=len(self.visible)))
-        remaining = sum(work)
-        for i in order:
-            remaining -= work[i]
-            place, step = places[i], steps[i]
-            if place is None:
-                self.rest.setdefault(step.stage, np.zeros(self.rows))[row] += work[i]
-                continue
-            present[place, row] = True
-            self.work[place, row], self.tail[place, row], left[place, row] = work[i], tails[i], max(remaining, 0.0)
-            sizes[:, place, row] = step.prompt_tokens, step.output_tokens, 1e3 * step.duration_s
-
-    def _column(
-        self,
-        place: int,
-        key: tuple[str, int],
-        records: Sequence[Record],
-        sizes: Floats,
-        present: NDArray[np.bool_],
-        left: Floats,
-    ) -> Column:
-        here = present[place]
-        model = self._model(key, records, int(np.argmax(here)))
-        prompt, output, seconds = sizes[:, place]
-        ahead = left[place]
+    def _column(self, place: int, key: tuple[str, int]) -> Column:
+        here = self._present[place]
+        model = self._model(key, int(np.argmax(here)))
+        prompt, output, seconds = self._sizes[:, place]
+        ahead = self._left[place]
         absent = np.where(here, 0.0, ABSENT)
         mean = float(output[here].mean())
         if model is None:
@@ -173,17 +202,17 @@ class Samples:
             None,
         )
 
-    @staticmethod
-    def _model(key: tuple[str, int], records: Sequence[Record], row: int) -> str | None:
-        of_stage = [step for step in records[row].steps if step.stage == key[0]]
+    def _model(self, key: tuple[str, int], row: int) -> str | None:
+        of_stage = [step for step in self._all[row].record.steps if step.stage == key[0]]
         return of_stage[key[1]].model
 
-    def _features(self, records: Sequence[Record]) -> dict[str, Kernel]:
+    def _features(self) -> dict[str, Kernel]:
         """Facts of the request that tell of the job's size."""
         kernels = {}
-        for name in sorted({name for record in records for name in record.features}):
-            here = np.array([name in record.features for record in records])
-            values = np.array([record.features.get(name, 0.0) for record in records])
+        told = [row.record.features for row in self._all]
+        for name in sorted({name for features in told for name in features}):
+            here = np.array([name in features for features in told])
+            values = np.array([features.get(name, 0.0) for features in told])
             kernel = _kernel(values, here, self.total)
             if kernel is not None and here.all():
                 kernels[name] = kernel

@@ -46,9 +46,15 @@ class Lesson:
 
     __slots__ = ("network", "records", "samples")
 
-    def __init__(self, records: tuple[Record, ...], pace: Callable[[str, str], Latency], network: Bound | None) -> None:
+    def __init__(
+        self,
+        records: tuple[Record, ...],
+        pace: Callable[[str, str], Latency],
+        network: Bound | None,
+        before: Samples | None = None,
+    ) -> None:
         self.records = records
-        self.samples = Samples(records, pace)
+        self.samples = Samples(records, pace, before)
         self.network = network
 
 
@@ -173,6 +179,7 @@ class Tracker:
         if job.aborted or not belief.record.steps or story.calls:
             return
         learned.records.append(belief.record)
+        learned.lesson.samples.prepare(belief.record)
         learned.jobs += 1
         if story.lesson.samples.rows and story.foretold is not None:
             learned.errors.append(story.error())
@@ -187,7 +194,8 @@ class Tracker:
             learned.quantiles.clear()
             learned.due, network = 0, None
         if learned.due <= 0:
-            learned.lesson = Lesson(tuple(learned.records), self._pace(job.app.name), network)
+            before = learned.lesson.samples
+            learned.lesson = Lesson(tuple(learned.records), before.pace, network, before)
             learned.due = _growth(len(learned.records))
 
     def replaced(self, app: str, profile: str) -> None:
