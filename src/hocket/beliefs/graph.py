@@ -55,13 +55,14 @@ def shapes_of(records: Iterable[Record]) -> dict[Shape, int]:
 
 def models_of(records: Iterable[Record]) -> dict[str, Counter[str]]:
     """Stage -> model -> calls. A stage that only tool runs have is there without models."""
-    found: dict[str, Counter[str]] = {}
+    calls: Counter[tuple[str, str | None]] = Counter()
     for record in records:
-        for step in record.steps:
-            if step.model is not None:
-                found.setdefault(step.stage, Counter())[step.model] += 1
-            else:
-                found.setdefault(step.stage, Counter())
+        calls.update((step.stage, step.model) for step in record.steps)
+    found: dict[str, Counter[str]] = {}
+    for (stage, model), count in calls.items():
+        of_stage = found.setdefault(stage, Counter())
+        if model is not None:
+            of_stage[model] = count
     return found
 
 

@@ -71,9 +71,10 @@ class Shape:
     def edges(self) -> Iterator[tuple[int, int]]:
         """(before, after) of steps, without those that another chain of edges implies."""
         for index, after in enumerate(self.after):
+            implied = 0
             for before in after:
-                if not any(self.ancestors[other] >> before & 1 for other in after):
-                    yield before, index
+                implied |= self.ancestors[before]
+            yield from ((before, index) for before in after if not implied >> before & 1)
 
     def loops(self, before: str, after: str) -> bool:
         """Whether `after` had its first round when `before` had not, so that this edge leads to another one."""
