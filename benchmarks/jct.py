@@ -34,7 +34,7 @@ POLICIES = (
     *("fcfs", "call-fcfs", "fair-jobs", "sjf", "srtf", "argus", "carbyne", "las", "plas", "atlas", "gittins"),
     *("justitia", "llmsched", "hocket", "oracle"),
 )
-LEARNERS = ("srtf", "gittins", "llmsched", "hocket")
+LEARNERS = ("llmsched", "hocket")
 "policies that are also tried with profiles of few jobs, and with wrong ones"
 ROBUST, ROBUST_LOAD = ("10", "50", "wrong"), 1.1
 

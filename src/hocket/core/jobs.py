@@ -83,7 +83,7 @@ class Jobs(Replicas):
         app = job.app
         app.jobs_closed += 1
         app.mean_service_s += (job.service_s - app.mean_service_s) / app.jobs_closed
-        if self._reads_size:
+        if Fact.SIZE in self._reads:
             self._touch(Fact.SIZE, app)
 
     def _tool_started(self, event: ev.ToolStarted, out: list[Command]) -> None:

@@ -29,6 +29,8 @@ class Scope(IntEnum):
 class Fact(Enum):
     """What may change while a call waits. Facts that never change (arrival, urgency) are not listed."""
 
+    __hash__ = object.__hash__  # Enum's own is written in Python, and facts are looked up at every event
+
     SERVICE = "a job's attained service"
     RUNNING = "a tenant's running calls"
     SIZE = "an application's mean size"
@@ -53,10 +55,6 @@ class View(Protocol):
     @property
     def slots(self) -> int:
         """Calls that all replicas together may hold now."""
-
-    @property
-    def batches(self) -> int:
-        """How often an engine's batch size has doubled or halved. Counted where an ordering reads Fact.BATCH."""
 
     @property
     def fair(self) -> FairClock:

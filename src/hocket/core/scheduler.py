@@ -172,7 +172,8 @@ class Scheduler(Jobs):
             self._charge(call)
         self._leave_slot(call)  # what _end does; this is where most calls end
         job, path_s = call.job, call.path_s + self.now - call.sent_at
-        job.path_s = max(job.path_s, path_s)
+        if path_s > job.path_s:
+            job.path_s = path_s
         if self.beliefs is not None:
             before_s = self._attained(job)
             self._believe(job, self.beliefs.finished, call, event.prompt_tokens, event.output_tokens)

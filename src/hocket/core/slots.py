@@ -43,7 +43,6 @@ class Slots:
     def __init__(self, spec: SchedulerSpec, policy: Policy) -> None:
         self.now = 0.0
         self.rng = Rng(spec.seed)
-        self.batches = 0
         self.fair = FairClock()
         self.engines = {
             e.name: Engine(
@@ -115,7 +114,8 @@ class Slots:
             if call is None:
                 return
             call.job.waiting -= 1
-            self._waits.ended(call)
+            if self._waits.entries:
+                self._waits.ended(call)
             self._dispatch(call, out)
 
     def _dispatch(self, call: Call, out: list[Command]) -> None:
@@ -135,13 +135,10 @@ class Slots:
         job.running += 1
         tenant = job.tenant
         tenant.running += 1
-        if self._reads_running or self._reads_slots:
+        if self._reads_slots:
             self._dispatches += 1
             tenant.last_served = job.last_served = self._dispatches
-            self._touch(Fact.RUNNING, tenant)
-            self._touch(Fact.SLOTS, job)
-        if self._reads_batch:
-            self._weigh(engine)
+            self._slots_moved(job, engine)
         out.append(Dispatch(call.id, engine.name, replica.id))
 
     def _leave_slot(self, call: Call) -> None:
@@ -161,14 +158,18 @@ class Slots:
             if engine.only is None:
                 engine.routing.changed(replica)
         job.running -= 1
-        tenant = job.tenant
-        tenant.running -= 1
-        if self._reads_running:
-            self._touch(Fact.RUNNING, tenant)
+        job.tenant.running -= 1
         if self._reads_slots:
+            self._slots_moved(job, call.engine)
+
+    def _slots_moved(self, job: Job, engine: Engine) -> None:
+        """A call of `job` took a slot of `engine`, or left it."""
+        if Fact.RUNNING in self._reads:
+            self._touch(Fact.RUNNING, job.tenant)
+        if Fact.SLOTS in self._reads:
             self._touch(Fact.SLOTS, job)
-        if self._reads_batch:
-            self._weigh(call.engine)
+        if Fact.BATCH in self._reads:
+            self._weigh(engine)
 
     def _weigh(self, engine: Engine) -> None:
         """Note its batch size, once it has doubled or halved: then everybody's expectations move. O(replicas)."""
@@ -178,7 +179,6 @@ class Slots:
         batch = max(1, 1 << (held // count).bit_length() >> 1)
         if batch != engine.batch:
             engine.batch = batch
-            self.batches += 1
             try:
                 for other in self.engines.values():
                     if Fact.BATCH in other.queue.reads:
@@ -211,16 +211,17 @@ class Slots:
             self._fall_back(error)
 
     def _use(self, orderings: Sequence[Ordering]) -> None:
-        reads = frozenset[Fact]().union(*(o.reads for o in orderings))
-        self._reads_service = Fact.SERVICE in reads
-        self._reads_running = Fact.RUNNING in reads
-        self._reads_size = Fact.SIZE in reads
-        self._reads_slots = Fact.SLOTS in reads
-        self._reads_fair = Fact.FAIR in reads
-        self._reads_batch = Fact.BATCH in reads
         self._orderings = tuple(orderings)
-        #: whether `CallStreamed` after the first token is of use to the policy
-        self.wants_progress = self._reads_service or any(engine.auto_window for engine in self.engines.values())
+        reads = self._reads = frozenset[Fact]().union(*(o.reads for o in orderings))
+        # asked at each call. (An object of more than 30 attributes has slower ones, in CPython 3.11 to 3.13.)
+        self._reads_service = Fact.SERVICE in reads
+        self._reads_slots = not reads.isdisjoint((Fact.RUNNING, Fact.SLOTS, Fact.BATCH))
+        self._reads_fair = Fact.FAIR in reads
+
+    @property
+    def wants_progress(self) -> bool:
+        """Whether `CallStreamed` after the first token is of use: to the policy, or to the search for a window."""
+        return self._reads_service or any(engine.auto_window for engine in self.engines.values())
 
     def _fall_back(self, error: Exception) -> None:
         """An ordering raised, or its keys do not compare: order by the fallback from now on, and lose no call.
