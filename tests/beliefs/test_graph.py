@@ -10,12 +10,15 @@ from typing import Literal
 
 import pytest
 
-from hocket.beliefs.graph import Graph, find_graph
+from benchmarks._recorded import recorded_jobs
+from hocket.beliefs.graph import MOST_STAGES, Graph, find_graph
 from hocket.beliefs.profile import Node
 from hocket.beliefs.record import Record, Step, record_of
 from hocket.sim.workloads import APPLICATIONS, generate
 from hocket.trace import Job, Stage
 from tests.beliefs.observed import observed
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
 
 # ---------------------------------------------------------------- by hand
 
@@ -91,6 +94,15 @@ def test_time_that_nobody_reported_is_no_stage() -> None:
     record = record_of(Job(job="j", app="a", stages=[stage("gap", "tool"), *stages]))
     assert [(step.stage, step.after) for step in record.steps] == [("a", []), ("b", [0])]
     assert edges(find_graph([record])) == {("a", "b"): 1.0}
+
+
+def test_names_that_are_made_up_for_every_job_do_no_harm() -> None:
+    jobs = [job(call("a"), call(f"b-{n}", 0), call(f"c-{n}", 1), call("d", 2), call("e", 0)) for n in range(3_000)]
+    graph = find_graph(jobs)
+    assert sum(node.kind != "dynamic" for node in graph.nodes) == MOST_STAGES
+    assert edges(graph)["a", "d"] == 1.0
+    assert edges(graph)["a", "e"] == 1.0
+    assert {node.name for node in graph.nodes} >= {"a", "d", "e"}
 
 
 def test_a_slip_in_one_job_of_500_is_no_edge() -> None:
@@ -230,6 +242,18 @@ def test_the_graph_is_the_generators(name: str) -> None:
     assert {(e.before, e.after) for e in graph.edges if e.again} == loops
     assert {planner: set(candidates) for planner, candidates in dynamic(graph).items()} == planners
     assert {n.name for n in graph.nodes if n.kind != "dynamic"} == {stage for pair in forward | loops for stage in pair}
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"the recorded runs are not at {DATA}")
+def test_the_graph_of_recorded_runs() -> None:
+    graphs = {app: find_graph([record_of(job) for job in jobs]) for app, jobs in recorded_jobs().items()}
+    assert dynamic(graphs["react"]) == {"think": ["search", "lookup"]}
+    assert {(e.before, e.after) for e in graphs["react"].edges if e.again} == {("search", "think"), ("lookup", "think")}
+    forward, loops, _ = GENERATED["code-generation"]
+    assert {(e.before, e.after) for e in graphs["reflexion"].edges if not e.again} == forward
+    assert {(e.before, e.after) for e in graphs["reflexion"].edges if e.again} == loops
+    for app in ("worf-lumos", "worf-wikihow"):
+        assert {planner: set(found) for planner, found in dynamic(graphs[app]).items()} == {"plan": {"step", "act"}}
 
 
 def test_every_application_is_found_the_same_twice_and_without_reveals_has_the_same_edges() -> None:

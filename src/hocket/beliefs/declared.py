@@ -81,7 +81,7 @@ class Declared(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
             if bool(used) != (kinds[name] == "llm"):
                 kind = "llm" if used else "tool"
                 raise InputError(f"graph of {self.app!r}: stage {name!r} is {kind} in the jobs; declare it as that")
-        shapes = shapes_of(records)
+        shapes = shapes_of(records, kinds)
         planners = {stage.name: stage.revealed_by for stage in self.stages if stage.revealed_by is not None}
         never = {name: Counter[str]() for name in kinds if name not in models}
         found = describe(models | never, shapes, self._edges(Pairs(shapes)), declared(shapes, planners))

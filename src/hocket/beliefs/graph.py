@@ -26,6 +26,8 @@ LEAST_SHARE = 0.05
 "of the jobs that have both stages; an edge that fewer show is chance"
 MOST_BROKEN = 0.05
 "share of those jobs in which an edge may be broken: records have slips"
+MOST_STAGES = 200
+"in a graph: those that most jobs have. Who makes up a name for every job gets no graph that is of use"
 MOST_CHOICES = 32
 "sets of candidates that a dynamic stage lists"
 
@@ -39,17 +41,24 @@ class Graph(NamedTuple):
 
 def find_graph(records: Sequence[Record], *, timed: bool = False) -> Graph:
     """The graph that these jobs of one application show. `timed`: what they need is inferred from times."""
-    shapes = shapes_of(records)
     models = models_of(records)
+    if len(models) > MOST_STAGES:
+        models = {name: models[name] for name in _most_frequent(records)}
+    shapes = shapes_of(records, models)
     dynamic = planned(shapes, models)
     free = {(before, after) for choice in dynamic for before in choice.candidates for after in choice.candidates}
     edges = _edges(shapes, free)
     return describe(models, shapes, _without_chance(edges, shapes, free) if timed else edges, dynamic)
 
 
-def shapes_of(records: Iterable[Record]) -> dict[Shape, int]:
-    """The structures that occur, and how often: many jobs share one."""
-    counts: Counter[Skeleton] = Counter(skeleton_of(record.steps) for record in records)
+def _most_frequent(records: Iterable[Record]) -> list[str]:
+    jobs = Counter(name for record in records for name in {step.stage for step in record.steps})
+    return sorted(jobs, key=lambda name: (-jobs[name], name))[:MOST_STAGES]
+
+
+def shapes_of(records: Iterable[Record], stages: Container[str]) -> dict[Shape, int]:
+    """The structures that occur, in so far as they are of these stages, and how often: many jobs share one."""
+    counts: Counter[Skeleton] = Counter(skeleton_of(record.steps, stages) for record in records)
     return {Shape(skeleton): count for skeleton, count in counts.items()}
 
 

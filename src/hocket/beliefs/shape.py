@@ -5,9 +5,11 @@ Sets of steps are bits of an int (bit i = step i), so that "is an ancestor of" c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from functools import cached_property
 from typing import NamedTuple
+
+import msgspec
 
 from hocket.beliefs.record import Step
 
@@ -21,13 +23,32 @@ class Skeleton(NamedTuple):
     revealed_by: tuple[int | None, ...]
 
 
-def skeleton_of(steps: Sequence[Step]) -> Skeleton:
-    """The structure of a job."""
+def skeleton_of(steps: Sequence[Step], known: Container[str] | None = None) -> Skeleton:
+    """The structure of a job. Steps of stages that are not `known` are passed over: what waits for them waits for what
+    they wait for.
+    """
+    if known is not None and not all(step.stage in known for step in steps):
+        steps = _without(steps, known)
     return Skeleton(
         tuple(step.stage for step in steps),
         tuple(tuple(step.after) for step in steps),
         tuple(step.revealed_by for step in steps),
     )
+
+
+def _without(steps: Sequence[Step], known: Container[str]) -> list[Step]:
+    kept: list[Step] = []
+    place: list[list[int]] = []  # of each step, its new place, or those of what it waited for
+    for step in steps:
+        after = sorted({new for old in step.after for new in place[old]})
+        if step.stage not in known:
+            place.append(after)
+            continue
+        place.append([len(kept)])
+        revealer = [] if step.revealed_by is None or step.revealed_by >= len(place) else place[step.revealed_by]
+        by = revealer[0] if len(revealer) == 1 else None
+        kept.append(msgspec.structs.replace(step, after=after, revealed_by=by))
+    return kept
 
 
 class Shape:
