@@ -140,7 +140,7 @@ def fact_of(call: Call, fact: Fact, scheduler: Scheduler) -> object:
         case Fact.SIZE:
             return call.job.app.jobs_closed, call.job.app.mean_service_s
         case Fact.BATCH:
-            return scheduler.batches
+            return [engine.batch for engine in scheduler.engines.values()]
         case Fact.OUTSIDE:
             return object()  # nobody here can tell
 

@@ -6,8 +6,8 @@ What the paper leaves open is decided in docs/decisions/llmsched.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from math import ceil
+from operator import itemgetter
 from typing import Any, ClassVar, NamedTuple
 
 from hocket.core.belief import Belief, Posterior
@@ -46,34 +46,42 @@ class LlmSched:
         self.sample = sample
         self.informs = int(informs)
         self._samples: dict[str, _Sample] = {}  # engine -> what is being explored there
-        self._rows: dict[str, dict[Job, _Row]] = {}  # engine -> its waiting jobs as of the last exploration
-        self._batches: dict[str, int] = {}  # engine -> batch sizes as of then
+        self._rows: dict[str, dict[Job, _Row]] = {}  # engine -> jobs that wait there
+        self._moved: dict[str, set[Job]] = {}  # engine -> jobs whose row is to be made anew
 
     def key(self, call: Call, view: View) -> Key:
-        """Expected engine seconds that are left of the job, in batches of today's size."""
+        """Expected engine seconds that are left of the job, in batches of today's size.
+
+        It is asked whenever what is known of a waiting job has changed, and then the job's row is old, too.
+        """
+        self._note(call)
         return (_expected(call.job).remaining_s,)
 
     def pick(self, index: Index, view: View, rng: Rng) -> Call:
         """The next task of the stage that is being explored; else toss the coin."""
         first = index.first()
         engine = first.engine.name
-        going_on = self._samples.get(engine)
-        if going_on is not None:
-            call = self._sampled(engine, going_on, index)
-            if call is not None:
-                return call
-        if rng.random() >= self.epsilon:
-            return first
-        row = self._head(index, engine, view)
-        waiting = sum(1 for call in index.calls(row.job) if call.stage == row.stage)
-        sample = _Sample(row.job.id, row.stage, ceil(self.sample * waiting - 1e-9))
-        return self._sampled(engine, sample, index, row.job) or first
+        going_on = self._samples.pop(engine, None)
+        call = None if going_on is None else self._sampled(engine, going_on, index)
+        if call is None:
+            call = first if rng.random() >= self.epsilon else self._explored(engine, index) or first
+        self._note(call)
+        return call
 
-    def _sampled(self, engine: str, sample: _Sample, index: Index, job: Job | None = None) -> Call | None:
+    def _note(self, call: Call) -> None:
+        if self.epsilon:
+            self._moved.setdefault(call.engine.name, set()).add(call.job)
+
+    def _explored(self, engine: str, index: Index) -> Call | None:
+        """The first task of a new sample. None if that stage's calls are of another class than `index` is about."""
+        row = self._head(engine, index)
+        waiting = sum(1 for call in index.calls(row.job) if call.stage == row.stage)
+        return self._sampled(engine, _Sample(row.job.id, row.stage, ceil(self.sample * waiting - 1e-9)), index)
+
+    def _sampled(self, engine: str, sample: _Sample, index: Index) -> Call | None:
         """The next task of a sample, its earliest; None if none waits any more, which ends it."""
-        self._samples.pop(engine, None)
-        job = job or next((job for job in index.jobs() if job.id == sample.job), None)
-        tasks = [call for call in index.calls(job) if call.stage == sample.stage] if job is not None else []
+        job = next((job for job in index.jobs() if job.id == sample.job), None)
+        tasks = [] if job is None else [call for call in index.calls(job) if call.stage == sample.stage]
         if not tasks:
             return None
         if sample.left > 1:
@@ -82,50 +90,30 @@ class LlmSched:
 
     # ---------------------------------------------------------------- MSRF
 
-    def _head(self, index: Index, engine: str, view: View) -> _Row:
+    def _head(self, engine: str, index: Index) -> _Row:
         """The first of the MSRF order: the most telling stage of the first set of overlapping intervals."""
-        rows = sorted(self._current(index, engine, view))
-        head, upper = rows[0], rows[0].high
-        for row in rows:
-            if row.low > upper:
+        rows = sorted(self._current(engine, index), key=_LOW)
+        upper, inside = rows[0].high, 0
+        for low, high, *_ in rows:
+            if low > upper:
                 break  # a new set begins: whatever it tells, it comes later
-            if row.high > upper:
-                upper = row.high
-            if row.rank < head.rank:
-                head = row
-        return head
+            if high > upper:
+                upper = high
+            inside += 1
+        return min(rows[:inside], key=_RANK)
 
-    def _current(self, index: Index, engine: str, view: View) -> Iterable[_Row]:
-        """A row for each job that waits here. Made anew only where the job has moved since the last exploration."""
-        before = self._rows.get(engine, {})
-        if self._batches.get(engine) != view.batches:
-            self._batches[engine] = view.batches
-            before = {}
-        rows: dict[Job, _Row] = {}
-        for job in index.jobs():
-            row = before.get(job)
-            if (
-                row is None
-                or row.belief is not job.belief
-                or row.moves != row.belief.moves
-                or row.waiting != job.waiting
-            ):
-                row = self._row(job, index)
-            rows[job] = row
-        self._rows[engine] = rows
-        return rows.values()
-
-    def _row(self, job: Job, index: Index) -> _Row:
-        belief, expected = belief_of(job), _expected(job)
-        low, high = expected.interval_s
-        posterior = belief.posterior
-        gain, stage = -1.0, ""
-        for ready in sorted({call.stage for call in index.calls(job)}):
-            told = 0.0 if posterior is None else posterior.gain(ready, self.informs)
-            if told > gain:
-                gain, stage = told, ready
-        rank = (-gain, expected.remaining_s, job.number)
-        return _Row(low, high, rank, stage, job, belief, belief.moves, job.waiting)
+    def _current(self, engine: str, index: Index) -> list[_Row]:
+        """A row for each job that waits here. Made anew only where something has moved."""
+        rows, moved = self._rows.setdefault(engine, {}), self._moved.setdefault(engine, set())
+        jobs = list(index.jobs())
+        for job in jobs:
+            if job in moved or job not in rows:
+                rows[job] = _row(job, index, self.informs)
+        moved.difference_update(jobs)
+        if len(rows) > 2 * len(jobs) + 100:  # not all of them wait here any more
+            self._rows[engine] = {job: row for job, row in rows.items() if job.waiting}
+            self._moved[engine] = {job for job in moved if job.waiting}
+        return [rows[job] for job in jobs]
 
     # ---------------------------------------------------------------- snapshots
 
@@ -147,7 +135,7 @@ class _Sample(NamedTuple):
 
 
 class _Row(NamedTuple):
-    """A job that waits, as MSRF sees it. Rows sort by their intervals."""
+    """A job that waits, as MSRF sees it."""
 
     low: float
     high: float
@@ -156,11 +144,20 @@ class _Row(NamedTuple):
     stage: str
     "its most telling ready stage"
     job: Job
-    belief: Belief
-    moves: int
-    "of the belief, when this was made"
-    waiting: int
-    "calls of the job that waited then"
+
+
+_LOW, _RANK = itemgetter(0), itemgetter(2)
+
+
+def _row(job: Job, index: Index, informs: int) -> _Row:
+    expected, posterior = _expected(job), belief_of(job).posterior
+    low, high = expected.interval_s
+    gain, stage = -1.0, ""
+    for ready in sorted({call.stage for call in index.calls(job)}):
+        told = 0.0 if posterior is None else posterior.gain(ready, informs)
+        if told > gain:
+            gain, stage = told, ready
+    return _Row(low, high, (-gain, expected.remaining_s, job.number), stage, job)
 
 
 def _expected(job: Job) -> Belief | Posterior:
