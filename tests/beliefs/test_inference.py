@@ -99,6 +99,10 @@ def test_evidence_outside_of_the_scope_asks_nothing_new() -> None:
         ([variable("a", [1.0], [0.5, float("nan")])], "network.a.table"),
         ([variable("a", [1.0], [0.5] * 4, ["b"]), variable("b", [1.0], [0.5, 0.5])], "network.a.parents: .* earlier"),
         ([variable("a", [1.0], [0.5, 0.5], ["nobody"])], "network.a.parents"),
+        ([variable("a", [1.0, 1.0, 1.0], [0.25] * 4)], "network.a.cuts: must increase"),
+        ([variable("a", [-1.0], [0.5, 0.5])], "network.a: centres and prompts must be 0 or more"),
+        ([variable("a", [float("inf")], [0.5, 0.5])], "network.a: centres"),
+        ([variable(f"v{n}", [1.0], [0.5, 0.5]) for n in range(51)], "network: 51 variables, 50 at most"),
     ],
 )
 def test_what_is_no_network_is_refused(network: list[object], message: str) -> None:

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from math import prod
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hocket.beliefs.profile import Network
+from hocket.beliefs.profile import Network, Variable
 
 T = TypeVar("T")
 Floats = NDArray[np.float64]
@@ -28,6 +29,10 @@ Evidence = tuple[tuple[int, int], ...]
 
 MOST_ANSWERS = 20_000
 "kept per network, the least recently used forgotten first; a few hundred bytes each"
+MOST_VARIABLES = 50
+"of a network that is read: numpy has 64 axes"
+MOST = 1e9
+"tokens, seconds or tasks"
 LEAST_PROBABILITY = 1e-9
 "of an entry of a table: no evidence is impossible"
 
@@ -48,9 +53,8 @@ class Inference:
     def __init__(self, network: Network, most_answers: int = MOST_ANSWERS) -> None:
         """Raises ValueError, which says where, for a network that is none."""
         variables = network.variables
+        _check(variables)
         places = {variable.name: index for index, variable in enumerate(variables)}
-        if len(places) != len(variables):
-            raise ValueError("network: two variables have one name; learn it again")
         self.names = tuple(places)
         self.states = tuple(len(variable.centres) + 1 for variable in variables)
         "of each variable, `absent` (the last) included"
@@ -203,6 +207,23 @@ class Inference:
                 self._plans.clear()
             plan = self._plans[shapes, keep] = _plan(shapes, keep)
         return plan
+
+
+def _check(variables: Sequence[Variable]) -> None:
+    """Raise ValueError, which says where, for variables that no network can have."""
+    names = {variable.name for variable in variables}
+    if len(names) != len(variables):
+        raise ValueError("network: two variables have one name; learn it again")
+    if len(variables) > MOST_VARIABLES:
+        raise ValueError(f"network: {len(variables)} variables, {MOST_VARIABLES} at most; learn it again")
+    for variable in variables:
+        if len(variable.cuts) != len(variable.centres) - 1 or any(a >= b for a, b in pairwise(variable.cuts)):
+            raise ValueError(f"network.{variable.name}.cuts: must increase, one fewer than centres; learn it again")
+        if (
+            not all(0.0 <= size < MOST for size in (*variable.centres, *variable.prompts))
+            and variable.fact != "feature"
+        ):
+            raise ValueError(f"network.{variable.name}: centres and prompts must be 0 or more; learn it again")
 
 
 def _bucket(tables: list[Floats], variable: int) -> tuple[list[Floats], Floats]:
