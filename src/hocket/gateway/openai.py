@@ -153,10 +153,9 @@ class Request(msgspec.Struct):
             return max((size - sum(images)) // BYTES_PER_TOKEN, 1) + IMAGE_TOKENS * len(images)
         return max(size // BYTES_PER_TOKEN, 1)
 
-    @property
-    def features(self) -> dict[str, float]:
+    def features(self, prompt_tokens: int) -> dict[str, float]:
         """What a job's first request tells of the job: facts that go with how much work follows."""
-        found = {"prompt_tokens": float(self.prompt_tokens)}
+        found = {"prompt_tokens": float(prompt_tokens)}
         if (limit := self.limit) is not None:
             found["max_tokens"] = float(limit)
         if memoryview(self.tools):

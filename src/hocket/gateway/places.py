@@ -163,10 +163,11 @@ class Places:
 
     def arrive(self, place: Place, asked: Request) -> LiveCall:
         """The call arrives; its job is opened if it is the first. Give it back with `leave`."""
-        driver, claim = self._driver, place.claim
+        driver, claim, prompt_tokens = self._driver, place.claim, asked.prompt_tokens
         if place.fresh:
+            features = asked.features(prompt_tokens)
             urgency = DEFAULT_URGENCY if place.urgency is None else place.urgency
-            driver.open_job(place.key, place.app, place.tenant.name, urgency, claim.deadline_s, asked.features)
+            driver.open_job(place.key, place.app, place.tenant.name, urgency, claim.deadline_s, features)
         else:
             self._lingering.pop(place.key, None)
         past = self._past(place.tenant)
@@ -179,7 +180,7 @@ class Places:
             place.key,
             place.stage,
             asked.model,
-            prompt_tokens=asked.prompt_tokens,
+            prompt_tokens=prompt_tokens,
             max_tokens=asked.limit,
             urgency=None if place.fresh else place.urgency,
             parent=place.parent,
