@@ -100,8 +100,8 @@ def test_names_that_are_made_up_for_every_job_do_no_harm() -> None:
     jobs = [job(call("a"), call(f"b-{n}", 0), call(f"c-{n}", 1), call("d", 2), call("e", 0)) for n in range(3_000)]
     graph = find_graph(jobs)
     assert sum(node.kind != "dynamic" for node in graph.nodes) == MOST_STAGES
-    assert edges(graph)["a", "d"] == 1.0
     assert edges(graph)["a", "e"] == 1.0
+    assert edges(graph)["a", "d"] > 0.9, "what waits for a stage that is passed over waits for what that waits for"
     assert {node.name for node in graph.nodes} >= {"a", "d", "e"}
 
 

@@ -115,9 +115,9 @@ def _inferred(shape: Shape, planners: Mapping[str, str]) -> Iterator[tuple[str, 
     }
     for step, stage in enumerate(shape.stages):
         planner = planners.get(stage)
-        before = shape.ancestors[step] & shape.of_stage.get(planner, 0) if planner else 0
-        if planner and before:
-            found[planner, max(shape.rounds[other] for other in bits_of(before))].append(stage)
+        turn = -1 if planner is None else shape.last_round(planner, step)
+        if planner is not None and turn >= 0:
+            found[planner, turn].append(stage)
     return ((stage, names) for (stage, _), names in found.items())
 
 

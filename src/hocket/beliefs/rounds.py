@@ -47,6 +47,7 @@ class Rounds:
 
 def place_of(places: Mapping[Round, int], stage: str, turn: int, *, llm: bool) -> int | None:
     """The place of the round that a step belongs to: its own, the last of its stage, or that of all other calls."""
+    turn = min(turn, len(places))  # rounds are told apart from the first on: there are no more than places
     while turn >= 0:
         place = places.get(Round(stage, turn))
         if place is not None:

@@ -60,6 +60,8 @@ class Shape:
         "stage -> its steps"
         self.ancestors: list[int] = []
         "per step, all that had ended before it began"
+        self._levels: dict[str, list[int]] = {}
+        "stage -> the steps of each of its rounds"
         for index, (stage, after) in enumerate(zip(self.stages, self.after, strict=True)):
             bits = 0
             for before in after:
@@ -70,16 +72,24 @@ class Shape:
     @cached_property
     def rounds(self) -> list[int]:
         """Per step, how many rounds of its own stage came before it, one after another."""
-        seen: dict[str, list[int]] = {}  # stage -> its steps, round by round
         rounds = []
         for index, stage in enumerate(self.stages):
-            levels = seen.setdefault(stage, [])
-            turn = next((n + 1 for n in range(len(levels) - 1, -1, -1) if levels[n] & self.ancestors[index]), 0)
+            levels = self._levels.setdefault(stage, [])
+            turn = self._last(levels, self.ancestors[index]) + 1
             if turn == len(levels):
                 levels.append(0)
             levels[turn] |= 1 << index
             rounds.append(turn)
         return rounds
+
+    def last_round(self, stage: str, step: int) -> int:
+        """The last round of a stage that had ended when a step began; -1: none had."""
+        assert self.rounds, "which fills the levels"
+        return self._last(self._levels.get(stage, []), self.ancestors[step])
+
+    @staticmethod
+    def _last(levels: Sequence[int], steps: int) -> int:
+        return next((turn for turn in range(len(levels) - 1, -1, -1) if levels[turn] & steps), -1)
 
     @cached_property
     def depths(self) -> list[int]:
