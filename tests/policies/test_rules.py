@@ -292,8 +292,8 @@ def test_urgency_then_fair_then_las(core: Make) -> None:
 
 def test_a_recipe_is_what_it_stands_for(core: Make) -> None:
     """`default` may be part of a composition like the orderings that it spells."""
-    assert [o.name for o in compose(["default"])] == ["las"]
-    assert [o.name for o in compose(["urgency", "default"])] == ["urgency", "las"]
+    assert [o.name for o in compose(["default"])] == ["hocket"]
+    assert [o.name for o in compose(["urgency", "default"])] == ["urgency", "hocket"]
 
 
 def test_the_command_line_writes_compositions_with_a_sign() -> None:

@@ -211,6 +211,25 @@ class JobBelief:
         possible = self._remaining[self._weights >= POSSIBLE * self._weights.max()]
         return float(f"{possible.min():.9g}"), float(f"{possible.max():.9g}")
 
+    def hopeful_s(self, share: float) -> float:
+        if self._moved:
+            self._update()
+        by_age, aged = self._by_age()
+        if not self.samples.rows:
+            return aged
+        work, weights = self._ranked()
+        done = np.minimum(np.cumsum(weights), share)
+        counted = np.diff(done, prepend=0.0)
+        mean = float(counted @ work) / float(done[-1])
+        return float(f"{(1.0 - by_age) * mean + by_age * aged:.9g}")
+
+    def _ranked(self) -> tuple[Floats, Floats]:
+        """Remaining work and weights of the rows that are possible, least work first."""
+        possible = np.flatnonzero(self._weights >= POSSIBLE * self._weights.max())
+        work, weights = self._remaining[possible], self._weights[possible]
+        order = np.argsort(work, kind="stable")
+        return work[order], weights[order] / weights.sum()
+
     @property
     def gittins_s(self) -> float:
         if self._moved:
@@ -218,8 +237,7 @@ class JobBelief:
         share, aged = self._by_age()
         if not self.samples.rows:
             return aged
-        order = np.argsort(self._remaining, kind="stable")
-        work, weights = self._remaining[order], self._weights[order]
+        work, weights = self._ranked()
         done = np.cumsum(weights)
         spent = np.cumsum(weights * work) + work * (1.0 - done)
         rank = float((spent / np.maximum(done, 1e-12)).min())

@@ -57,6 +57,9 @@ class Belief(Protocol):
     def interval_s(self) -> tuple[float, float]:
         """Least and most of it that is still possible: the posterior's support."""
 
+    def hopeful_s(self, share: float) -> float:
+        """Mean of it over the most favourable outcomes, `share` of all by probability; 1 = `remaining_s`."""
+
     @property
     def path_s(self) -> float:
         """Expected longest path from now to the job's end, tools included."""

@@ -40,7 +40,7 @@ ORDERINGS: dict[str, Callable[..., Ordering]] = {
 "which call next: name -> constructor, whose keyword arguments are its parameters"
 
 RECIPES: dict[str, tuple[str, ...]] = {
-    "default": ("las",),
+    "default": ("hocket",),
 }
 "names for compositions"
 
@@ -99,7 +99,7 @@ def _made(name: str, parameters: Mapping[str, float]) -> Ordering:
 
 
 def spell_out(names: Sequence[str]) -> tuple[str, ...]:
-    """The same policy without recipes, whose meaning may change with a version: ('default',) -> ('las',)."""
+    """The same policy without recipes, whose meaning may change with a version: ('default',) -> ('hocket',)."""
     return tuple(part for name in names for part in RECIPES.get(name, (name,)))
 
 
