@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from hocket.beliefs.inference import Inference
-from hocket.beliefs.network import BINS, VARIABLES, learn_network
+from hocket.beliefs.learn import BINS
+from hocket.beliefs.network import VARIABLES, learn_network
 from hocket.beliefs.profile import Network, Node, Variable
 from hocket.beliefs.record import Record, Step
 from hocket.errors import InputError

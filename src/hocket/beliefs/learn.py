@@ -9,17 +9,29 @@ from hocket.beliefs.profile import MOST_RECORDS, Profile
 from hocket.beliefs.record import Record
 from hocket.errors import InputError
 
+BINS = 6
+"states of a size in the network, `absent` aside"
+PARENTS = 2
+"of a variable of the network, at most"
 ANSWER_WEIGHT = 50
 "prompt tokens that cost an engine about as much as one token of an answer; only to order jobs by size"
 
 
 def learn(
-    app: str, records: Sequence[Record], graph: Graph | None = None, *, timed: bool = False, network: bool = True
+    app: str,
+    records: Sequence[Record],
+    graph: Graph | None = None,
+    *,
+    timed: bool = False,
+    network: bool = True,
+    bins: int = BINS,
+    parents: int = PARENTS,
 ) -> Profile:
     """The profile of `app`: of the `graph` that was declared, else of the one that the records show.
 
     `records` are in the order in which the jobs arrived; `timed`, where what they need is inferred from times. Raises
-    InputError without any, or where pyAgrum, which learns the `network`, is not installed.
+    InputError without any, or where pyAgrum, which learns the `network`, is not installed. A size has up to `bins`
+    states in the network, a variable up to `parents` parents.
     """
     if not records:
         raise InputError(f"no recorded jobs of {app!r}: nothing to learn from")
@@ -28,7 +40,7 @@ def learn(
     if network:
         from hocket.beliefs.network import learn_network
 
-        profile.network = learn_network(records, graph.nodes)
+        profile.network = learn_network(records, graph.nodes, bins=bins, parents=parents)
     profile.records = representative(records, MOST_RECORDS)
     return profile
 

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from hocket.beliefs.learn import BINS, PARENTS
 from hocket.beliefs.profile import Network, Node, Variable
 from hocket.beliefs.record import Record, Step
 from hocket.beliefs.rounds import PROMPT, REST, Round, Rounds, first_prompt, place_of, size_of
@@ -28,10 +29,6 @@ from hocket.errors import InputError
 Floats = NDArray[np.float64]
 States = NDArray[np.int64]
 
-BINS = 6
-"of a size, `absent` aside"
-PARENTS = 2
-"of a variable at most"
 VARIABLES = 20
 "of a network at most: posteriors stay exact and cheap"
 LEAST_IN_BIN = 8

@@ -12,6 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,6 +28,8 @@ MOST_JOBS = 20_000
 "of an application: the latest ones; more would not change what is learned"
 HISTORY = "history"
 WITHOUT = "pyAgrum is not installed: profiles have no Bayesian network, which `llmsched` needs; install 'hocket[bayes]'"
+BINS_HELP = "states of a size in the network, 2 to 12 (%(default)s)"
+PARENTS_HELP = "parents of a variable in it at most, 1 to 4 (%(default)s)"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +43,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--since", metavar="AGE", help="jobs of the history that arrived in the last 12h, 7d, or since")
     parser.add_argument("--graph", metavar="FILE", help="the application's graph, declared (found in the jobs)")
     parser.add_argument("-o", "--output", default="profiles", metavar="DIR", help="where profiles go (%(default)s)")
+    parser.add_argument("--bins", type=int, default=6, choices=range(2, 13), metavar="N", help=BINS_HELP)
+    parser.add_argument("--parents", type=int, default=2, choices=range(1, 5), metavar="N", help=PARENTS_HELP)
     parser.add_argument("--processes", type=int, metavar="N", help="worker processes (one a core)")
     parser.add_argument("--json", action="store_true", help="print what was learned as JSON")
 
@@ -59,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         print(WITHOUT, file=sys.stderr)
     graphs = {declared.app: declared} if declared else {}
     rows = []
-    for profile in learn_all(records, graphs, args.processes):
+    for profile in learn_all(records, graphs, args.processes, bins=args.bins, parents=args.parents):
         file = write_profile(args.output, profile)
         rows.append({"file": str(file), **_summary(profile, records[profile.app].records)})
     _tell(rows, as_json=args.json)
@@ -169,7 +174,12 @@ def bayes() -> bool:
 
 
 def learn_all(
-    records: Mapping[str, Lived], graphs: Mapping[str, Declared], processes: int | None = None
+    records: Mapping[str, Lived],
+    graphs: Mapping[str, Declared],
+    processes: int | None = None,
+    *,
+    bins: int = 6,
+    parents: int = 2,
 ) -> Iterator[Profile]:
     """The profile of each application, in their order, learned in a process of its own."""
     import os
@@ -179,22 +189,23 @@ def learn_all(
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(processes or cores, len(records))
+    one = partial(_learn, bins=bins, parents=parents)
     if workers == 1:
-        yield from map(_learn, records, records.values(), map(graphs.get, records))
+        yield from map(one, records, records.values(), map(graphs.get, records))
         return
     context = get_context("spawn")  # a fork of a process with the library's threads may hang
     with ProcessPoolExecutor(workers, context) as pool:
         try:
-            yield from pool.map(_learn, records, records.values(), map(graphs.get, records))
+            yield from pool.map(one, records, records.values(), map(graphs.get, records))
         except BrokenProcessPool:
             raise InputError("a worker process was killed, perhaps for want of memory; use --processes 1") from None
 
 
-def _learn(app: str, lived: Lived, declared: Declared | None) -> Profile:
+def _learn(app: str, lived: Lived, declared: Declared | None, *, bins: int, parents: int) -> Profile:
     from hocket.beliefs.learn import learn
 
     graph = None if declared is None else declared.graph(lived.records)
-    return learn(app, lived.records, graph, timed=lived.timed, network=bayes())
+    return learn(app, lived.records, graph, timed=lived.timed, network=bayes(), bins=bins, parents=parents)
 
 
 # -------------------------------------------------------------------- printing
