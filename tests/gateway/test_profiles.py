@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from msgspec import structs
 
 from hocket.beliefs.profile import Profile, encode_profile
 from hocket.beliefs.record import Record, Step
+from hocket.cli import main
 from hocket.core import events as ev
 from hocket.core.commands import Dispatch
 from hocket.core.latency import Latency
@@ -69,6 +71,10 @@ async def ask(world: Running, job: str, width: int, app: str = "tree", gap_s: fl
         await got.read()
 
 
+def waits(world: Running, calls: int) -> bool:
+    return world.gateway.scheduler.engines["small"].queued == calls
+
+
 def simulated(profiles: dict[str, str]) -> list[str]:
     """The order in which the simulator begins the same jobs."""
     setup = Setup([EngineModel(name="small", models=["small"], max_concurrency=1, latency=PACE)])
@@ -96,7 +102,7 @@ async def test_a_gateway_with_profiles_orders_as_the_simulator_does(
     await soon(lambda: world.inflight == 1)
     for queued, width in enumerate(WIDTHS, 1):
         calls.append(asyncio.create_task(ask(world, f"wide-{width}", width)))
-        await soon(lambda queued=queued: world.gateway.scheduler.engines["small"].queued == queued)
+        await soon(partial(waits, world, queued))
     await asyncio.gather(*calls)
     records = world.records()
     of = {record.event.call: record.event.job for record in records if isinstance(record.event, ev.CallArrived)}
@@ -204,6 +210,19 @@ async def test_metrics_tell_what_was_learned_and_how_far_off_it_was(
     assert text['hocket_jobs_learned_total{app="tree"}'] == 3
     # no work followed, where 8 calls of 30 tokens were expected: the jobs were about ten times smaller
     assert 1.5 < text['hocket_belief_error{app="tree"}'] < 4.0
+
+
+def test_config_check_names_the_applications_and_the_bad_profiles(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, file = tmp_path / "profiles", tmp_path / "hocket.yaml"
+    write_profile(folder, profile())
+    file.write_text(f"profiles: {folder}\n")
+    assert main(["config", "check", str(file)]) == 0
+    assert f"profiles {folder}: tree\n" in capsys.readouterr().out
+    (folder / "cut.json").write_bytes(BAD["cut.json"])
+    assert main(["config", "check", str(file)]) == 1
+    assert "profile refused: " in capsys.readouterr().err
 
 
 async def refused(world: Running) -> float:

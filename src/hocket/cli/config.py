@@ -45,4 +45,15 @@ def run(args: argparse.Namespace) -> int:
         )
     tenants = ", ".join(f"{t.name} (weight {t.weight:g}, most urgent {t.most_urgent})" for t in settings.tenants)
     print(f"  tenants  {tenants or 'none: open, loopback only'}")
-    return 0
+    return 0 if settings.profiles is None else _check_profiles(settings.profiles)
+
+
+def _check_profiles(folder: str) -> int:
+    """Which applications are known; 1 where the gateway would refuse a profile."""
+    from hocket.profiles import read_usable_profiles
+
+    found, problems = read_usable_profiles(folder)
+    print(f"  profiles {folder}: {', '.join(found) or 'none'}")
+    for problem in problems:
+        print(f"profile refused: {problem}", file=sys.stderr)
+    return 1 if problems else 0
