@@ -10,7 +10,6 @@ import pytest
 from hocket.beliefs.inference import Floats, Inference
 from hocket.beliefs.information import (
     Information,
-    correlations,
     entropy,
     joint_information,
     reducing,
@@ -146,10 +145,3 @@ def test_the_structure_of_a_dynamic_stage() -> None:
     assert structure_entropy(node, [], {"a": 0.5, "b": 0.5}) == 2.0
     assert structure_entropy(node, [Edge("a", "b", 0.5)], {"a": 0.5, "b": 0.5}) == 2.25
     assert structure_entropy(node, [Edge("a", "other", 0.5)], {"a": 1.0, "b": 0.0}) == 0.0
-
-
-def test_correlations_are_a_share() -> None:
-    names, matrix = correlations(exclusive_or())
-    assert names == ("x", "z", "y")
-    np.testing.assert_allclose(matrix, np.eye(3), atol=1e-6)
-    np.testing.assert_allclose(correlations(copies(1))[1], np.ones((2, 2)), atol=1e-6)

@@ -153,21 +153,5 @@ def structure_entropy(node: Node, edges: Sequence[Edge], present: Mapping[str, f
     return bits
 
 
-def correlations(network: Network) -> tuple[tuple[str, ...], Floats]:
-    """How much each pair of variables tells of each other: I / min(H, H), 0 to 1. The names, and the matrix."""
-    inference = Inference(network)
-    count = len(inference.names)
-    rows = inference.marginals(inference.unknown)
-    bits = [entropy(row) for row in rows]
-    matrix = np.eye(count)
-    for a in range(count):
-        for b in range(a):
-            least = min(bits[a], bits[b])
-            if least > 0.0:
-                shared = joint_information(inference, a, [b], inference.unknown)
-                matrix[a, b] = matrix[b, a] = min(1.0, shared / least)
-    return inference.names, matrix
-
-
 def _coin(p: float) -> float:
     return entropy(np.array([p, 1.0 - p]))
