@@ -307,7 +307,7 @@ def test_the_command_line_writes_compositions_with_a_sign() -> None:
         (["fifo"], "unknown policy 'fifo'; known: fcfs, call-fcfs,"),
         ([], "at least one ordering"),
         (["las", "urgency"], "'urgency' (class) cannot follow 'las' (job)"),
-        (["default", "fair"], "policy default > fair: 'fair' (tenant) cannot follow 'las' (job)"),
+        (["default", "fair"], "policy default > fair: 'fair' (tenant) cannot follow 'hocket' (job)"),
     ],
 )
 def test_what_cannot_be_composed_is_told(names: list[str], says: str) -> None:
