@@ -37,7 +37,7 @@ def test_the_contract(tmp_path: Path) -> None:
     settings = load_settings(write(tmp_path, CONTRACT))
     assert settings.to_spec() == SchedulerSpec(
         engines=[EngineSpec("small", ["small"])],
-        policy=("las",),
+        policy=("hocket",),
         routing="affinity",
         tenants=[TenantSpec("team-a", 2.0)],
     )
