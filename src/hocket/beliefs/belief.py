@@ -218,16 +218,19 @@ class JobBelief:
         if not self.samples.rows:
             return aged
         work, weights = self._ranked()
-        done = np.minimum(np.cumsum(weights), share)
-        counted = np.diff(done, prepend=0.0)
-        mean = float(counted @ work) / float(done[-1])
+        done = weights.cumsum()
+        last = int(done.searchsorted(share))  # the row with which the share is full
+        mean = float(weights[:last] @ work[:last])
+        if last < len(work):
+            before = float(done[last - 1]) if last else 0.0
+            mean = (mean + (share - before) * float(work[last])) / share
         return float(f"{(1.0 - by_age) * mean + by_age * aged:.9g}")
 
     def _ranked(self) -> tuple[Floats, Floats]:
         """Remaining work and weights of the rows that are possible, least work first."""
-        possible = np.flatnonzero(self._weights >= POSSIBLE * self._weights.max())
+        possible = (self._weights >= POSSIBLE * self._weights.max()).nonzero()[0]
         work, weights = self._remaining[possible], self._weights[possible]
-        order = np.argsort(work, kind="stable")
+        order = work.argsort(kind="stable")
         return work[order], weights[order] / weights.sum()
 
     @property
