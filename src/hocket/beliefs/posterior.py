@@ -69,12 +69,12 @@ class Bound:
         self.round_of |= {i: place for place, i in enumerate(self.tasks_of) if i is not None}
         self.grows = [i is not None and self.variables[i].grows for i in self.tasks_of]
         self.features = {v.name.partition(" ")[2]: i for i, v in enumerate(self.variables) if v.fact == "feature"}
-        self.ends: list[list[int]] = [[] for _ in self.size_of]
+        self.ends: list[set[int]] = [set() for _ in self.size_of]
         "the rounds that come no more once this one has begun"
         for place, index in enumerate(self.size_of):
             for name in self.variables[index].over:
                 stage, _, turn = name.rpartition(" ")
-                self.ends[self._round(stage, int(turn) - 1, self.variables[index].name)].append(place)
+                self.ends[self._round(stage, int(turn) - 1, self.variables[index].name)].add(place)
         self._batch = batch
         self._serve(server)
         self._factors: dict[tuple[int, ...], list[float]] = {}
@@ -151,7 +151,7 @@ class JobPosterior:
     """The network's posterior of one job, brought up to date whenever it is asked."""
 
     __slots__ = (
-        *("_arrived", "_begun", "_bound", "_done", "_ended", "_evidence", "_found", "_gone", "_latest", "_record"),
+        *("_arrived", "_bound", "_done", "_ended", "_evidence", "_found", "_gone", "_latest", "_over", "_record"),
         *("_rounds", "_seen", "_sized", "_spans", "_step_of", "_sum"),
     )
 
@@ -169,7 +169,7 @@ class JobPosterior:
         self._done = [0] * count
         self._sized = [0] * count
         self._sum = [0.0] * count
-        self._begun: set[int] = set()
+        self._over: set[int] = set()  # rounds that come no more
         self._latest: dict[str, int] = {}  # stage -> the latest round that has begun
         self._evidence = list(bound.inference.unknown)
         self._found: dict[tuple[int, ...], Span] = {}
@@ -207,9 +207,10 @@ class JobPosterior:
             self._arrived[place] += 1
             self._latest[step.stage] = place
             moved.add(place)
-            if place not in self._begun:
-                self._begun.add(place)
-                moved.update(bound.ends[place])
+            over = bound.ends[place] - self._over
+            if over:
+                self._over |= over
+                moved |= over
         for index in ended[self._gone :]:
             step, place = steps[index], self._step_of[index]
             if place is not None:
@@ -230,22 +231,19 @@ class JobPosterior:
         size, tasks = bound.size_of[place], bound.tasks_of[place]
         last = absent(bound, size)
         if not self._arrived[place]:
-            if any(place in bound.ends[other] for other in self._begun):
+            if place in self._over:
                 self._evidence[size] = (last, last)
                 if tasks is not None:
                     self._evidence[tasks] = (absent(bound, tasks), absent(bound, tasks))
             return
         if tasks is not None:
             least = bisect_left(bound.variables[tasks].cuts, self._arrived[place])
-            open_ = bound.grows[place] and not self._over(place)
+            open_ = bound.grows[place] and place not in self._over
             self._evidence[tasks] = (least, max(least, absent(bound, tasks) - 1) if open_ else least)
         if self._sized[place]:
             self._see(size, self._sum[place] / self._sized[place])
         else:
             self._evidence[size] = (0, last - 1)
-
-    def _over(self, place: int) -> bool:
-        return any(place in self._bound.ends[other] for other in self._begun)
 
     def _see(self, index: int, value: float) -> None:
         state = bisect_left(self._bound.variables[index].cuts, value)
