@@ -107,14 +107,16 @@ class Jobs(Replicas):
     # ---------------------------------------------------------------- beliefs
 
     def _believe(self, job: Job, take_in: Callable[..., None], *facts: Any) -> None:
-        """Let the beliefs take in a fact about `job`; its waiting calls are ordered anew."""
+        """Let the beliefs take in a fact about `job`; if that moves its belief, its waiting calls are ordered anew."""
+        belief = job.belief
+        before = None if belief is None else belief.moves
         try:
             take_in(*facts)
         except Exception as error:  # noqa: BLE001  as for orderings: no estimate may stop a call
             self.beliefs = None
             self._fall_back(error)
             return
-        if job.waiting:
+        if job.waiting and (belief is None or belief.moves != before):
             self._touch(Fact.BELIEF, job)
 
     def _believe_anew(self, policy: Policy) -> None:
