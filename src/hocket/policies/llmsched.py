@@ -30,7 +30,7 @@ class LlmSched:
     scope: ClassVar[Scope] = Scope.JOB
     reads: ClassVar[frozenset[Fact]] = frozenset({Fact.BELIEF, Fact.BATCH})
 
-    def __init__(self, epsilon: float = 0.1, sample: float = 0.3, informs: int = 4) -> None:
+    def __init__(self, epsilon: float = 0.02, sample: float = 0.3, informs: int = 4) -> None:
         """`epsilon`: share of decisions that explore, 0 to 1; `sample`: fraction of the explored stage's waiting tasks
         that are run, above 0 to 1; `informs`: variables that stand for all that a stage informs, 1 to 6.
 
