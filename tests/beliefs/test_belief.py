@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from hocket.beliefs.belief import NEW, JobBelief
+from hocket.beliefs.lesson import Lesson
 from hocket.beliefs.record import Record, Step
-from hocket.beliefs.samples import MOST_TURNS, Samples
+from hocket.beliefs.samples import MOST_TURNS
 from tests.beliefs.worlds import chain, pace, samples
 
 ROUNDS = [chain(*[("think", 100, 11)] * n) for n in (2, 2, 2, 2, 2, 6, 6, 6, 6, 6)] * 10
@@ -142,7 +143,7 @@ def test_gittins_prefers_what_may_be_over_soon() -> None:
 
 
 def test_the_same_story_gives_the_same_belief() -> None:
-    def story(of: Samples) -> list[float]:
+    def story(of: Lesson) -> list[float]:
         belief = JobBelief(of, {"x": 1.0})
         out = [belief.remaining_s]
         for turn in range(5):
@@ -152,4 +153,4 @@ def test_the_same_story_gives_the_same_belief() -> None:
             out += [belief.remaining_s, belief.path_s, belief.gittins_s, *belief.interval_s]
         return out
 
-    assert story(samples(*ROUNDS)) == story(Samples(tuple(ROUNDS), pace))
+    assert story(samples(*ROUNDS)) == story(Lesson(tuple(ROUNDS), pace))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from hocket.assembly import build
+from hocket.beliefs.lesson import Lesson
 from hocket.beliefs.profile import Profile, encode_profile
 from hocket.beliefs.record import Record, Step
-from hocket.beliefs.samples import Samples
 from hocket.core import events as ev
 from hocket.core.latency import Latency
 from hocket.core.scheduler import Scheduler
@@ -27,8 +27,8 @@ def chain(*calls: tuple[str, int, int]) -> Record:
     return Record(steps)
 
 
-def samples(*records: Record) -> Samples:
-    return Samples(records, pace)
+def samples(*records: Record) -> Lesson:
+    return Lesson(records, pace)
 
 
 def profile(records: Sequence[Record], app: str = "app") -> str:

@@ -11,15 +11,16 @@ attained service first.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from hocket.beliefs.posterior import Bound, JobPosterior
+from hocket.beliefs.lesson import Lesson
+from hocket.beliefs.posterior import JobPosterior
 from hocket.beliefs.record import Record, Step
 from hocket.beliefs.samples import Column, Floats, Kernel, Samples, scaled
 
-MOST_SUPPORT = 8
+SUPPORT = 8
 "rows: when evidence leaves fewer (or an eighth of all), it is tempered until so many count"
 NEW = 3.0
 "jobs that the judgement by age is worth, before any step was as expected"
@@ -27,8 +28,8 @@ SHAPE = -1.0
 "log-likelihood of each step more or fewer than a row had visible at this point"
 MOST_SHAPE = 3.0
 "steps beyond which it makes no difference"
-UNLIKE = 6.0
-"minus the log-likelihood of a fact that a row is far from: unlike, not impossible"
+UNLIKE = 50.0
+"minus the log-likelihood of a fact that a row is far from; less, and the many that are far would outweigh the few near"
 POSSIBLE = 1e-3
 "of the largest weight: rows below it are no longer possible"
 FIRST_ANSWER = 128.0
@@ -36,12 +37,10 @@ FIRST_ANSWER = 128.0
 
 
 class _Open(NamedTuple):
-    """A call that has not ended."""
+    """A step that has not ended."""
 
-    step: int
-    "its index in the record"
-    place: int | None
-    "its column; None where no row has it"
+    column: Column | None
+    "None where no row has it"
     work: Floats | float
     "engine seconds, a row"
     mean: float
@@ -49,65 +48,62 @@ class _Open(NamedTuple):
 
 
 class JobBelief:
-    """The belief about one job. The tracker feeds it; orderings read its properties."""
+    """The belief about one job. The tracker feeds it; orderings read its properties.
+
+    Feeding it only keeps the record: what the facts do to the rows is worked out when somebody reads. So a gateway
+    where no call ever waits pays nothing for it.
+    """
 
     __slots__ = (
-        "_fits", "_frontier", "_left", "_log", "_misfits", "_moved", "_network", "_open", "_path", "_places",
-        "_posterior", "_remaining", "_rest", "_turns", "_weights", "attained_s", "ended", "moves", "record", "samples",
+        "_attained",
+        "_facts",
+        "_fits",
+        "_frontier",
+        "_known",
+        "_lacks",
+        "_left",
+        "_lesson",
+        "_log",
+        "_misfits",
+        "_moved",
+        "_open",
+        "_path",
+        "_places",
+        "_posterior",
+        "_remaining",
+        "_rest",
+        "_turns",
+        "_weights",
+        "ended",
+        "moves",
+        "read",
+        "record",
     )  # fmt: skip
 
-    def __init__(self, samples: Samples, features: dict[str, float], network: Bound | None = None) -> None:
-        self.samples = samples
+    def __init__(self, lesson: Lesson, features: dict[str, float]) -> None:
         self.record = Record([], features)
         "what it has shown so far; sizes of steps that have not ended are 0"
-        self.attained_s = 0.0
-        "engine seconds, unloaded, of its calls that have ended"
         self.ended: list[int] = []
         "indexes of the steps that have ended, in that order"
-        self._network = network
-        self._posterior: JobPosterior | None = None
         self.moves = 0
         "how often it has moved"
-        self._log: Floats = np.zeros(samples.rows)
-        self._left: Floats = samples.total.copy()
-        self._open: dict[int, _Open] = {}
+        self.read = False
+        "whether anybody has asked"
+        self._lesson = lesson
+        self._facts: list[tuple[Any, ...]] = []  # all that was told, in order; the first `_known` are worked out
+        self._known = -1  # not even the features are
         self._turns: dict[str, int] = {}
-        self._places: list[int | None] = []
-        self._rest: dict[str, float] = {}
         self._frontier: list[int] = []
-        self._fits = self._misfits = 0.0
-        self._moved = True
-        self._path: float | None = None
-        self._weights: Floats = self._log
-        self._remaining: Floats = self._log
-        for name, kernel in samples.features.items():
-            self._agree(kernel, features.get(name))
+        self._posterior: JobPosterior | None = None
 
-    # ---------------------------------------------------------------- evidence
+    # ---------------------------------------------------------------- what is told
 
     def began(self, stage: str, model: str | None, prompt_tokens: int, most: int | None, hint: int | None) -> int:
         """A step became visible: a call, or (without a model) a tool run. Returns its index in the record."""
         index = len(self.record.steps)
         self.record.steps.append(Step(stage, model, prompt_tokens, 0, 0.0, list(self._frontier)))
         turn = self._turns[stage] = self._turns.get(stage, -1) + 1
-        column = self.samples.column(stage, turn)
-        place = None if column is None else column.place
-        self._places.append(place)
-        if column is not None:
-            self._log = self._log + column.absent
-            if column.prompt is not None:
-                self._agree(column.prompt, prompt_tokens)
-            self._fits += 1.0
-        elif stage in self.samples.rest:
-            self._fits += 1.0
-        else:
-            self._misfits += 1.0
-        if model is not None:
-            work = self._work(stage, model, column, prompt_tokens, most, hint)
-            self._open[index] = _Open(index, place, work, float(np.mean(work)))
-            self._left = self._left + (work if place is None else work - self.samples.work[place])
-            self._count_rest(index, self._open[index].mean)
-        self._moved = True
+        self._facts.append((index, turn, prompt_tokens, most, hint))
         self.moves += 1
         return index
 
@@ -117,33 +113,100 @@ class JobBelief:
         if prompt_tokens:
             step.prompt_tokens = prompt_tokens
         step.output_tokens, step.duration_s = output_tokens, duration_s
-        work = 0.0
-        if step.model is not None:
-            work = self.samples.pace(step.stage, step.model).unloaded(step.prompt_tokens, output_tokens)
-            self.attained_s += work
-        column = self._column(index)
-        if column is not None:
-            if column.answer is not None and output_tokens:
-                self._agree(column.answer, output_tokens)
-            if column.seconds is not None:
-                self._agree(column.seconds, 1e3 * duration_s)
-        self._ended(index, work)
+        self._over(index, lost=False)
 
     def lost(self, index: int) -> None:
         """A step will never end: nothing is learned from it, and it is no longer to be done."""
-        self._ended(index, 0.0)
+        self._over(index, lost=True)
 
-    def _ended(self, index: int, work: float) -> None:
-        step = self.record.steps[index]
-        call = self._open.pop(index, None)
-        if call is not None:
-            self._left = self._left - call.work
-            self._count_rest(index, work - call.mean)
-        self._frontier = [before for before in self._frontier if before not in step.after]
+    def _over(self, index: int, *, lost: bool) -> None:
+        after = self.record.steps[index].after
+        self._frontier = [before for before in self._frontier if before not in after]
         self._frontier.append(index)
         self.ended.append(index)
-        self._moved = True
+        self._facts.append((index, lost))
         self.moves += 1
+
+    # ---------------------------------------------------------------- what it does to the rows
+
+    @property
+    def samples(self) -> Samples:
+        """The recorded jobs that it is judged by."""
+        return self._lesson.samples
+
+    def _work_out(self) -> None:
+        """Take in the facts that were told since somebody read."""
+        self.read = True
+        if self._known < 0:
+            self._begin()
+        if self._known == len(self._facts):
+            return
+        for fact in self._facts[self._known :]:
+            if len(fact) == 2:
+                self._take_end(*fact)
+            else:
+                self._take_begin(*fact)
+        self._known = len(self._facts)
+        self._update()
+
+    def _begin(self) -> None:
+        samples = self.samples
+        self._known = 0
+        self._attained = 0.0
+        self._fits = self._misfits = 0.0
+        self._lacks: Floats = np.zeros(samples.rows)  # log-likelihood of the steps seen, a row
+        self._log: Floats = np.zeros(samples.rows)  # and of their sizes
+        self._weights: Floats = self._log
+        self._remaining: Floats = self._log
+        self._path: float | None = None
+        self._left: Floats = samples.total
+        self._open: dict[int, _Open] = {}
+        self._places: list[int | None] = []
+        self._rest: dict[str, float] = {}
+        for name, kernel in samples.features.items():
+            self._agree(kernel, self.record.features.get(name))
+        self._update()
+
+    def _take_begin(self, index: int, turn: int, prompt: int, most: int | None, hint: int | None) -> None:
+        step = self.record.steps[index]
+        stage, model = step.stage, step.model
+        column = self.samples.column(stage, turn)
+        place = None if column is None else column.place
+        self._places.append(place)
+        if column is not None:
+            self._lacks = self._lacks + column.absent
+            if column.prompt is not None:
+                self._agree(column.prompt, prompt)
+            self._fits += 1.0
+        elif stage in self.samples.rest:
+            self._fits += 1.0
+        else:
+            self._misfits += 1.0
+        if model is not None:
+            work = self._work(stage, model, column, prompt, most, hint)
+            self._open[index] = _Open(column, work, float(np.mean(work)))
+            self._left = self._left + (work if place is None else work - self.samples.work[place])
+            self._count_rest(index, self._open[index].mean)
+        elif column is not None:
+            self._open[index] = _Open(column, 0.0, 0.0)
+
+    def _take_end(self, index: int, lost: bool) -> None:
+        step, work = self.record.steps[index], 0.0
+        opened = self._open.pop(index, None)
+        if not lost and step.model is not None:
+            work = self.samples.pace(step.stage, step.model).unloaded(step.prompt_tokens, step.output_tokens)
+            self._attained += work
+        if opened is None:
+            return
+        column = opened.column
+        if column is not None and not lost:
+            if column.answer is not None and step.output_tokens:
+                self._agree(column.answer, step.output_tokens)
+            if column.seconds is not None:
+                self._agree(column.seconds, 1e3 * step.duration_s)
+        if step.model is not None:
+            self._left = self._left - opened.work
+            self._count_rest(index, work - opened.mean)
 
     def _count_rest(self, index: int, work: float) -> None:
         """A turn without a column: its work is part of the rows' sum."""
@@ -151,19 +214,17 @@ class JobBelief:
         if self._places[index] is None and stage in self.samples.rest:
             self._rest[stage] = self._rest.get(stage, 0.0) + work
 
-    def _column(self, index: int) -> Column | None:
-        place, step = self._places[index], self.record.steps[index]
-        if place is None:
-            return None
-        turn = sum(1 for other in self.record.steps[:index] if other.stage == step.stage)
-        return self.samples.column(step.stage, turn)
-
     def _agree(self, kernel: Kernel, size: float | None) -> None:
-        """Weight the rows by how near they are in one fact."""
+        """Weight the rows by how near they are in one fact; where none is near, by which are nearest."""
         if size is None:
             return
         apart = kernel.values - scaled(size)
-        self._log = self._log - np.minimum(kernel.scale * apart * apart, UNLIKE)
+        unlike = kernel.scale * apart * apart
+        support = _support(len(unlike))
+        nth = float(np.partition(unlike, support - 1)[support - 1])
+        if nth > 1.0:
+            unlike = unlike / nth
+        self._log = self._log - np.minimum(unlike, UNLIKE)
 
     def _work(
         self, stage: str, model: str, column: Column | None, prompt: int, most: int | None, hint: int | None
@@ -188,11 +249,15 @@ class JobBelief:
     @property
     def remaining_s(self) -> float:
         """See `hocket.core.belief.Belief`. Rounded to nine digits: sums differ in the last from machine to machine."""
-        if self._moved:
-            self._update()
+        self._work_out()
         share, aged = self._by_age()
         mean = float(self._weights @ self._remaining) if self.samples.rows else 0.0
         return float(f"{(1.0 - share) * mean + share * aged:.9g}")
+
+    @property
+    def attained_s(self) -> float:
+        self._work_out()
+        return self._attained
 
     @property
     def total_s(self) -> float:
@@ -203,8 +268,7 @@ class JobBelief:
 
     @property
     def interval_s(self) -> tuple[float, float]:
-        if self._moved:
-            self._update()
+        self._work_out()
         share, aged = self._by_age()
         if not self.samples.rows or share > 0.5:
             return aged, 2.0 * aged
@@ -212,8 +276,7 @@ class JobBelief:
         return float(f"{possible.min():.9g}"), float(f"{possible.max():.9g}")
 
     def hopeful_s(self, share: float) -> float:
-        if self._moved:
-            self._update()
+        self._work_out()
         by_age, aged = self._by_age()
         if not self.samples.rows:
             return aged
@@ -235,8 +298,7 @@ class JobBelief:
 
     @property
     def gittins_s(self) -> float:
-        if self._moved:
-            self._update()
+        self._work_out()
         share, aged = self._by_age()
         if not self.samples.rows:
             return aged
@@ -248,8 +310,7 @@ class JobBelief:
 
     @property
     def path_s(self) -> float:
-        if self._moved:
-            self._update()
+        self._work_out()
         if self._path is None:  # a chooser asks again and again
             self._path = self._longest()
         return self._path
@@ -260,7 +321,7 @@ class JobBelief:
             return aged
         path = np.zeros(self.samples.rows)
         for call in self._open.values():
-            tail = 0.0 if call.place is None else self.samples.tail[call.place]
+            tail = 0.0 if call.column is None else self.samples.tail[call.column.place]
             path = np.maximum(path, call.work + tail)
         if not self._open and self.ended:
             last = [place for place in (self._places[i] for i in self._frontier) if place is not None]
@@ -271,19 +332,19 @@ class JobBelief:
     @property
     def posterior(self) -> JobPosterior | None:
         """What the Bayesian network of its application says; None if there is none."""
-        if self._posterior is None and self._network is not None:
-            self._posterior = JobPosterior(self._network, self.record, self.ended)
+        if self._posterior is None and self._lesson.network is not None:
+            self._posterior = JobPosterior(self._lesson.network, self.record, self.ended)
         return self._posterior
 
     @property
     def misfit(self) -> float:
         """Share of the judgement by age: 1 where nothing is known of such a job."""
+        self._work_out()
         return self._by_age()[0]
 
     def rows(self) -> tuple[Floats, Floats]:
         """The remaining work in each row, and the rows' weights (they sum to 1). Not to be written."""
-        if self._moved:
-            self._update()
+        self._work_out()
         return self._remaining, self._weights
 
     def _by_age(self) -> tuple[float, float]:
@@ -292,29 +353,35 @@ class JobBelief:
         weight = (NEW + rows * self._misfits) / (1.0 + self._fits)
         share = weight / (weight + rows)
         waiting = sum(call.mean for call in self._open.values())
-        return share, self.attained_s + waiting
+        return share, self._attained + waiting
 
     def _update(self) -> None:
-        self._moved = False
         self._path = None
-        if not self.samples.rows:
+        samples = self.samples
+        if not samples.rows:
             return
         remaining = self._left
         for stage, done in self._rest.items():
-            remaining = remaining - np.minimum(self.samples.rest[stage], done)
+            remaining = remaining - np.minimum(samples.rest[stage], done)
         self._remaining = np.maximum(remaining, 0.0)
-        visible = self.samples.visible[min(len(self.ended), len(self.samples.visible) - 1)]
+        visible = samples.visible[min(len(self.ended), len(samples.visible) - 1)]
         shape = SHAPE * np.minimum(np.abs(visible - len(self.record.steps)), MOST_SHAPE)
-        self._weights = _weights(self._log + shape)
+        self._weights = _weights(self._lacks + shape, self._log)
 
 
-def _weights(log: Floats) -> Floats:
-    """Weights that sum to 1, tempered so that some rows keep at least 1/e of the largest."""
-    log = log - log.max()
-    count = len(log)
-    support = min(max(count // 8, 2), MOST_SUPPORT, count)
-    nth = -float(np.partition(log, count - support)[count - support])
-    if nth > 1.0:
-        log = log / nth
-    weights = np.exp(log)
+def _weights(shape: Floats, sizes: Floats) -> Floats:
+    """Weights that sum to 1. The likelihood of the sizes is tempered until, of the rows that have the right shape, some
+    keep at least 1/e of the largest: many facts together would leave none.
+    """
+    like = sizes[shape >= shape.max() - 1.0]
+    best = float(like.max())
+    support = min(_support(len(sizes)), len(like))
+    nth = best - float(np.partition(like, len(like) - support)[len(like) - support])
+    log = shape + (sizes - best) / max(nth, 1.0)
+    weights = np.exp(log - log.max())
     return np.asarray(weights / weights.sum())
+
+
+def _support(rows: int) -> int:
+    """How many rows must be left to speak."""
+    return min(max(rows // 8, 2), SUPPORT, rows)

@@ -16,10 +16,11 @@ from typing import Any
 import msgspec
 
 from hocket.beliefs.belief import JobBelief
+from hocket.beliefs.lesson import Lesson
 from hocket.beliefs.posterior import Bound
 from hocket.beliefs.profile import MOST_RECORDS, Network, decode_profile
 from hocket.beliefs.record import Record
-from hocket.beliefs.samples import Floats, Samples
+from hocket.beliefs.samples import Floats
 from hocket.core.belief import World
 from hocket.core.latency import Latency
 from hocket.core.state import Call, Job
@@ -39,23 +40,6 @@ LEAST_S = 1e-6
 "of work: a job without any is not infinitely far off"
 MOST_APPLICATIONS = 1000
 "that are remembered without an open job: their names come from clients"
-
-
-class Lesson:
-    """Records, as matrices, and the Bayesian network of the profile that they go back to."""
-
-    __slots__ = ("network", "records", "samples")
-
-    def __init__(
-        self,
-        records: tuple[Record, ...],
-        pace: Callable[[str, str], Latency],
-        network: Bound | None,
-        before: Samples | None = None,
-    ) -> None:
-        self.records = records
-        self.samples = Samples(records, pace, before)
-        self.network = network
 
 
 class Learned:
@@ -86,21 +70,28 @@ class Story:
         self.job = job
         self.learned = learned
         self.lesson = lesson
-        job.belief = self.belief = JobBelief(lesson.samples, features, lesson.network)
+        job.belief = self.belief = JobBelief(lesson, features)
         self.facts: list[tuple[str, tuple[Any, ...]]] = []
         self.calls: dict[str, int] = {}
         "open calls -> index of their step"
         self.runs: dict[str, tuple[int, float]] = {}
         "open tool runs -> index of their step, and since when"
         self.foretold: tuple[Floats, Floats] | None = None
-        "sizes and their weights, as believed when its first step ended"
+        "sizes and their weights, as believed when its first step ended; None if nobody had asked by then"
 
     def tell(self, fact: str, *arguments: Any) -> Any:
         """Take in a fact and remember it: `began`, `finished` or `lost` of JobBelief."""
-        if self.foretold is None and fact != "began":
+        if fact != "began" and self.belief.read and not self.belief.ended:
             self.foretold = self.belief.rows()
         self.facts.append((fact, arguments))
         return getattr(self.belief, fact)(*arguments)
+
+    def retell(self, facts: Iterable[tuple[str, Iterable[Any]]], *, read: bool, judged: bool) -> None:
+        """Take in the facts of a story that was `read` in the end, and `judged` by what was foretold of it."""
+        self.belief.read = judged
+        for fact, arguments in facts:
+            self.tell(fact, *arguments)
+        self.belief.read = read
 
     def quantile(self) -> float:
         """Where its size came to lie in what was foretold: 1/2 on average, if that was right."""
@@ -179,13 +170,13 @@ class Tracker:
         if job.aborted or not belief.record.steps or story.calls:
             return
         learned.records.append(belief.record)
-        learned.lesson.samples.prepare(belief.record)
+        learned.lesson.prepare(belief.record)
         learned.jobs += 1
-        if story.lesson.samples.rows and story.foretold is not None:
+        if story.foretold is not None and story.lesson.records:
             learned.errors.append(story.error())
-        if story.lesson.samples.rows >= RECENT:
-            learned.strange.append(belief.misfit)
-            learned.quantiles.append(story.quantile())
+            if len(story.lesson.records) >= RECENT:
+                learned.strange.append(belief.misfit)
+                learned.quantiles.append(story.quantile())
         learned.due -= 1
         network = learned.lesson.network
         if _drifted(learned):
@@ -194,7 +185,7 @@ class Tracker:
             learned.quantiles.clear()
             learned.due, network = 0, None
         if learned.due <= 0:
-            before = learned.lesson.samples
+            before = learned.lesson
             learned.lesson = Lesson(tuple(learned.records), before.pace, network, before)
             learned.due = _growth(len(learned.records))
 
@@ -219,7 +210,7 @@ class Tracker:
                 idle = sorted((len(known.records), name) for name, known in self._apps.items() if not known.open)
                 for _, name in idle[: len(idle) // 2]:
                     del self._apps[name]
-            learned = self._apps[app] = Learned(Lesson((), self._pace(app), None))
+            learned = self._apps[app] = Learned(Lesson((), self._pace(app)))
         return learned
 
     def _pace(self, app: str) -> Callable[[str, str], Latency]:
@@ -261,8 +252,7 @@ class Tracker:
     @staticmethod
     def _retold(story: Story, lesson: Lesson) -> Story:
         again = Story(story.job, story.learned, lesson, story.belief.record.features)
-        for fact, arguments in story.facts:
-            again.tell(fact, *arguments)
+        again.retell(story.facts, read=story.belief.read, judged=story.foretold is not None)
         again.calls, again.runs = story.calls, story.runs
         return again
 
@@ -291,6 +281,8 @@ class Tracker:
                 "lesson": number(story.lesson),
                 "features": story.belief.record.features,
                 "facts": story.facts,
+                "read": story.belief.read,
+                "judged": story.foretold is not None,
                 "calls": story.calls,
                 "runs": story.runs,
             }
@@ -326,8 +318,7 @@ class Tracker:
             learned = self._apps[fields["app"]]
             learned.open += 1
             story = Story(jobs[job], learned, lesson(fields["app"], fields["lesson"]), fields["features"])
-            for fact, arguments in fields["facts"]:
-                story.tell(fact, *arguments)
+            story.retell(fields["facts"], read=fields["read"], judged=fields["judged"])
             story.calls = fields["calls"]
             story.runs = {run: (index, since) for run, (index, since) in fields["runs"].items()}
             self._stories[job] = story
