@@ -89,6 +89,7 @@ class Cell(msgspec.Struct, frozen=True):
     load: float
     seed: int
     policy: str
+    "a name, or with parameters: `hocket:share=0.4`"
     profiles: str = str(LEARNED)
     "jobs that they were learned from, or `wrong`: each application has another's"
 
@@ -185,6 +186,13 @@ def _learn(app: str, jobs: Sequence[Job]) -> str:
 # ---------------------------------------------------------------- running
 
 
+def named(policy: str) -> tuple[str, dict[str, dict[str, float]]]:
+    """What `hocket:share=0.4` stands for: the policy, and its parameters as a Setup has them."""
+    name, _, values = policy.partition(":")
+    pairs = (value.split("=") for value in values.split(":") if value)
+    return name, {name: {key: float(number) for key, number in pairs}} if values else {}
+
+
 _profiles: dict[Kind, dict[str, str]] = {}
 "what a worker process has"
 
@@ -214,8 +222,9 @@ def run_draw(draw: Draw, cells: Sequence[Cell]) -> list[Result]:
             if cell.load != load:
                 continue
             learned = _profiles[cell.workload, cell.engines, cell.profiles]
+            policy, parameters = named(cell.policy)
             start = time.process_time()
-            outcome = simulate(jobs, setup, cell.policy, profiles=learned)
+            outcome = simulate(jobs, msgspec.structs.replace(setup, policies=parameters), policy, profiles=learned)
             cpu_s = time.process_time() - start
             assert outcome.policy_error is None, f"{cell}: {outcome.policy_error}"
             assert not outcome.rejected, f"{cell}: {outcome.rejected}"

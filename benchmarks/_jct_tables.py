@@ -100,7 +100,7 @@ def _llmsched(grid: Grid, places: Sequence[Place]) -> list[Verdict]:
 def _against_all(grid: Grid, places: Sequence[Place]) -> list[Verdict]:
     """(b): nothing that does not see the future is better anywhere; half of llmsched's distance; 20 % below las."""
     out = []
-    others = [name for name in grid.policies if name not in ("hocket", "oracle")]
+    others = [name for name in grid.policies if name not in {"hocket", "oracle"} and ":" not in name]
     uppers = {
         (place, name): ratio.high
         for place in places

@@ -2,7 +2,8 @@
 
     python benchmarks/jct.py [--quick] [--mix ..] [--engines ..] [--load ..] [--policies ..] [--seeds N] [--fresh ..]
 
-Six applications in four mixes, 300 jobs a draw, ten draws, at 0.7 to 1.3 of the capacity of one engine and of three.
+Six applications in four mixes, 300 jobs a draw, ten draws, at 0.7 to 1.3 of the capacity of one engine (Llama-3.1-8B on
+an A100) and of three (also Qwen3-32B on two, Llama-3.1-70B on four), with four slots each: few, beside 300 jobs.
 Profiles are learned from 500 other jobs of each application. Then the same on whole recorded jobs, half of them learned
 from, where the folder of recorded data is there. All policies meet the same jobs, so ratios are paired: a ratio of mean
 JCTs a draw, its geometric mean over the draws and Student's 95 % interval.
@@ -21,7 +22,7 @@ import time
 from itertools import product
 from pathlib import Path
 
-from _jct_cells import ENGINES, RECORDED, Cell, Store, run_cells, source
+from _jct_cells import ENGINES, RECORDED, Cell, Store, named, run_cells, source
 from _jct_tables import page, raw, verdicts
 from _recorded import DATA
 
@@ -42,7 +43,7 @@ ROBUST, ROBUST_LOAD = ("10", "50", "wrong"), 1.1
 def main() -> int:
     """Run what is missing, write the page, say what does not hold."""
     args = _arguments()
-    policies = [name for name in _words(args.policies) if name in ORDERINGS or name == "oracle"]
+    policies = [name for name in _words(args.policies) if named(name)[0] in (*ORDERINGS, "oracle")]
     for name in set(_words(args.policies)) - set(policies):
         print(f"{name}: not in the catalog, left out", file=sys.stderr)
     seeds = range(2 if args.quick else args.seeds)
@@ -82,7 +83,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--mix", default=",".join(known), help="%(default)s")
     parser.add_argument("--engines", default="one,three", help=f"of {', '.join(ENGINES)} (%(default)s)")
     parser.add_argument("--load", default=",".join(map(str, LOADS)), help="%(default)s")
-    parser.add_argument("--policies", default=",".join(POLICIES), help="%(default)s")
+    parser.add_argument("--policies", default=",".join(POLICIES), help="hocket:share=0.4 sets a parameter")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="draws (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="two draws at load 1.1, robustness left out")
     parser.add_argument("--fresh", default="", metavar="POLICY,..", help="run these anew (all: every one)")
