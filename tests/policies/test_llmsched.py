@@ -244,6 +244,15 @@ def test_one_coin_a_decision_says_whether_to_explore(epsilon: float) -> None:
     assert [queue.pick() == "telling.x" for _ in coins] == [coin < epsilon for coin in coins]
 
 
+def test_jobs_that_are_gone_are_forgotten() -> None:
+    policy = LlmSched(epsilon=0.5)
+    queue = Queue(policy, [EXPLOIT, EXPLORE] * 500)
+    for number in range(1000):
+        queue.add(f"j{number}", 1.0, (0.0, 9.0), {"x": 1.0})
+        queue.pick()
+    assert len(policy._rows["e"]) + len(policy._moved["e"]) < 250
+
+
 # ---------------------------------------------------------------- parameters
 
 

@@ -109,10 +109,9 @@ class LlmSched:
         for job in jobs:
             if job in moved or job not in rows:
                 rows[job] = _row(job, index, self.informs)
-        moved.difference_update(jobs)
+        self._moved[engine] = {job for job in moved.difference(jobs) if job.waiting}
         if len(rows) > 2 * len(jobs) + 100:  # not all of them wait here any more
             self._rows[engine] = {job: row for job, row in rows.items() if job.waiting}
-            self._moved[engine] = {job for job in moved if job.waiting}
         return [rows[job] for job in jobs]
 
     # ---------------------------------------------------------------- snapshots
