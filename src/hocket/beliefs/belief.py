@@ -275,19 +275,14 @@ class JobBelief:
         possible = self._remaining[self._weights >= POSSIBLE * self._weights.max()]
         return float(f"{possible.min():.9g}"), float(f"{possible.max():.9g}")
 
-    def hopeful_s(self, share: float) -> float:
+    def quantile_s(self, share: float) -> float:
         self._work_out()
         by_age, aged = self._by_age()
         if not self.samples.rows:
             return aged
         work, weights = self._ranked()
-        done = weights.cumsum()
-        last = int(done.searchsorted(share))  # the row with which the share is full
-        mean = float(weights[:last] @ work[:last])
-        if last < len(work):
-            before = float(done[last - 1]) if last else 0.0
-            mean = (mean + (share - before) * float(work[last])) / share
-        return float(f"{(1.0 - by_age) * mean + by_age * aged:.9g}")
+        place = min(int(weights.cumsum().searchsorted(share)), len(work) - 1)
+        return float(f"{(1.0 - by_age) * float(work[place]) + by_age * aged:.9g}")
 
     def _ranked(self) -> tuple[Floats, Floats]:
         """Remaining work and weights of the rows that are possible, least work first."""

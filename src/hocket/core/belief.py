@@ -57,8 +57,8 @@ class Belief(Protocol):
     def interval_s(self) -> tuple[float, float]:
         """Least and most of it that is still possible: the posterior's support."""
 
-    def hopeful_s(self, share: float) -> float:
-        """Mean of it over the most favourable outcomes, `share` of all by probability; 1 = `remaining_s`."""
+    def quantile_s(self, share: float) -> float:
+        """What it does not exceed in `share` of the outcomes, by probability; 0.5 = the median."""
 
     @property
     def path_s(self) -> float:
