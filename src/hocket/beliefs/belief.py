@@ -20,7 +20,7 @@ from hocket.beliefs.posterior import JobPosterior
 from hocket.beliefs.record import Record, Step
 from hocket.beliefs.samples import Column, Floats, Kernel, Samples, scaled
 
-SUPPORT = 8
+SUPPORT = 16
 "rows: when evidence leaves fewer (or an eighth of all), it is tempered until so many count"
 NEW = 3.0
 "jobs that the judgement by age is worth, before any step was as expected"
@@ -55,29 +55,8 @@ class JobBelief:
     """
 
     __slots__ = (
-        "_attained",
-        "_facts",
-        "_fits",
-        "_frontier",
-        "_known",
-        "_lacks",
-        "_left",
-        "_lesson",
-        "_log",
-        "_misfits",
-        "_moved",
-        "_open",
-        "_path",
-        "_places",
-        "_posterior",
-        "_remaining",
-        "_rest",
-        "_turns",
-        "_weights",
-        "ended",
-        "moves",
-        "read",
-        "record",
+        "_ahead", "_attained", "_facts", "_fits", "_frontier", "_known", "_lacks", "_left", "_lesson", "_log",
+        "_weights", "ended", "moves", "read", "record",
     )  # fmt: skip
 
     def __init__(self, lesson: Lesson, features: dict[str, float]) -> None:
@@ -160,6 +139,7 @@ class JobBelief:
         self._remaining: Floats = self._log
         self._path: float | None = None
         self._left: Floats = samples.total
+        self._ahead: Floats = np.zeros(samples.rows)  # what the open calls have of it
         self._open: dict[int, _Open] = {}
         self._places: list[int | None] = []
         self._rest: dict[str, float] = {}
@@ -186,6 +166,7 @@ class JobBelief:
             work = self._work(stage, model, column, prompt, most, hint)
             self._open[index] = _Open(column, work, float(np.mean(work)))
             self._left = self._left + (work if place is None else work - self.samples.work[place])
+            self._ahead = self._ahead + work
             self._count_rest(index, self._open[index].mean)
         elif column is not None:
             self._open[index] = _Open(column, 0.0, 0.0)
@@ -206,6 +187,7 @@ class JobBelief:
                 self._agree(column.seconds, 1e3 * step.duration_s)
         if step.model is not None:
             self._left = self._left - opened.work
+            self._ahead = self._ahead - opened.work
             self._count_rest(index, work - opened.mean)
 
     def _count_rest(self, index: int, work: float) -> None:
@@ -275,33 +257,23 @@ class JobBelief:
         possible = self._remaining[self._weights >= POSSIBLE * self._weights.max()]
         return float(f"{possible.min():.9g}"), float(f"{possible.max():.9g}")
 
-    def quantile_s(self, share: float) -> float:
+    @property
+    def gittins_s(self) -> float:
+        return self.rank_s(0.0)
+
+    def rank_s(self, told: float) -> float:
         self._work_out()
         by_age, aged = self._by_age()
         if not self.samples.rows:
             return aged
-        work, weights = self._ranked()
-        place = min(int(weights.cumsum().searchsorted(share)), len(work) - 1)
-        return float(f"{(1.0 - by_age) * float(work[place]) + by_age * aged:.9g}")
-
-    def _ranked(self) -> tuple[Floats, Floats]:
-        """Remaining work and weights of the rows that are possible, least work first."""
         possible = (self._weights >= POSSIBLE * self._weights.max()).nonzero()[0]
         work, weights = self._remaining[possible], self._weights[possible]
-        order = work.argsort(kind="stable")
-        return work[order], weights[order] / weights.sum()
-
-    @property
-    def gittins_s(self) -> float:
-        self._work_out()
-        share, aged = self._by_age()
-        if not self.samples.rows:
-            return aged
-        work, weights = self._ranked()
-        done = np.cumsum(weights)
-        spent = np.cumsum(weights * work) + work * (1.0 - done)
-        rank = float((spent / np.maximum(done, 1e-12)).min())
-        return float(f"{(1.0 - share) * rank + share * aged:.9g}")
+        weights = weights / weights.sum()
+        rank = (1.0 - told) * _silent(work, weights) if told < 1.0 else 0.0
+        if told > 0.0:
+            ahead = np.minimum(self._ahead, self._remaining)[possible]
+            rank += told * _telling(float(weights @ ahead), work - ahead, weights)
+        return float(f"{(1.0 - by_age) * rank + by_age * aged:.9g}")
 
     @property
     def path_s(self) -> float:
@@ -375,6 +347,22 @@ def _weights(shape: Floats, sizes: Floats) -> Floats:
     log = shape + (sizes - best) / max(nth, 1.0)
     weights = np.exp(log - log.max())
     return np.asarray(weights / weights.sum())
+
+
+def _silent(work: Floats, weights: Floats) -> float:
+    """The Gittins rank: a job is served for a while, and all that is seen of it is whether it has ended."""
+    order = work.argsort(kind="stable")
+    work, weights = work[order], weights[order]
+    done = weights.cumsum()
+    spent = (weights * work).cumsum() + work * (1.0 - done)
+    return float((spent / done).min())
+
+
+def _telling(ahead: float, rest: Floats, weights: Floats) -> float:
+    """The same of a job of which all is known once its open calls have ended: then it is left alone, or served."""
+    order = rest.argsort(kind="stable")
+    rest, weights = rest[order], weights[order]
+    return float(((ahead + (weights * rest).cumsum()) / weights.cumsum()).min())
 
 
 def _support(rows: int) -> int:

@@ -25,8 +25,10 @@ MOST_TURNS = 64
 "of a stage that have a column of their own; the work of further ones is kept as a sum"
 LEAST_RELEVANCE = 0.02
 "a fact that explains less is ignored"
-LEAST_WIDTH = 0.05
-"of a kernel, in standard deviations: the rows are only so dense"
+DENSITY = 30.0
+"with it a kernel's width balances what it blurs against how few rows it leaves; see `_kernel`"
+LEAST_NOISE = 0.01
+"of what is left unexplained over what is explained: no width goes to 0"
 FEW = 8
 "rows below which nothing is said about relevance"
 
@@ -236,7 +238,10 @@ def _kernel(sizes: Floats, here: NDArray[np.bool_], ahead: Floats) -> Kernel | N
     relevance = _explained(values[here], np.log(ahead[here] + 0.01 * float(ahead[here].mean()) + 1e-9))
     if relevance < LEAST_RELEVANCE:
         return None
-    width = spread * max(((1.0 - relevance) / relevance) ** 0.5, LEAST_WIDTH)
+    # Of a linear dependence a kernel of width h blurs h² (squared: h⁴), and leaves n·h rows, whose noise it averages.
+    # Alone the best h goes with (noise / n)^(1/5); with a second fact beside it, with ^(1/6).
+    noise = max((1.0 - relevance) / relevance, LEAST_NOISE)
+    width = spread * (noise / (DENSITY * count)) ** (1 / 6)
     return Kernel(np.where(here, values, 0.0), 0.5 / width**2)
 
 

@@ -57,9 +57,6 @@ class Belief(Protocol):
     def interval_s(self) -> tuple[float, float]:
         """Least and most of it that is still possible: the posterior's support."""
 
-    def quantile_s(self, share: float) -> float:
-        """What it does not exceed in `share` of the outcomes, by probability; 0.5 = the median."""
-
     @property
     def path_s(self) -> float:
         """Expected longest path from now to the job's end, tools included."""
@@ -67,6 +64,11 @@ class Belief(Protocol):
     @property
     def gittins_s(self) -> float:
         """Gittins rank of what is left: least over quanta q of E[min(work, q)] / P(work <= q). Smaller goes first."""
+
+    def rank_s(self, told: float) -> float:
+        """The rank of a job that tells of itself as it goes: `told` = 0 is the Gittins rank, 1 the rank if the end of
+        its open calls told all: least over r of E[work of the open calls + rest, if rest <= r] / P(rest <= r).
+        """
 
     @property
     def attained_s(self) -> float:

@@ -12,31 +12,31 @@ from hocket.policies.orderings import Key
 
 
 class Hocket:
-    """The job that is over first, if things go rather well for it, goes first.
+    """The job that costs least for the chance to be done with it goes first, as far as jobs tell of themselves.
 
-    Shortest remaining work, by a low quantile of what is believed: a job that may be nearly done is tried before one
-    that surely is half-way. If it was not, its next stage tells, and it steps back.
+    The Gittins rank holds for jobs that tell nothing until they end; jobs of stages tell with each stage. So the rank
+    is half of that, and half of what it would be if the calls that are open now told all.
     """
 
     name: ClassVar[str] = "hocket"
     scope: ClassVar[Scope] = Scope.JOB
     reads: ClassVar[frozenset[Fact]] = BELIEF
 
-    def __init__(self, quantile: float = 0.3, ageing: float = 0.0) -> None:
-        """`quantile`: the share of the outcomes with less work than what counts, above 0 and below 1. `ageing`: seconds
-        of work that a second of age makes up for, 0 or more; large, and jobs go by arrival. Raises ValueError.
+    def __init__(self, told: float = 0.5, ageing: float = 0.0) -> None:
+        """`told`: how much open calls are taken to tell, 0 (nothing: the Gittins rank) to 1 (all). `ageing`: seconds of
+        work that a second of age makes up for, 0 or more; large, and jobs go by arrival. Raises ValueError.
         """
-        if not 0.0 < quantile < 1.0:
-            raise ValueError(f"quantile: {quantile}; use a fraction above 0 (the best case) and below 1 (the worst)")
+        if not 0.0 <= told <= 1.0:
+            raise ValueError(f"told: {told}; use 0 (open calls tell nothing) to 1 (they tell all)")
         if ageing < 0.0 or not isfinite(ageing):
             raise ValueError(f"ageing: {ageing}; use 0 (work alone counts) or more (the larger, the more age counts)")
-        self.quantile = quantile
+        self.told = told
         self.ageing = ageing
 
     def key(self, call: Call, view: View) -> Key:
-        """Engine seconds that are left of the job, in an outcome that is rather good; plus its arrival, weighed.
+        """The job's rank in engine seconds, plus its arrival, weighed.
 
-        All jobs age alike, so that what counts of their ages is when they arrived, and no key moves as time passes.
+        All jobs age alike, so what counts of their ages is when they arrived, and no key moves as time passes.
         """
         job = call.job
-        return (belief_of(job).quantile_s(self.quantile) + self.ageing * job.arrived_at,)
+        return (belief_of(job).rank_s(self.told) + self.ageing * job.arrived_at,)
