@@ -56,7 +56,8 @@ class JobBelief:
 
     __slots__ = (
         "_ahead", "_attained", "_facts", "_fits", "_frontier", "_known", "_lacks", "_left", "_lesson", "_log",
-        "_weights", "ended", "moves", "read", "record",
+        "_misfits", "_open", "_path", "_places", "_posterior", "_remaining", "_rest", "_turns", "_weights",
+        "ended", "moves", "read", "record",
     )  # fmt: skip
 
     def __init__(self, lesson: Lesson, features: dict[str, float]) -> None:
