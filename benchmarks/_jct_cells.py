@@ -187,7 +187,7 @@ def _learn(app: str, jobs: Sequence[Job]) -> str:
 
 
 def named(policy: str) -> tuple[str, dict[str, dict[str, float]]]:
-    """What `hocket:share=0.4` stands for: the policy, and its parameters as a Setup has them."""
+    """What `hocket:told=0.4` stands for: the policy, and its parameters as a Setup has them."""
     name, _, values = policy.partition(":")
     pairs = (value.split("=") for value in values.split(":") if value)
     return name, {name: {key: float(number) for key, number in pairs}} if values else {}

@@ -83,7 +83,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--mix", default=",".join(known), help="%(default)s")
     parser.add_argument("--engines", default="one,three", help=f"of {', '.join(ENGINES)} (%(default)s)")
     parser.add_argument("--load", default=",".join(map(str, LOADS)), help="%(default)s")
-    parser.add_argument("--policies", default=",".join(POLICIES), help="hocket:share=0.4 sets a parameter")
+    parser.add_argument("--policies", default=",".join(POLICIES), help="hocket:told=0.4 sets a parameter")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="draws (%(default)s)")
     parser.add_argument("--quick", action="store_true", help="two draws at load 1.1, robustness left out")
     parser.add_argument("--fresh", default="", metavar="POLICY,..", help="run these anew (all: every one)")
