@@ -185,6 +185,8 @@ def test_a_bad_trace_is_refused_with_line_and_reason(bad: str, said: str, tmp_pa
 def test_other_bad_input(trace: Path, tmp_path: Path, learn: Any) -> None:
     assert "cannot be read" in learn("--from", tmp_path / "none.jsonl", code=2)
     assert "--processes 0" in learn("--from", trace, "--processes", 0, code=2)
+    (tmp_path / "graph.yaml").write_text("app: nope\nstages: [{name: a}]\n")
+    assert "no job of 'nope' that ended" in learn("--from", trace, "--graph", tmp_path / "graph.yaml", code=2)
     (tmp_path / "cut.jsonl").write_text('{"journal":')
     assert "not a journal" in learn("--from", tmp_path / "cut.jsonl", code=2)
     (tmp_path / "profiles").write_text("a file")

@@ -106,6 +106,11 @@ def test_an_application_that_is_not_there(learned: Learned, profile: Any, tmp_pa
     assert "not a profile" in profile("show", APP, "--profiles", tmp_path, code=2)
 
 
+def test_a_profile_in_a_file_of_another_name(learned: Learned, profile: Any, tmp_path: Path) -> None:
+    (tmp_path / "renamed.json").write_bytes((learned.profiles / f"{APP}.json").read_bytes())
+    assert json.loads(profile("show", APP, "--profiles", tmp_path, "--json"))["app"] == APP
+
+
 # ---------------------------------------------------------------- explain
 
 

@@ -122,6 +122,17 @@ def test_bytes_that_are_no_text_are_told_as_well(journal: Path) -> None:
         replay_journal(journal)
 
 
+def test_a_line_that_is_nested_too_deeply_is_told_as_well(journal: Path) -> None:
+    deep = '{"event":{"type":"Tick","at":0,"x":' + "[" * 100_000 + "]" * 100_000 + '},"commands":[]}\n'
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join([*lines[:3], deep, *lines[3:]]))
+    with pytest.raises(InputError, match=r"journal\.jsonl:4: not a record"):
+        replay_journal(journal)
+    journal.write_text(f'{{"x":{"[" * 100_000}')
+    with pytest.raises(InputError, match=r"journal\.jsonl:1: not a journal"):
+        replay_journal(journal)
+
+
 def test_a_line_that_is_missing_is_told_where_it_shows(journal: Path) -> None:
     """Somebody has cut the file with an editor: the event of a job whose opening is gone."""
     lines = journal.read_text().splitlines(keepends=True)

@@ -99,6 +99,10 @@ BAD: dict[str, tuple[bytes, str]] = {
     "a list": (b"[]", "not a profile"),
     "foreign": (b'{"nodes": [1, 2]}', "not a profile"),
     "another program's": (json.dumps(good() | {"weights": []}).encode(), "weights"),
+    "nested too deeply": (
+        b'{"v": 1, "app": "a", "jobs": 1, "records": [{"steps": [], "x": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]}",
+        "nested too deeply",
+    ),
     "another version": (json.dumps(good() | {"v": 9}).encode(), "version 9"),
     "no name": (json.dumps(good() | {"app": ""}).encode(), "app is empty"),
     "edges to nowhere": (json.dumps(good() | {"edges": [["write", "nowhere", 1.0]]}).encode(), "nowhere"),

@@ -125,7 +125,7 @@ def read_journal(path: str | Path) -> tuple[Header, Iterator[tuple[int, Record]]
             header = msgspec.json.decode(file.readline(), type=Header)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path}:1: not a journal of hocket ({error}); give a file that `journal:` wrote") from None
     if header.journal != VERSION:
         raise InputError(f"{path}:1: a journal of version {header.journal}; this hocket reads version {VERSION}")
@@ -141,5 +141,5 @@ def _records(path: Path) -> Iterator[tuple[int, Record]]:
                 return
             try:
                 yield number, decoder.decode(line)
-            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
                 raise InputError(f"{path}:{number}: not a record ({error}); the file was changed or damaged") from None

@@ -130,6 +130,8 @@ def _read(file: Path) -> tuple[Profile, str]:
         return profile, text
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); `hocket learn` writes profiles") from None
+    except RecursionError:
+        raise InputError(f"{file}: not a profile (nested too deeply); learn it again") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: not a profile (byte {error.start} is not UTF-8); learn it again") from None
     except ValueError as error:

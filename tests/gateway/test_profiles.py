@@ -122,6 +122,8 @@ async def test_the_first_request_tells_the_features(engine: ScriptedEngine, star
     opened = [record.event for record in world.records() if isinstance(record.event, ev.JobOpened)]
     estimate = {"prompt_tokens": 8.0}
     assert [event.features for event in opened] == [{**estimate, "max_tokens": 9.0, "tools": 2.0}, estimate, estimate]
+    deep = msgspec.Raw(b"[" * 100_000 + b"]" * 100_000)
+    assert Request(model="small", tools=deep).features(8) == estimate
 
 
 BAD = {

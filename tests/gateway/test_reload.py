@@ -14,10 +14,11 @@ import aiohttp
 import pytest
 from msgspec import structs
 
+from hocket.cli.serve import _reload_whenever
 from hocket.core.commands import Dispatch
 from hocket.engines.embedded import EmbeddedSpec
 from hocket.errors import InputError
-from hocket.settings import EngineSettings, TenantSettings
+from hocket.settings import EngineSettings, Settings, TenantSettings
 from tests.gateway.conftest import Running, Start, soon
 from tests.gateway.test_serve import serving
 from tests.gateway.test_serve import settings as file_of
@@ -253,6 +254,23 @@ async def test_sighup_reads_the_file(engine: ScriptedEngine, engine2: ScriptedEn
         async with http.post(f"{url}/v1/chat/completions", json=chat) as response:
             assert response.status == 200
     assert (len(engine.seen), len(engine2.seen)) == (0, 1)
+
+
+async def test_a_reload_that_fails_does_not_end_all_to_come(caplog: pytest.LogCaptureFixture) -> None:
+    asked = asyncio.Queue[Settings]()
+
+    class Gateway:
+        async def reload(self, settings: Settings) -> None:
+            asked.put_nowait(settings)
+            raise RuntimeError("a bug")
+
+    again = asyncio.Event()
+    task = asyncio.create_task(_reload_whenever(again, Gateway(), Settings))  # type: ignore[arg-type]
+    for number in (1, 2):
+        again.set()
+        await asyncio.wait_for(asked.get(), 5)
+        await soon(lambda number=number: caplog.text.count("the settings were not read again") == number)
+    task.cancel()
 
 
 async def test_admin_is_for_operators(engine: ScriptedEngine, start: Start) -> None:

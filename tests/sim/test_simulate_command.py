@@ -238,9 +238,16 @@ BAD = {
 def test_bad_input_is_one_line(inputs: tuple[str, str], more: list[str], engines: str, words: str, capsys: Any) -> None:
     Path(inputs[1]).write_text(engines)
     assert main(["simulate", inputs[0], "--engines", inputs[1], *more]) == 2
-    said = capsys.readouterr().err.strip()
+    said = capsys.readouterr().err
     assert words in said
-    assert "\n" not in said
+    assert said.count("\n") == 1
+
+
+def test_a_run_that_goes_well_says_nothing_on_standard_error(
+    inputs: tuple[str, str], tmp_path: Path, capsys: Any
+) -> None:
+    simulate(inputs, tmp_path / "o.json", "--policy", "fcfs")
+    assert capsys.readouterr().err == ""
 
 
 def test_refuses_a_bad_trace_and_a_missing_file(inputs: tuple[str, str], capsys: Any) -> None:

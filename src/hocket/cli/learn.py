@@ -55,10 +55,11 @@ def run(args: argparse.Namespace) -> int:
     if args.processes is not None and args.processes < 1:
         raise InputError(f"--processes {args.processes}: use 1 or more")
     declared = _declared(args)
+    app = declared.app if declared else args.app
     with _jobs(args) as jobs:
-        records = records_by_app(jobs, declared.app if declared else args.app)
+        records = records_by_app(jobs, app)
     if not records:
-        only = f" of {args.app!r}" if args.app else ""
+        only = f" of {app!r}" if app else ""
         raise InputError(f"{_name(args)}: no job{only} that ended; nothing to learn from")
     if not bayes():
         print(WITHOUT, file=sys.stderr)

@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 def profile_of(app: str, folder: str) -> Profile:
     """The profile of an application. Raises InputError, which names those that there are."""
+    from hocket.beliefs.profile import decode_profile
     from hocket.profiles import file_name, read_profile, read_usable_profiles
 
     file = Path(folder) / file_name(app)
@@ -61,6 +62,8 @@ def profile_of(app: str, folder: str) -> Profile:
         if profile.app == app:
             return profile
     known, problems = read_usable_profiles(folder)
+    if app in known:  # in a file of another name: somebody has renamed or copied it
+        return decode_profile(known[app])
     if not Path(folder).is_dir():
         raise InputError(problems[0])
     raise InputError(f"{folder}: no profile of {app!r}; there is {', '.join(sorted(known)) or 'none'}")

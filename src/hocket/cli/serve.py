@@ -133,6 +133,8 @@ async def _serve(settings: Settings, reread: Callable[[], Settings] | None) -> i
 
 async def _reload_whenever(again: asyncio.Event, gateway: Gateway, reread: Callable[[], Settings] | None) -> None:
     """On SIGHUP, read the settings again. Bad ones are told, and change nothing."""
+    import logging
+
     from hocket.errors import InputError
 
     while await again.wait():
@@ -143,6 +145,8 @@ async def _reload_whenever(again: asyncio.Event, gateway: Gateway, reread: Calla
             await gateway.reload(await asyncio.to_thread(reread))
         except InputError as error:
             print(f"nothing has changed: {error}", file=sys.stderr)
+        except Exception:  # a bug here must not cost all reloads to come
+            logging.getLogger("hocket.gateway").exception("the settings were not read again")
 
 
 def _kept(write: Callable[[], None] | None) -> None:

@@ -92,6 +92,9 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             raise InputError(f"--{name} {value}: use 1 or more")
+    for path in (args.json, args.plot, args.gantt_png, args.chrome_trace):
+        if path and not Path(path).parent.is_dir():
+            raise InputError(f"{path}: cannot be written (no such directory); make {Path(path).parent} first")
     if args.learn_from and args.profiles:
         raise InputError("--learn-from and --profiles: two sources of profiles; give one of them")
     if args.visibility == "declared":
@@ -170,7 +173,9 @@ def _run_with_bar(
 
     columns = TextColumn("simulating"), BarColumn(), MofNCompleteColumn(), TextColumn("jobs"), TimeRemainingColumn()
     # No thread of its own: worker processes are forked.
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True) as bar:
+    console = Console(stderr=True)
+    quiet = not console.is_terminal
+    with Progress(*columns, console=console, auto_refresh=False, transient=True, disable=quiet) as bar:
         task = bar.add_task("", total=len(draws) * len(draws[0]) * len(policies))
 
         def progress(done: int) -> None:

@@ -161,7 +161,7 @@ class Request(msgspec.Struct):
         if memoryview(self.tools):
             try:
                 found["tools"] = float(len(_tools.decode(self.tools)))
-            except msgspec.MsgspecError:
+            except (msgspec.MsgspecError, RecursionError):
                 pass  # null, or something that the engine has to judge
         return found
 
