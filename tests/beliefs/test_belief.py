@@ -19,9 +19,9 @@ def near(value: float, wanted: float, by: float = 0.1) -> bool:
 
 
 def test_before_anything_is_seen_a_job_is_the_mean_of_the_recorded_ones() -> None:
-    belief = JobBelief(samples(*ROUNDS), {})
-    share = NEW / (NEW + len(ROUNDS))
-    assert belief.remaining_s == pytest.approx((1 - share) * 40.0)
+    belief = JobBelief(samples(*ROUNDS), {}, typical_s=10.0)
+    typical = NEW / (NEW + len(ROUNDS))
+    assert belief.remaining_s == pytest.approx((1 - typical) * 40.0 + typical * 10.0)
     assert belief.interval_s == (20.0, 60.0)
 
 
@@ -71,18 +71,28 @@ def test_max_tokens_and_a_length_predictor_bound_what_a_call_may_take() -> None:
     assert near(belief.remaining_s, 50.0)
 
 
-def test_a_job_like_none_is_judged_by_its_age() -> None:
-    """Its application is new, or the profile is another's: least attained service, not a wrong guess."""
-    strange = JobBelief(samples(*ROUNDS), {})
+def test_a_job_like_none_is_taken_for_a_typical_one() -> None:
+    """Its application is new, or the profile is another's: such jobs go by arrival, not by a wrong guess."""
+    strange = JobBelief(samples(*ROUNDS), {}, typical_s=16.0)
     for _ in range(4):
         strange.finished(strange.began("other", "m", 100, None, None), 100, 101)
-    assert strange.misfit > 0.75
-    assert strange.remaining_s > 0.7 * strange.attained_s == pytest.approx(280.0)
-    nothing = JobBelief(samples(), {})
+        assert strange.misfit > 0.85
+    assert near(strange.remaining_s, 16.0)
+    nothing = JobBelief(samples(), {}, typical_s=16.0)
     nothing.finished(nothing.began("any", "m", 100, None, None), 100, 101)
-    assert nothing.remaining_s == pytest.approx(100.0)
-    assert nothing.interval_s == (100.0, 200.0)
-    assert nothing.gittins_s == nothing.path_s == pytest.approx(100.0)
+    assert nothing.attained_s == pytest.approx(100.0)
+    assert nothing.remaining_s == nothing.gittins_s == nothing.path_s == nothing.rank_s(0.5) == 16.0
+    assert nothing.interval_s == (0.0, 32.0)
+
+
+def test_one_new_stage_does_not_make_a_job_unknown() -> None:
+    """An application got a stage more; all others are as ever."""
+    belief = JobBelief(samples(*[chain(*[(f"s{n}", 10, 11) for n in range(8)])] * 50), {})
+    for n in range(6):
+        belief.finished(belief.began(f"s{n}", "m", 10, None, None), 10, 11)
+    belief.finished(belief.began("new", "m", 10, None, None), 10, 11)
+    assert belief.misfit < 0.2
+    assert near(belief.remaining_s, 20.0, by=0.15)
 
 
 def test_a_call_that_is_lost_is_no_longer_to_be_done() -> None:

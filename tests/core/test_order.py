@@ -36,7 +36,7 @@ def test_a_full_replica_lets_calls_wait_and_the_end_of_one_sends_the_next(core: 
         ("fair", ["a2", "b1", "c1", "c2"]),
         ("las", ["b1", "c1", "c2", "a2"]),
         ("sjf", ["a2", "b1", "c1", "c2"]),
-        ("default", ["b1", "c1", "c2", "a2"]),
+        ("default", ["a2", "b1", "c1", "c2"]),  # of which nothing is known goes by arrival
     ],
 )
 def test_each_policy_on_the_same_queue(core: Make, policy: str, order: list[str]) -> None:

@@ -88,16 +88,16 @@ def test_srtf_sees_how_far_a_job_has_come() -> None:
     assert drain(live) == ["a", "b"]
 
 
-def test_srtf_without_a_profile_goes_by_age() -> None:
-    """Nothing is known of the application: the job that has used the least goes first, as under `las`."""
+def test_srtf_without_a_profile_goes_by_arrival() -> None:
+    """Nothing is known of the application: no job is risked for another, as under `fcfs`."""
     live = Live("srtf")
     for job, output in (("a", 31), ("b", 3)):
         live.open(job, "new")
         live.finish(live.call(job, "s"), output)
     blocked(live)
-    live.call("a", "s")
     live.call("b", "s")
-    assert drain(live) == ["b", "a"]
+    live.call("a", "s")
+    assert drain(live) == ["a", "b"]
 
 
 def test_srtf_starves_a_big_job_while_short_ones_keep_coming() -> None:

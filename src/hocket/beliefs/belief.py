@@ -4,9 +4,9 @@ A row of the samples is a way in which the job may go on. Each fact that is seen
 ends, with this answer) multiplies the rows' weights by how well they agree. What is left of the job is then, in every
 row, what the row had left; mean, quantiles and ranks all come from the same weighted rows.
 
-A job that no row is like (its application is new, or has changed) is judged by age: what has worked for long will work
-on for as long, which is how jobs with heavy-tailed sizes behave, and what makes an ordering by it serve the least
-attained service first.
+A job that no row is like (its application is new, or has changed) is taken for a typical one, whatever it does. All
+such jobs are then alike, and go in the order in which they arrived: of those of which nothing is known, none is risked
+for another.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from hocket.beliefs.samples import Column, Floats, Kernel, Samples, scaled
 SUPPORT = 16
 "rows: when evidence leaves fewer (or an eighth of all), it is tempered until so many count"
 NEW = 3.0
-"jobs that the judgement by age is worth, before any step was as expected"
+"recorded jobs that the typical one is worth, before any step was as expected"
+MISFIT = 9.0
+"times all recorded jobs that it is worth for each step that none of them has"
 SHAPE = -1.0
 "log-likelihood of each step more or fewer than a row had visible at this point"
 MOST_SHAPE = 3.0
@@ -56,11 +58,12 @@ class JobBelief:
 
     __slots__ = (
         "_ahead", "_attained", "_facts", "_fits", "_frontier", "_known", "_lacks", "_left", "_lesson", "_log",
-        "_misfits", "_open", "_path", "_places", "_posterior", "_remaining", "_rest", "_turns", "_weights",
-        "ended", "moves", "read", "record",
+        "_misfits", "_open", "_path", "_places", "_posterior", "_remaining", "_rest", "_turns", "_typical",
+        "_weights", "ended", "moves", "read", "record",
     )  # fmt: skip
 
-    def __init__(self, lesson: Lesson, features: dict[str, float]) -> None:
+    def __init__(self, lesson: Lesson, features: dict[str, float], typical_s: float = 10.0) -> None:
+        """`typical_s`: engine seconds that a job of which nothing is known is taken to have left."""
         self.record = Record([], features)
         "what it has shown so far; sizes of steps that have not ended are 0"
         self.ended: list[int] = []
@@ -70,6 +73,7 @@ class JobBelief:
         self.read = False
         "whether anybody has asked"
         self._lesson = lesson
+        self._typical = typical_s
         self._facts: list[tuple[Any, ...]] = []  # all that was told, in order; the first `_known` are worked out
         self._known = -1  # not even the features are
         self._turns: dict[str, int] = {}
@@ -100,7 +104,7 @@ class JobBelief:
         self._over(index, lost=True)
 
     def _over(self, index: int, *, lost: bool) -> None:
-        after = self.record.steps[index].after
+        after = set(self.record.steps[index].after)
         self._frontier = [before for before in self._frontier if before not in after]
         self._frontier.append(index)
         self.ended.append(index)
@@ -231,11 +235,9 @@ class JobBelief:
 
     @property
     def remaining_s(self) -> float:
-        """See `hocket.core.belief.Belief`. Rounded to nine digits: sums differ in the last from machine to machine."""
+        """See `hocket.core.belief.Belief`."""
         self._work_out()
-        share, aged = self._by_age()
-        mean = float(self._weights @ self._remaining) if self.samples.rows else 0.0
-        return float(f"{(1.0 - share) * mean + share * aged:.9g}")
+        return self._mixed(float(self._weights @ self._remaining))
 
     @property
     def attained_s(self) -> float:
@@ -252,9 +254,8 @@ class JobBelief:
     @property
     def interval_s(self) -> tuple[float, float]:
         self._work_out()
-        share, aged = self._by_age()
-        if not self.samples.rows or share > 0.5:
-            return aged, 2.0 * aged
+        if self.misfit > 0.5:
+            return 0.0, 2.0 * self._typical
         possible = self._remaining[self._weights >= POSSIBLE * self._weights.max()]
         return float(f"{possible.min():.9g}"), float(f"{possible.max():.9g}")
 
@@ -264,9 +265,8 @@ class JobBelief:
 
     def rank_s(self, told: float) -> float:
         self._work_out()
-        by_age, aged = self._by_age()
         if not self.samples.rows:
-            return aged
+            return self._typical
         possible = (self._weights >= POSSIBLE * self._weights.max()).nonzero()[0]
         work, weights = self._remaining[possible], self._weights[possible]
         weights = weights / weights.sum()
@@ -274,7 +274,7 @@ class JobBelief:
         if told > 0.0:
             ahead = np.minimum(self._ahead, self._remaining)[possible]
             rank += told * _telling(float(weights @ ahead), work - ahead, weights)
-        return float(f"{(1.0 - by_age) * rank + by_age * aged:.9g}")
+        return self._mixed(rank)
 
     @property
     def path_s(self) -> float:
@@ -284,9 +284,8 @@ class JobBelief:
         return self._path
 
     def _longest(self) -> float:
-        share, aged = self._by_age()
         if not self.samples.rows:
-            return aged
+            return self._typical
         path = np.zeros(self.samples.rows)
         for call in self._open.values():
             tail = 0.0 if call.column is None else self.samples.tail[call.column.place]
@@ -294,8 +293,7 @@ class JobBelief:
         if not self._open and self.ended:
             last = [place for place in (self._places[i] for i in self._frontier) if place is not None]
             path = self.samples.tail[last].max(axis=0) if last else self._remaining
-        mean = float(self._weights @ path)
-        return float(f"{(1.0 - share) * mean + share * aged:.9g}")
+        return self._mixed(float(self._weights @ path))
 
     @property
     def posterior(self) -> JobPosterior | None:
@@ -304,24 +302,23 @@ class JobBelief:
             self._posterior = JobPosterior(self._lesson.network, self.record, self.ended)
         return self._posterior
 
-    @property
-    def misfit(self) -> float:
-        """Share of the judgement by age: 1 where nothing is known of such a job."""
-        self._work_out()
-        return self._by_age()[0]
-
     def rows(self) -> tuple[Floats, Floats]:
         """The remaining work in each row, and the rows' weights (they sum to 1). Not to be written."""
         self._work_out()
         return self._remaining, self._weights
 
-    def _by_age(self) -> tuple[float, float]:
-        """How much the judgement by age counts, and what it says."""
+    @property
+    def misfit(self) -> float:
+        """How much the typical job counts against the recorded ones: 1 where nothing is known of such a job."""
+        self._work_out()
         rows = self.samples.rows
-        weight = (NEW + rows * self._misfits) / (1.0 + self._fits)
-        share = weight / (weight + rows)
-        waiting = sum(call.mean for call in self._open.values())
-        return share, self._attained + waiting
+        weight = (NEW + MISFIT * rows * self._misfits) / (1.0 + self._fits) ** 2
+        return weight / (weight + rows)
+
+    def _mixed(self, of_rows: float) -> float:
+        """What the rows say, and the typical job. Nine digits: sums differ in the last from machine to machine."""
+        unlike = self.misfit
+        return float(f"{(1.0 - unlike) * of_rows + unlike * self._typical:.9g}")
 
     def _update(self) -> None:
         self._path = None

@@ -1,9 +1,9 @@
 """Keeps the belief about every open job, and learns from the jobs that close. The core talks to this.
 
-What an application's jobs teach is taken in by *lessons*: the records that are believed in, as matrices. A job keeps
-the lesson that it began with. A new lesson is drawn when the records have grown by an eighth, so that learning costs
-little a job and a new application is useful after ten. When jobs stop being like the recorded ones, the old are
-forgotten.
+What an application's jobs teach is taken in by *lessons*: the records that are believed in, as matrices. A new one is
+drawn when the records have grown by an eighth, so that learning costs little a job and a new application is useful
+after ten. A job goes by the lesson that it began with, until twice as much is known. When jobs stop being like the
+recorded ones, the old are forgotten, and all jobs go by what is left.
 """
 
 from __future__ import annotations
@@ -31,11 +31,13 @@ GROWTH = 8
 RECENT = 20
 "closed jobs by which drift is judged, and that are kept when it is found"
 STRANGE = 0.5
-"share of judgement by age over recent jobs, at which the older records are forgotten"
+"mean misfit of recent jobs, at which the older records are forgotten"
 OFF = 0.3
 "distance from 1/2 of recent jobs' mean quantile in what was foretold of their size, at which they are"
 DEFAULT_PACE = Latency(q0=0.01, q2=2e-4, d0=0.01, d1=5e-4, d2=1e-7)
 "an engine without constants: a token of an answer costs as much as fifty of a prompt"
+FIRST_SIZE_S = 4.0
+"of a job, before any has closed"
 LEAST_S = 1e-6
 "of work: a job without any is not infinitely far off"
 MOST_APPLICATIONS = 1000
@@ -45,14 +47,17 @@ MOST_APPLICATIONS = 1000
 class Learned:
     """What is known of one application."""
 
-    __slots__ = ("due", "errors", "jobs", "lesson", "open", "quantiles", "records", "strange")
+    __slots__ = ("due", "errors", "jobs", "lesson", "quantiles", "records", "stories", "strange", "told")
 
     def __init__(self, lesson: Lesson) -> None:
         self.records: deque[Record] = deque(lesson.records, MOST_RECORDS)
         self.lesson = lesson
         self.due = _growth(len(lesson.records))
         "jobs until the next lesson"
-        self.open = 0
+        self.told = len(lesson.records)
+        "records of the lesson by which open jobs were judged anew last"
+        self.stories: dict[str, Story] = {}
+        "its open jobs"
         self.strange: deque[float] = deque(maxlen=RECENT)
         self.quantiles: deque[float] = deque(maxlen=RECENT)
         self.jobs = 0
@@ -64,13 +69,16 @@ class Learned:
 class Story:
     """What an open job has shown, in order: enough to believe the same again."""
 
-    __slots__ = ("belief", "calls", "facts", "foretold", "job", "learned", "lesson", "runs")
+    __slots__ = ("belief", "calls", "facts", "foretold", "job", "learned", "lesson", "runs", "typical_s")
 
-    def __init__(self, job: Job, learned: Learned, lesson: Lesson, features: dict[str, float]) -> None:
+    def __init__(
+        self, job: Job, learned: Learned, lesson: Lesson, features: dict[str, float], typical_s: float
+    ) -> None:
         self.job = job
         self.learned = learned
         self.lesson = lesson
-        job.belief = self.belief = JobBelief(lesson, features)
+        self.typical_s = typical_s
+        job.belief = self.belief = JobBelief(lesson, features, typical_s)
         self.facts: list[tuple[str, tuple[Any, ...]]] = []
         self.calls: dict[str, int] = {}
         "open calls -> index of their step"
@@ -85,6 +93,15 @@ class Story:
             self.foretold = self.belief.rows()
         self.facts.append((fact, arguments))
         return getattr(self.belief, fact)(*arguments)
+
+    def judge_by(self, lesson: Lesson) -> None:
+        """Judge the job by another lesson."""
+        facts, read, judged, moves = self.facts, self.belief.read, self.foretold is not None, self.belief.moves
+        self.lesson = lesson
+        self.job.belief = self.belief = JobBelief(lesson, self.belief.record.features, self.typical_s)
+        self.facts, self.foretold = [], None
+        self.retell(facts, read=read, judged=judged)
+        self.belief.moves = moves + 1
 
     def retell(self, facts: Iterable[tuple[str, Iterable[Any]]], *, read: bool, judged: bool) -> None:
         """Take in the facts of a story that was `read` in the end, and `judged` by what was foretold of it."""
@@ -113,22 +130,23 @@ class Tracker:
         self._world = world
         self._apps: dict[str, Learned] = {}
         self._stories: dict[str, Story] = {}
+        self._size_s = FIRST_SIZE_S  # mean engine work of a job, of all applications
+        self._sizes = 0  # jobs that it is the mean of
 
     def served(self) -> None:
         """Engines may have another pace: every lesson is bound anew, and every open job's story told again."""
         lessons: dict[int, Any] = {}
         for app, learned in self._apps.items():
             learned.lesson = self._bound_anew(app, learned.lesson, lessons)
-        for name, story in self._stories.items():
-            app = next(app for app, learned in self._apps.items() if learned is story.learned)
-            self._stories[name] = self._retold(story, self._bound_anew(app, story.lesson, lessons))
+            for story in learned.stories.values():
+                story.judge_by(self._bound_anew(app, story.lesson, lessons))
 
     # ---------------------------------------------------------------- jobs
 
     def opened(self, job: Job) -> None:
         learned = self._learned(job.app.name)
-        learned.open += 1
-        self._stories[job.id] = Story(job, learned, learned.lesson, job.features)
+        story = Story(job, learned, learned.lesson, job.features, self._typical_s())
+        self._stories[job.id] = learned.stories[job.id] = story
 
     def arrived(self, call: Call) -> None:
         story = self._stories[call.job.id]
@@ -162,32 +180,45 @@ class Tracker:
         if begun is not None:
             story.tell("finished", begun[0], 0, 0, self._world.now - begun[1])
 
-    def closed(self, job: Job) -> None:
+    def closed(self, job: Job) -> Iterable[Job]:
         story = self._stories.pop(job.id)
         job.belief = None
         learned, belief = story.learned, story.belief
-        learned.open -= 1
+        del learned.stories[job.id]
         if job.aborted or not belief.record.steps or story.calls:
-            return
+            return ()
         learned.records.append(belief.record)
         learned.lesson.prepare(belief.record)
         learned.jobs += 1
+        learned.due -= 1
+        if belief.read:
+            self._size_s += (belief.attained_s - self._size_s) / (self._sizes + 1)
+            self._sizes = min(self._sizes + 1, MOST_RECORDS)
         if story.foretold is not None and story.lesson.records:
             learned.errors.append(story.error())
             if len(story.lesson.records) >= RECENT:
                 learned.strange.append(belief.misfit)
                 learned.quantiles.append(story.quantile())
-        learned.due -= 1
-        network = learned.lesson.network
         if _drifted(learned):
             learned.records = deque(list(learned.records)[-RECENT:], MOST_RECORDS)
             learned.strange.clear()
             learned.quantiles.clear()
-            learned.due, network = 0, None
-        if learned.due <= 0:
-            before = learned.lesson
-            learned.lesson = Lesson(tuple(learned.records), before.pace, network, before)
-            learned.due = _growth(len(learned.records))
+            learned.told = 0
+            return self._learn(learned, None)
+        return self._learn(learned, learned.lesson.network) if learned.due <= 0 else ()
+
+    @staticmethod
+    def _learn(learned: Learned, network: Bound | None) -> Iterable[Job]:
+        """Draw a lesson from the records. Open jobs go by it only where it tells much more than the one before."""
+        before = learned.lesson
+        learned.lesson = Lesson(tuple(learned.records), before.pace, network, before)
+        learned.due = _growth(len(learned.records))
+        if len(learned.records) < 2 * learned.told:
+            return ()
+        learned.told = len(learned.records)
+        for story in learned.stories.values():
+            story.judge_by(learned.lesson)
+        return [story.job for story in learned.stories.values()]
 
     def replaced(self, app: str, profile: str) -> None:
         decoded = decode_profile(profile)
@@ -196,6 +227,7 @@ class Tracker:
         learned.lesson = Lesson(tuple(decoded.records[-MOST_RECORDS:]), self._pace(app), network)
         learned.records = deque(learned.lesson.records, MOST_RECORDS)
         learned.due = _growth(len(learned.records))
+        learned.told = len(learned.records)
         learned.strange.clear()
         learned.quantiles.clear()
 
@@ -203,11 +235,15 @@ class Tracker:
         for app, learned in self._apps.items():
             yield app, learned.jobs, list(learned.errors)
 
+    def _typical_s(self) -> float:
+        """The size of a typical job. A power of 4: it moves rarely, so that unknown jobs go by arrival."""
+        return float(4.0 ** round(math.log(max(self._size_s, LEAST_S), 4)))
+
     def _learned(self, app: str) -> Learned:
         learned = self._apps.get(app)
         if learned is None:
             if len(self._apps) > 2 * len(self._stories) + MOST_APPLICATIONS:
-                idle = sorted((len(known.records), name) for name, known in self._apps.items() if not known.open)
+                idle = sorted((len(known.records), name) for name, known in self._apps.items() if not known.stories)
                 for _, name in idle[: len(idle) // 2]:
                     del self._apps[name]
             learned = self._apps[app] = Learned(Lesson((), self._pace(app)))
@@ -249,13 +285,6 @@ class Tracker:
             found = known[id(lesson)] = Lesson(lesson.records, self._pace(app), known.get(id(network)))
         return found
 
-    @staticmethod
-    def _retold(story: Story, lesson: Lesson) -> Story:
-        again = Story(story.job, story.learned, lesson, story.belief.record.features)
-        again.retell(story.facts, read=story.belief.read, judged=story.foretold is not None)
-        again.calls, again.runs = story.calls, story.runs
-        return again
-
     def save(self) -> Any:
         lessons: dict[Lesson, int] = {}
         networks: dict[Bound | None, int] = {None: 0}
@@ -269,6 +298,7 @@ class Tracker:
                 "records": msgspec.to_builtins(list(learned.records)),
                 "lesson": number(learned.lesson),
                 "due": learned.due,
+                "told": learned.told,
                 "strange": list(learned.strange),
                 "quantiles": list(learned.quantiles),
             }
@@ -283,6 +313,7 @@ class Tracker:
                 "facts": story.facts,
                 "read": story.belief.read,
                 "judged": story.foretold is not None,
+                "typical_s": story.typical_s,
                 "calls": story.calls,
                 "runs": story.runs,
             }
@@ -293,6 +324,7 @@ class Tracker:
             "lessons": [[networks[lesson.network], msgspec.to_builtins(lesson.records)] for lesson in lessons],
             "apps": apps,
             "stories": stories,
+            "sizes": [self._size_s, self._sizes],
         }
 
     def restore(self, saved: Any, jobs: dict[str, Job]) -> None:
@@ -308,20 +340,21 @@ class Tracker:
                 lessons[number] = Lesson(kept, self._pace(app), networks[network])
             return lessons[number]
 
+        self._size_s, self._sizes = saved["sizes"]
         for name, fields in saved["apps"].items():
             learned = self._apps[name] = Learned(lesson(name, fields["lesson"]))
             learned.records = deque(msgspec.convert(fields["records"], list[Record]), MOST_RECORDS)
-            learned.due = fields["due"]
+            learned.due, learned.told = fields["due"], fields["told"]
             learned.strange.extend(fields["strange"])
             learned.quantiles.extend(fields["quantiles"])
         for job, fields in saved["stories"].items():
             learned = self._apps[fields["app"]]
-            learned.open += 1
-            story = Story(jobs[job], learned, lesson(fields["app"], fields["lesson"]), fields["features"])
+            judged_by = lesson(fields["app"], fields["lesson"])
+            story = Story(jobs[job], learned, judged_by, fields["features"], fields["typical_s"])
             story.retell(fields["facts"], read=fields["read"], judged=fields["judged"])
             story.calls = fields["calls"]
             story.runs = {run: (index, since) for run, (index, since) in fields["runs"].items()}
-            self._stories[job] = story
+            self._stories[job] = learned.stories[job] = story
 
 
 def _growth(records: int) -> int:

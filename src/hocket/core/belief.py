@@ -113,8 +113,8 @@ class Beliefs(Protocol):
     def tool_finished(self, job: Job, run: str) -> None:
         """A tool run is over."""
 
-    def closed(self, job: Job) -> None:
-        """The job is over; unless it was aborted, its application is learned from it."""
+    def closed(self, job: Job) -> Iterable[Job]:
+        """The job is over; unless it was aborted, its application is learned from it. Other jobs that this moved."""
 
     def replaced(self, app: str, profile: str) -> None:
         """A profile of `app` was learned: a profile file's text. Raises ValueError if it is none."""

@@ -6,7 +6,7 @@ take in what is seen of a job. What becomes of its calls is told in `hocket.core
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from hocket.core import events as ev
@@ -106,33 +106,46 @@ class Jobs(Replicas):
 
     # ---------------------------------------------------------------- beliefs
 
-    def _believe(self, job: Job, take_in: Callable[..., None], *facts: Any) -> None:
-        """Let the beliefs take in a fact about `job`; if that moves its belief, its waiting calls are ordered anew."""
+    def _believe(self, job: Job, take_in: Callable[..., Any], *facts: Any) -> None:
+        """Let the beliefs take in a fact about `job`; jobs whose beliefs that moves are ordered anew."""
         belief = job.belief
         before = None if belief is None else belief.moves
         try:
-            take_in(*facts)
+            others: Iterable[Job] = take_in(*facts) or ()
         except Exception as error:  # noqa: BLE001  as for orderings: no estimate may stop a call
             self.beliefs = None
             self._fall_back(error)
             return
         if job.waiting and (belief is None or belief.moves != before):
             self._touch(Fact.BELIEF, job)
+        for other in others:
+            if other.waiting:
+                self._touch(Fact.BELIEF, other)
 
     def _believe_anew(self, policy: Policy) -> None:
         """The settings are new: begin to believe, go on, or stop, as the policy asks."""
         if policy.beliefs is None:
             self.beliefs = None
-        elif self.beliefs is not None:
-            self.beliefs.served()
-        else:
-            self.beliefs = policy.beliefs(self)
-            for job in self.jobs.values():  # their past is not known, and need not be
-                self.beliefs.opened(job)
+            return
+        try:
+            if self.beliefs is not None:
+                self.beliefs.served()
+            else:
+                self.beliefs = policy.beliefs(self)
+                for job in self.jobs.values():  # their past is not known, and need not be
+                    self.beliefs.opened(job)
+        except Exception as error:  # noqa: BLE001  as in _believe
+            self.beliefs = None
+            self._fall_back(error)
 
-    @staticmethod
-    def _attained(job: Job) -> float:
-        return 0.0 if job.belief is None else job.belief.attained_s
+    def _answered(self, call: Call, prompt_tokens: int, output_tokens: int) -> None:
+        """A call is complete: an equal sharing has done as much work by now."""
+        assert self.beliefs is not None
+        belief = call.job.belief
+        before_s = 0.0 if belief is None else belief.attained_s
+        self.beliefs.finished(call, prompt_tokens, output_tokens)
+        if self._reads_fair and belief is not None:
+            self.fair.give(belief.attained_s - before_s)
 
     def _join(self, job: Job) -> None:
         """Its first call is here, and tells of its size: from now on an equal sharing would serve it, too."""
