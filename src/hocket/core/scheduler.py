@@ -15,7 +15,7 @@ from hocket.core import events as ev
 from hocket.core.commands import CloseJob, Command, Reject
 from hocket.core.jobs import Jobs
 from hocket.core.ordering import Fact
-from hocket.core.slots import QUEUED, RUNNING, Policy
+from hocket.core.slots import DISPATCHED, QUEUED, RUNNING, Policy
 from hocket.core.spec import SchedulerSpec
 from hocket.core.state import Call
 
@@ -127,11 +127,11 @@ class Scheduler(Jobs):
             event.prefix,
             job.path_s,
         )
-        self.calls[name] = job.calls[name] = call
         if self.beliefs is not None:
             self._believe(job, self.beliefs.arrived, call)
         if self._reads_fair and job.fair_finish is None:
             self._believe(job, self._join, job)
+        self.calls[name] = job.calls[name] = call  # from here on a fallback would let it wait
         if engine.room:
             # room means that nobody waits: the call need not pass through the queue
             self._dispatch(call, out)
@@ -175,10 +175,7 @@ class Scheduler(Jobs):
         if path_s > job.path_s:
             job.path_s = path_s
         if self.beliefs is not None:
-            before_s = self._attained(job)
-            self._believe(job, self.beliefs.finished, call, event.prompt_tokens, event.output_tokens)
-            if self._reads_fair:
-                self.fair.give(self._attained(job) - before_s)
+            self._believe(job, self._answered, call, event.prompt_tokens, event.output_tokens)
         self._forget_call(call)
         self._fill(engine, out)
 
@@ -240,8 +237,10 @@ class Scheduler(Jobs):
 
     def _wait_again(self, call: Call, out: list[Command]) -> None:
         """A call that is in a slot goes back to the queue."""
-        before = call.engine
+        before, job = call.engine, call.job
         self._leave_slot(call)
+        if job.waiting:  # a chooser may have to look at the job again: another of its calls waits
+            self._touch(Fact.BELIEF, job)
         self._place(call, out)
         self._fill(before, out)
         if call.engine is not before:
@@ -264,13 +263,13 @@ class Scheduler(Jobs):
 
     def _end(self, call: Call, out: list[Command]) -> None:
         """`call` is over: take it from wherever it is, and forget it."""
+        if self.beliefs is not None:  # first, for a fallback lets every call wait anew that is not in a slot
+            self._believe(call.job, self.beliefs.lost, call)
         if call.state is QUEUED:
             self._dequeue(call)
             self._waits.ended(call)
         else:
             self._leave_slot(call)
-        if self.beliefs is not None:
-            self._believe(call.job, self.beliefs.lost, call)
         self._forget_call(call)
 
     def _forget_call(self, call: Call) -> None:
@@ -297,13 +296,14 @@ class Scheduler(Jobs):
         """Every waiting call is placed anew: its engine may be gone, and its order another. What runs runs on."""
         spec, waiting = event.spec, [call for call in self.calls.values() if call.state is QUEUED]
         policy = self.policy_of(spec)
+        for call in waiting:  # it is in no queue until it is placed: a fallback must not find it before
+            call.state, call.node = DISPATCHED, None
+            call.job.waiting -= 1
         self._rebuild(spec, policy)
         self._serve(spec)
         self._believe_anew(policy)
         self._idle.idle_s = spec.job_idle_s
         for call in sorted(waiting, key=lambda call: call.number):
-            call.job.waiting -= 1
-            call.node = None
             self._place(call, out)
         for engine in self.engines.values():
             for replica in engine.listed.values():
