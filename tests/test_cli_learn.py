@@ -133,6 +133,24 @@ def test_a_declared_graph(trace: Path, learn: Any, tmp_path: Path) -> None:
     assert f"{graph}:4: `stages[1].name`" in learn("--from", trace, "--graph", graph, code=2)
 
 
+def test_applications_of_which_there_is_little_to_learn(tmp_path: Path, learn: Any) -> None:
+    stages = {
+        "idle": {"kind": "tool", "name": "gap", "duration_s": 1},
+        "constant": {"kind": "tool", "name": "t", "duration_s": 0},
+        "empty": {"kind": "llm", "name": "c", "model": "m", "prompt_tokens": 0, "output_tokens": 0},
+        "huge": {"kind": "llm", "name": "c", "model": "m", "prompt_tokens": 10**9, "output_tokens": 10**9},
+        "forever": {"kind": "tool", "name": "t", "duration_s": 1e9},
+    }
+    lines = [json.dumps({"v": 1, "job": app, "app": app, "stages": [{"id": "s"} | s]}) for app, s in stages.items()]
+    file = tmp_path / "jobs.jsonl"
+    file.write_text("\n".join(lines))
+    rows = json.loads(learn("--from", file, "--json"))["profiles"]
+    assert [row["app"] for row in rows] == ["constant", "empty", "forever", "huge"]
+    assert len(read_profiles(tmp_path / "profiles")) == 4
+    file.write_text(lines[0])
+    assert "nothing to learn from" in learn("--from", file, code=2)
+
+
 def test_without_pyagrum_it_says_so_once(
     trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -83,6 +83,10 @@ BAD = {
         "output_tokens",
     ),
     "tool without duration": (job({"id": "s", "name": "s", "kind": "tool"}), "a tool stage without duration_s"),
+    "milliseconds": (
+        job({"id": "s", "name": "s", "kind": "tool", "duration_s": 2e9}),
+        "use seconds, 0 to 1e",
+    ),
     "negative duration": (job({"id": "s", "name": "s", "kind": "tool", "duration_s": -1}), "duration_s is -1"),
     "unknown planner": (job(llm("s0", revealed_by="s9")), "revealed_by 's9'"),
     "a common prefix without a name": (

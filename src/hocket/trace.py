@@ -20,6 +20,8 @@ from hocket.errors import InputError
 VERSION = 1
 MOST_TOKENS = 10**9
 "a size above this is a slip, not a call"
+MOST_SECONDS = 1e9
+"and so is a tool run that takes longer: in milliseconds, perhaps"
 GAP = "gap"
 "a tool stage of an exported trace: time that the application spent on something that nobody reported"
 
@@ -274,6 +276,8 @@ def _check_stage(stage: Stage, stages: dict[str, Stage]) -> None:
         raise InputError("a tool stage without duration_s; give its seconds")
     if stage.duration_s is not None:
         _check_seconds("duration_s", stage.duration_s)
+        if stage.duration_s > MOST_SECONDS:
+            raise InputError(f"duration_s is {stage.duration_s}; use seconds, 0 to {MOST_SECONDS:g}")
     if stage.revealed_by is not None and (stage.revealed_by == stage.id or stage.revealed_by not in stages):
         raise InputError(f"revealed_by {stage.revealed_by!r}, which is no other stage of the job; name a stage's id")
     if stage.shares_prefix is not None:

@@ -220,7 +220,7 @@ def _check(variables: Sequence[Variable]) -> None:
         if len(variable.cuts) != len(variable.centres) - 1 or any(a >= b for a, b in pairwise(variable.cuts)):
             raise ValueError(f"network.{variable.name}.cuts: must increase, one fewer than centres; learn it again")
         if (
-            not all(0.0 <= size < MOST for size in (*variable.centres, *variable.prompts))
+            not all(0.0 <= size <= MOST for size in (*variable.centres, *variable.prompts))
             and variable.fact != "feature"
         ):
             raise ValueError(f"network.{variable.name}: centres and prompts must be 0 or more; learn it again")

@@ -65,6 +65,8 @@ def learn_network(
     request = _features(records, bins, FEATURES)
     rounds, many, left_out = _layout(_Tally(records, turns), known, variables - len(request))
     columns = [*request, *_columns(records, turns, rounds, many, bins)]
+    if not columns:  # tools alone, each of which always takes as long
+        return Network(variables=[], left_out=left_out)
     states = np.stack([column.states for column in columns], axis=1)
     over = _over(records[:LOOKED_AT], turns, rounds)
     reveals = {node.planner: node.candidates for node in nodes if node.planner is not None}

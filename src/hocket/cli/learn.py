@@ -91,8 +91,8 @@ def records_by_app(jobs: Iterable[Job], app: str | None = None) -> dict[str, Liv
     kept: dict[str, deque[tuple[float, Record]]] = {}
     timed = set()
     for job in jobs:
-        if app is None or job.app == app:
-            kept.setdefault(job.app, deque(maxlen=MOST_JOBS)).append((job.arrival_s, record_of(job)))
+        if (app is None or job.app == app) and (record := record_of(job)).steps:  # a gap is no step
+            kept.setdefault(job.app, deque(maxlen=MOST_JOBS)).append((job.arrival_s, record))
             if any("ran" in stage.extra for stage in job.stages):
                 timed.add(job.app)
     return {
@@ -191,7 +191,7 @@ def learn_all(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = min(processes or cores, len(records))
     one = partial(_learn, bins=bins, parents=parents)
-    if workers == 1:
+    if workers <= 1:
         yield from map(one, records, records.values(), map(graphs.get, records))
         return
     context = get_context("spawn")  # a fork of a process with the library's threads may hang

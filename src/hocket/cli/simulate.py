@@ -236,6 +236,8 @@ def print_table(result: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from hocket.cli.jobs import console_for
+
     blocks = result["policies"]
     first = next(iter(blocks))
     versus = {first: "to the first"} | ({"oracle": "to oracle"} if "oracle" in blocks and first != "oracle" else {})
@@ -250,7 +252,7 @@ def print_table(result: dict[str, Any]) -> None:
         counts = [str(len(block["rejected"]))] if refused else []
         compared = (_ratio(block, blocks[to], to) for to in versus)
         table.add_row(policy, *("" if cell is None else f"{cell:.4g}" for cell in cells), *compared, *counts)
-    Console().print(table)
+    console_for(Console).print(table)
 
 
 def _ratio(block: dict[str, Any], other: dict[str, Any], to: str) -> str:
