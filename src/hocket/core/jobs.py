@@ -141,11 +141,13 @@ class Jobs(Replicas):
     def _answered(self, call: Call, prompt_tokens: int, output_tokens: int) -> None:
         """A call is complete: an equal sharing has done as much work by now."""
         assert self.beliefs is not None
-        belief = call.job.belief
-        before_s = 0.0 if belief is None else belief.attained_s
+        belief = call.job.belief if self._reads_fair else None
+        if belief is None:  # nobody asks: an answer costs no more than to note it
+            self.beliefs.finished(call, prompt_tokens, output_tokens)
+            return
+        before_s = belief.attained_s
         self.beliefs.finished(call, prompt_tokens, output_tokens)
-        if self._reads_fair and belief is not None:
-            self.fair.give(belief.attained_s - before_s)
+        self.fair.give(belief.attained_s - before_s)
 
     def _join(self, job: Job) -> None:
         """Its first call is here, and tells of its size: from now on an equal sharing would serve it, too."""
