@@ -10,14 +10,16 @@ from typing import Any
 import msgspec
 import pytest
 import yaml
+from msgspec import structs
 
 from hocket.beliefs.profile import Network, Variable
 from hocket.beliefs.record import Record, Step
 from hocket.beliefs.summary import correlations, network_entropy, sizes
+from hocket.beliefs.tracker import FIRST_SIZE_S
 from hocket.cli import main
 from hocket.profiles import read_profile, write_profile
 from hocket.sim.workloads import generate
-from hocket.trace import write_jobs
+from hocket.trace import Job, Stage, write_jobs
 from tests.beliefs.observed import ENGINE, record
 
 APP = "code-generation"
@@ -111,6 +113,28 @@ def test_a_profile_in_a_file_of_another_name(learned: Learned, profile: Any, tmp
     assert json.loads(profile("show", APP, "--profiles", tmp_path, "--json"))["app"] == APP
 
 
+def test_names_are_printed_as_they_are(profile: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Neither markup nor formulas: they come from clients."""
+    pytest.importorskip("matplotlib")
+    app, stages = "[/red] :smile:", ["[/x] $\\frac{$", "$\\bad$"]
+    calls = [
+        Stage(id=f"s{k}", name=name, kind="llm", model="small", prompt_tokens=9, needs=[f"s{k - 1}"] if k else [])
+        for k, name in enumerate(stages)
+    ]
+    sized = ([structs.replace(call, output_tokens=9 * n + 1) for call in calls] for n in range(10))
+    jobs = [Job(job=f"[/j]{n}", app=app, stages=stages_of) for n, stages_of in enumerate(sized)]
+    trace, profiles, engines = tmp_path / "jobs.jsonl", tmp_path / "profiles", tmp_path / "engines.yaml"
+    write_jobs(trace, jobs)
+    assert main(["learn", "--from", str(trace), "-o", str(profiles)]) == 0
+    assert app in capsys.readouterr().out
+    shown = profile("show", app, "--profiles", profiles, "--png", tmp_path / "map.png")
+    explained = profile("explain", "[/j]3", "--trace", trace, "--profiles", profiles)
+    assert all(name in text for name in stages for text in (shown, explained))
+    engines.write_text(yaml.safe_dump({"engines": [msgspec.to_builtins(ENGINE)]}))
+    words = [trace, "--engines", engines, "--policy", "fcfs", "--gantt-png", tmp_path / "gantt.png"]
+    assert main(["simulate", *map(str, words)]) == 0
+
+
 # ---------------------------------------------------------------- explain
 
 
@@ -166,7 +190,7 @@ def test_a_journal_tells_what_was_believed_then(learned: Learned, profile: Any, 
         check(told)
         assert told["replayed"]
     assert all(event["network_s"] is None for event in last["events"])
-    assert first["events"][0]["remaining_s"] == 0.0, "nothing was known"
+    assert first["events"][0]["remaining_s"] == FIRST_SIZE_S, "nothing was known"
     assert last["events"][0]["remaining_s"] > 0.5
 
 

@@ -46,9 +46,10 @@ def write_heatmap(names: Sequence[str], matrix: Sequence[Sequence[float]], path:
             for x, value in enumerate(row):
                 colour = "white" if abs(value) > 0.6 else "black"
                 panel.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=6, color=colour)
-    panel.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
-    panel.set_yticks(range(len(names)), names, fontsize=7)
-    panel.set_title(title, loc="left", fontsize=9)
+    # names come from clients: a dollar in them is no formula
+    panel.set_xticks(range(len(names)), names, rotation=90, fontsize=7, parse_math=False)
+    panel.set_yticks(range(len(names)), names, fontsize=7, parse_math=False)
+    panel.set_title(title, loc="left", fontsize=9, parse_math=False)
     try:
         figure.savefig(path, format=kind, dpi=120)
     except OSError as error:

@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hocket.errors import InputError
@@ -241,9 +242,13 @@ def _export(args: argparse.Namespace, connection: Connection) -> int:
 
 
 def console_for(kind: Any) -> Any:
-    """A console that does not fold a table to 80 columns where nobody looks at a terminal."""
-    console = kind()
-    return console if console.is_terminal else kind(width=200)
+    """A console that does not fold a table to 80 columns where nobody looks at a terminal.
+
+    Names are printed as they are: they come from clients, and brackets in them are no markup.
+    """
+    plain = partial(kind, markup=False, emoji=False)
+    console = plain()
+    return console if console.is_terminal else plain(width=200)
 
 
 def _clock(at: float) -> str:

@@ -76,7 +76,8 @@ def write_png(charts: Mapping[str, Sequence[Span]], path: str | Path) -> None:
         for place, span in enumerate(rows):
             for name, start, end in phases(span):
                 panel.barh(place, end - start, left=start, color=COLOURS[name], height=0.8)
-        panel.set_yticks(range(len(rows)), [f"{span.job} {span.name}" for span in rows], fontsize=7)
+        # names come from clients: a dollar in them is no formula
+        panel.set_yticks(range(len(rows)), [f"{span.job} {span.name}" for span in rows], fontsize=7, parse_math=False)
         panel.invert_yaxis()
         panel.set_title(policy, loc="left", fontsize=9)
     panels[-1, 0].set_xlabel("seconds")
