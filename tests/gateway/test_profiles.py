@@ -205,8 +205,14 @@ async def test_metrics_tell_what_was_learned_and_how_far_off_it_was(
 ) -> None:
     write_profile(tmp_path, profile())
     world = await start(engines=engines(engine), policy="hocket", profiles=str(tmp_path))
+    busy = asyncio.create_task(ask(world, "busy", 8, "other", gap_s=0.05))
+    await soon(lambda: world.inflight == 1)
+    calls = []
     for n in range(3):
-        await ask(world, f"j{n}", 8)
+        calls.append(asyncio.create_task(ask(world, f"j{n}", 8)))
+        await soon(partial(waits, world, n + 1))
+    await asyncio.gather(busy, *calls)
+    for n in range(3):
         world.gateway.driver.close_job(f"j{n}")
     text = await metrics(world)
     assert text['hocket_jobs_learned_total{app="tree"}'] == 3
