@@ -96,6 +96,6 @@ def test_drift_forgets_the_network() -> None:
     live.open("first")
     assert said(live, "first") is not None
     for number in range(60):
-        live.run(f"j{number}", [("ask", 10, 110 + number % 7)])
+        live.run(f"j{number}", [("ask", 10, 110 + number % 7)], asked=True)
     live.open("last")
     assert said(live, "last") is None

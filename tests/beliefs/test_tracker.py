@@ -89,7 +89,7 @@ def test_old_records_are_forgotten_when_the_application_changes() -> None:
     """A new version answers ten times as long: after a few dozen jobs the old ones no longer count."""
     live = Live(window=10, profiles={"app": profile([chain(("ask", 10, 101), ("work", 10, 101))] * 400)})
     for number in range(3 * RECENT):
-        live.run(f"j{number}", [("ask", 10, 1001), ("work", 10, 1001)])
+        live.run(f"j{number}", [("ask", 10, 1001), ("work", 10, 1001)], asked=True)
     live.open("now")
     live.call("now", "ask")
     assert live.remaining("now") > 1500.0
@@ -100,7 +100,8 @@ def test_an_application_that_does_not_change_is_not_forgotten() -> None:
     rng = random.Random(1)
     live = Live(window=10)
     for number in range(200):
-        live.run(f"j{number}", [("ask", 10, round(rng.lognormvariate(4, 1)) + 1)] * rng.randrange(1, 6))
+        answer = round(rng.lognormvariate(4, 1)) + 1
+        live.run(f"j{number}", [("ask", 10, answer)] * rng.randrange(1, 6), asked=True)
     assert len(tracker(live)._apps["app"].records) == 200
 
 

@@ -67,12 +67,15 @@ class Live:
     def close(self, job: str, *, abort: bool = False) -> None:
         self.tell(ev.JobClosed(self.at, job, abort))
 
-    def run(self, job: str, calls: Sequence[tuple[str, int, int]], app: str = "app") -> None:
-        """A whole job, its calls one after another."""
+    def run(self, job: str, calls: Sequence[tuple[str, int, int]], app: str = "app", *, asked: bool = False) -> None:
+        """A whole job, its calls one after another; `asked`: somebody reads what is believed of it."""
         self.open(job, app)
         for stage, prompt, output in calls:
             self.at += 1.0
-            self.finish(self.call(job, stage, prompt), output)
+            call = self.call(job, stage, prompt)
+            if asked:
+                self.remaining(job)
+            self.finish(call, output)
         self.close(job)
 
     def remaining(self, job: str) -> float:

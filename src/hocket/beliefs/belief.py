@@ -298,6 +298,7 @@ class JobBelief:
     @property
     def posterior(self) -> JobPosterior | None:
         """What the Bayesian network of its application says; None if there is none."""
+        self.read = True  # for drift is told from what the rows foretold, whoever was asked
         if self._posterior is None and self._lesson.network is not None:
             self._posterior = JobPosterior(self._lesson.network, self.record, self.ended)
         return self._posterior

@@ -83,7 +83,7 @@ class Belief(Protocol):
         """What the Bayesian network of its application says; None if there is none."""
 
     def influence(self, stage: str) -> float:
-        """How much of the job the end of a stage lets begin (beliefs.influence); settled when the job opened."""
+        """How much of the job the end of a stage lets begin (beliefs.influence); moves when the job is judged anew."""
 
 
 class Beliefs(Protocol):

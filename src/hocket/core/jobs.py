@@ -121,6 +121,8 @@ class Jobs(Replicas):
         for other in others:
             if other.waiting:
                 self._touch(Fact.BELIEF, other)
+                for call in other.calls.values():  # each may have a key of its own
+                    self._touch(Fact.BELIEF, call)
 
     def _believe_anew(self, policy: Policy) -> None:
         """The settings are new: begin to believe, go on, or stop, as the policy asks."""

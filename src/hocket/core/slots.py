@@ -202,7 +202,7 @@ class Slots:
         if self._reads_service and job.waiting:
             self._touch(Fact.SERVICE, job)
 
-    def _touch(self, fact: Fact, entity: Tenant | Application | Job) -> None:
+    def _touch(self, fact: Fact, entity: Tenant | Application | Job | Call) -> None:
         try:
             for engine in self.engines.values():
                 if fact in engine.queue.reads:
