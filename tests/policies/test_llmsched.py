@@ -59,7 +59,7 @@ class Job:
     def waiting(self) -> int:
         return len(self.calls)
 
-    calls: list[Call] = field(default_factory=list)
+    calls: dict[int, Call] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -68,6 +68,7 @@ class Call:
     job: Job
     stage: str
     engine: Engine = field(default_factory=Engine)
+    node: str = "where it waits"
 
     @property
     def id(self) -> str:
@@ -97,28 +98,28 @@ class Queue:
     def arrive(self, job: Job, stage: str, tasks: int = 1) -> None:
         for _ in range(tasks):
             self.count += 1
-            job.calls.append(Call(self.count, job, stage, self.engine))
+            job.calls[self.count] = Call(self.count, job, stage, self.engine)
         self.touch(job)
 
     def touch(self, job: Job) -> None:
         """A fact about the job has changed: the core asks for its key, then and only then."""
-        self.keys[job] = self.policy.key(job.calls[0], self)
+        self.keys[job] = self.policy.key(next(iter(job.calls.values())), self)
 
     def random(self) -> float:
         return self.coins.pop(0)
 
     def first(self) -> Call:
-        return min((c for job in self.jobs() for c in job.calls), key=lambda c: (*self.keys[c.job], c.number))
+        return min((c for job in self.jobs() for c in job.calls.values()), key=lambda c: (*self.keys[c.job], c.number))
 
     def jobs(self) -> list[Job]:
         return list(self.waiting.values())
 
     def calls(self, job: Job) -> list[Call]:
-        return [] if self.waiting.get(job.id) is not job else job.calls[::-1]
+        return [] if self.waiting.get(job.id) is not job else [*job.calls.values()][::-1]
 
     def pick(self) -> str:
         call = self.policy.pick(self, self, self)
-        call.job.calls.remove(call)
+        del call.job.calls[call.number]
         if not call.job.calls:
             del self.waiting[call.job.id]
         return f"{call.job.id}.{call.stage}"
@@ -184,7 +185,7 @@ def test_the_earliest_tasks_are_the_sample() -> None:
     queue.add("wide", 9.0, (0.0, 9.0), {"map": 5.0}, 4)
     queue.pick()
     queue.pick()
-    assert [call.number for call in queue.waiting["wide"].calls] == [3, 4]
+    assert list(queue.waiting["wide"].calls) == [3, 4]
 
 
 def test_a_sample_that_is_gone_ends_and_a_new_decision_is_made() -> None:

@@ -19,7 +19,7 @@ from hocket.beliefs.inference import Component, Evidence, Inference
 from hocket.beliefs.information import NEAREST, Information
 from hocket.beliefs.profile import Network
 from hocket.beliefs.record import Record
-from hocket.beliefs.rounds import PROMPT, Round, Rounds, place_of, size_of
+from hocket.beliefs.rounds import PROMPT, Round, Rounds, first_prompt, place_of, size_of
 from hocket.core.latency import Latency
 
 POSSIBLE = 0.01
@@ -198,10 +198,6 @@ class JobPosterior:
             step = steps[index]
             place = place_of(bound.places, step.stage, self._rounds.add(step), llm=step.model is not None)
             self._step_of.append(place)
-            if step.model is not None and PROMPT in bound.features and PROMPT not in self._record.features:
-                feature = bound.features[PROMPT]
-                if self._evidence[feature] == bound.inference.unknown[feature]:
-                    self._see(feature, step.prompt_tokens)
             if place is None:
                 continue
             self._arrived[place] += 1
@@ -220,6 +216,10 @@ class JobPosterior:
                     self._sum[place] += size_of(step)
                 moved.add(place)
         self._seen, self._gone = len(steps), len(ended)
+        if PROMPT in bound.features and PROMPT not in self._record.features:
+            prompt = first_prompt(steps)
+            if prompt is not None:  # an estimate, until its engine has counted
+                self._see(bound.features[PROMPT], prompt)
         for place in moved:
             self._settle(place)
         self._spans = None

@@ -150,7 +150,8 @@ class ReadyQueue:
     def touch_all(self) -> None:
         """Re-key every node: a fact about an engine has changed. O(jobs that wait)."""
         for entity in list(self._nodes):
-            self.touch(entity)
+            if not isinstance(entity, int):  # a class stays what it is; the call that it began with may have left it
+                self.touch(entity)
 
     def _prune(self, node: Node) -> None:
         """`node` is empty: forget it, and each node above that is empty then."""

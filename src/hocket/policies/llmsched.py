@@ -108,7 +108,7 @@ class LlmSched:
         jobs = list(index.jobs())
         for job in jobs:
             if job in moved or job not in rows:
-                rows[job] = _row(job, index, self.informs)
+                rows[job] = _row(job, engine, self.informs)
         self._moved[engine] = {job for job in moved.difference(jobs) if job.waiting}
         if len(rows) > 2 * len(jobs) + 100:  # not all of them wait here any more
             self._rows[engine] = {job: row for job, row in rows.items() if job.waiting}
@@ -148,11 +148,13 @@ class _Row(NamedTuple):
 _LOW, _RANK = itemgetter(0), itemgetter(2)
 
 
-def _row(job: Job, index: Index, informs: int) -> _Row:
+def _row(job: Job, engine: str, informs: int) -> _Row:
+    """Of all its calls that wait there, whatever their class: the row is the same for each index."""
     expected, posterior = _expected(job), belief_of(job).posterior
     low, high = expected.interval_s
     gain, stage = -1.0, ""
-    for ready in sorted({call.stage for call in index.calls(job)}):
+    waiting = (call.stage for call in job.calls.values() if call.node is not None and call.engine.name == engine)
+    for ready in sorted(set(waiting)):
         told = 0.0 if posterior is None else posterior.gain(ready, informs)
         if told > gain:
             gain, stage = told, ready
