@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import pytest
 
+from hocket.core import fairclock
 from hocket.core.fairclock import FairClock
 
 STEP = 0.01
@@ -67,3 +68,13 @@ def test_it_goes_on_where_it_was_saved() -> None:
     again.give(7.0)
     assert clock.join(1.0) == again.join(1.0)
     assert clock.save() == again.save()
+
+
+def test_jobs_whose_work_never_comes_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients leave before their jobs are done: the ideal has no more of them than it may, the last of all."""
+    monkeypatch.setattr(fairclock, "MOST_JOBS", 10)
+    clock = FairClock()
+    finishes = [clock.join(5.0 + number) for number in range(1000)]
+    assert len(clock.save()[1]) == 10
+    assert finishes == sorted(finishes)
+    assert clock.now < finishes[-1]

@@ -145,6 +145,8 @@ class Inference:
         open_ = tuple([lowest < highest for lowest, highest in evidence])
         found = self._components.get(open_)
         if found is None:
+            if len(self._components) >= self._most_answers:
+                self._components.clear()
             found = self._components[open_] = list(self._split(open_))
         return found
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hocket.beliefs.inference import Evidence, Floats, Inference
+from hocket.beliefs.inference import MOST_ANSWERS, Evidence, Floats, Inference
 from hocket.beliefs.profile import Edge, Network, Node
 
 NEAREST = 4
@@ -101,6 +101,8 @@ class Information:
             concerned = [c for c in components if not {x, *ys}.isdisjoint(c.members)]
             scope = sorted({v for c in concerned for v in c.scope})
             found = Informed(tuple(ys), tuple(y for y in ys if y in reveals), tuple(scope))
+            if len(self._known) >= MOST_ANSWERS:
+                self._known.clear()
             self._known[x, open_, nearest] = found
         return found
 

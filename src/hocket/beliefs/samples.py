@@ -23,6 +23,10 @@ Floats = NDArray[np.float64]
 
 MOST_TURNS = 64
 "of a stage that have a column of their own; the work of further ones is kept as a sum"
+MOST_COLUMNS = 2048
+"steps beyond count as work alone: the names of stages come from clients, and may be new in each job"
+MOST_ENDED = 4096
+"steps of a job whose end is told apart by what had become visible then"
 LEAST_RELEVANCE = 0.02
 "a fact that explains less is ignored"
 DENSITY = 30.0
@@ -139,31 +143,35 @@ class Samples:
         #: by identity of the record, which the row keeps alive
         self.made: dict[int, Row] = {id(row.record): row for row in rows}
         self._all = rows
-        self._places: dict[tuple[str, int], int] = {}
-        places = self._places
-        where = [places.setdefault(key, len(places)) for row in rows for key in row.keys]
+        places: dict[tuple[str, int], int] = {}
+        where = np.array([places.setdefault(key, len(places)) for row in rows for key in row.keys], np.intp)
         number = np.repeat(np.arange(self.rows), [len(row.keys) for row in rows])
-        figures = np.zeros((6, len(places), self.rows))
-        if rows:
-            figures[:, where, number] = np.concatenate([row.figures for row in rows], axis=1)
+        told = np.concatenate([np.zeros((6, 0)), *(row.figures for row in rows)], axis=1)
+        own = where < MOST_COLUMNS
+        without = np.bincount(number[~own], told[0, ~own], self.rows)  # engine seconds of steps beyond
+        where, number = where[own], number[own]
+        self._places = {key: place for key, place in places.items() if place < MOST_COLUMNS}
+        figures = np.zeros((6, len(self._places), self.rows))
+        figures[:, where, number] = told[:, own]
         self.work: Floats = figures[0]
         "[place][row]: engine seconds, unloaded"
         self.tail: Floats = figures[1]
         "seconds from its end to the end of its job along the longest path, tools included"
         self._left: Floats = figures[2]  # engine seconds left when it ended
         self._sizes: Floats = figures[3:]  # prompt, output, milliseconds
-        self._present = np.zeros((len(places), self.rows), bool)
+        self._present = np.zeros((len(self._places), self.rows), bool)
         self._present[where, number] = True
         self.rest: dict[str, Floats] = {}
         "stage -> engine seconds of its turns that have no column, a row"
-        self.visible = np.zeros((max((len(row.visible) for row in rows), default=1), self.rows))
+        longest = max((len(row.visible) for row in rows), default=1)
+        self.visible = np.zeros((min(longest, MOST_ENDED), self.rows))
         "[n][row]: how many steps had become visible when so many had ended"
         for index, row in enumerate(rows):
-            self.visible[: len(row.visible), index] = row.visible
+            self.visible[: len(row.visible), index] = row.visible[:MOST_ENDED]
             self.visible[len(row.visible) :, index] = row.visible[-1]
             for stage, work in row.rest.items():
                 self.rest.setdefault(stage, np.zeros(self.rows))[index] = work
-        self.total: Floats = self.work.sum(axis=0) + sum(self.rest.values(), np.zeros(self.rows))
+        self.total: Floats = self.work.sum(axis=0) + sum(self.rest.values(), without)
         self._columns: dict[tuple[str, int], Column] = {}
         self.features = self._features()
 
@@ -223,7 +231,7 @@ class Samples:
 
 def scaled(value: float) -> float:
     """A size as kernels compare it: by ratio, with room for 0 and for features that are negative."""
-    return float(np.arcsinh(value))
+    return float(np.arcsinh(float(value)))
 
 
 def _kernel(sizes: Floats, here: NDArray[np.bool_], ahead: Floats) -> Kernel | None:

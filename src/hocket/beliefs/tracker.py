@@ -24,7 +24,7 @@ from hocket.beliefs.samples import Floats
 from hocket.core.belief import World
 from hocket.core.latency import Latency
 from hocket.core.state import Call, Job
-from hocket.trace import GAP
+from hocket.trace import GAP, MOST_TOKENS
 
 GROWTH = 8
 "a new lesson is drawn when the records have grown by one in so many"
@@ -145,7 +145,8 @@ class Tracker:
 
     def opened(self, job: Job) -> None:
         learned = self._learned(job.app.name)
-        story = Story(job, learned, learned.lesson, job.features, self._typical_s())
+        features = {name: value for name, value in job.features.items() if math.isfinite(value)}
+        story = Story(job, learned, learned.lesson, features, self._typical_s())
         self._stories[job.id] = learned.stories[job.id] = story
 
     def arrived(self, call: Call) -> None:
@@ -160,7 +161,8 @@ class Tracker:
         story = self._stories[call.job.id]
         index = story.calls.pop(call.id, None)
         if index is not None:
-            story.tell("finished", index, prompt_tokens, output_tokens)
+            sizes = (min(max(tokens, 0), MOST_TOKENS) for tokens in (prompt_tokens, output_tokens))
+            story.tell("finished", index, *sizes)
 
     def lost(self, call: Call) -> None:
         story = self._stories[call.job.id]
@@ -185,8 +187,8 @@ class Tracker:
         job.belief = None
         learned, belief = story.learned, story.belief
         del learned.stories[job.id]
-        if job.aborted or not belief.record.steps or story.calls:
-            return ()
+        if job.aborted or story.calls or not any(fact == "finished" for fact, _ in story.facts):
+            return ()  # cut short, or nothing came of it
         learned.records.append(belief.record)
         learned.lesson.prepare(belief.record)
         learned.jobs += 1

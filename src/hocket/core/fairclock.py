@@ -14,6 +14,9 @@ from __future__ import annotations
 from heapq import heappop, heappush
 from typing import Any
 
+MOST_JOBS = 20_000
+"of the ideal: work that was foretold and never came leaves jobs there; of more, the first to be done is let go"
+
 
 class FairClock:
     """Virtual seconds: what each job of the ideal has been given so far. O(log n) a job."""
@@ -29,6 +32,8 @@ class FairClock:
         """A job of this size begins: returns its virtual finish."""
         finish = self.now + work_s
         heappush(self._finishes, finish)
+        if len(self._finishes) > MOST_JOBS:
+            self.now = heappop(self._finishes)
         return finish
 
     def give(self, work_s: float) -> None:
