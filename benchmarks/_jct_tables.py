@@ -172,7 +172,7 @@ def page(results: Sequence[Result], found: Sequence[Verdict], about: str) -> str
     grid = Grid(results)
     made = [place for place in grid.places if not place.workload.startswith("recorded")]
     recorded = [place for place in grid.places if place.workload.startswith("recorded")]
-    parts = ["# Job completion times", *_intro(about), _verdict_table(found)]
+    parts = ["# Job completion times", *_intro(about), _extent(results), _verdict_table(found)]
     for title, places in (("Generated jobs", made), ("Whole recorded jobs", recorded)):
         if places:
             parts += [f"## {title}", "Mean JCT over `oracle`'s, mean over the workloads.", _mean_table(grid, places)]
@@ -186,6 +186,13 @@ def page(results: Sequence[Result], found: Sequence[Verdict], about: str) -> str
 def _intro(about: str) -> list[str]:
     lines = about.strip().splitlines()
     return ["Written by", "\n".join(line for line in lines if line.startswith("    ")), "\n".join(lines[4:]).strip()]
+
+
+def _extent(results: Sequence[Result]) -> str:
+    """What of all this is on the page."""
+    cells = [result.cell for result in results]
+    draws, loads = len({cell.seed for cell in cells}), sorted({cell.load for cell in cells})
+    return f"**On this page: {draws} draws, loads {', '.join(map(str, loads))}; {len(cells)} runs.**"
 
 
 def _verdict_table(found: Sequence[Verdict]) -> str:
@@ -226,7 +233,8 @@ def _place_tables(grid: Grid, places: Sequence[Place]) -> list[str]:
 
 
 def _tail_table(grid: Grid, places: Sequence[Place]) -> str:
-    shown = [name for name in ("las", "srtf", "llmsched", "hocket", "oracle") if name in grid.policies]
+    known = ("las", "srtf", "llmsched", "oracle")
+    shown = [name for name in grid.policies if name in known or name.partition(":")[0] == "hocket"]
     rows = []
     for place in places:
         row = [_name(place)]
