@@ -69,7 +69,7 @@ class Learned:
 class Story:
     """What an open job has shown, in order: enough to believe the same again."""
 
-    __slots__ = ("belief", "calls", "facts", "foretold", "job", "learned", "lesson", "runs", "typical_s")
+    __slots__ = ("behind", "belief", "calls", "facts", "foretold", "job", "learned", "lesson", "runs", "typical_s")
 
     def __init__(
         self, job: Job, learned: Learned, lesson: Lesson, features: dict[str, float], typical_s: float
@@ -84,6 +84,8 @@ class Story:
         "open calls -> index of their step"
         self.runs: dict[str, tuple[int, float]] = {}
         "open tool runs -> index of their step, and since when"
+        self.behind = False
+        "whether a lesson tells much more than its own: it goes by that as soon as a call of it waits"
         self.foretold: tuple[Floats, Floats] | None = None
         "sizes and their weights, as believed when its first step ended; None if nobody had asked by then"
 
@@ -97,7 +99,7 @@ class Story:
     def judge_by(self, lesson: Lesson) -> None:
         """Judge the job by another lesson."""
         facts, read, judged, moves = self.facts, self.belief.read, self.foretold is not None, self.belief.moves
-        self.lesson = lesson
+        self.lesson, self.behind = lesson, False
         self.job.belief = self.belief = JobBelief(lesson, self.belief.record.features, self.typical_s)
         self.facts, self.foretold = [], None
         self.retell(facts, read=read, judged=judged)
@@ -151,6 +153,8 @@ class Tracker:
 
     def arrived(self, call: Call) -> None:
         story = self._stories[call.job.id]
+        if story.behind:
+            story.judge_by(story.learned.lesson)
         sizes = call.prompt_tokens, call.max_tokens, call.hint_output_tokens
         story.calls[call.id] = story.tell("began", call.stage, call.model, *sizes)
 
@@ -218,9 +222,12 @@ class Tracker:
         if len(learned.records) < 2 * learned.told:
             return ()
         learned.told = len(learned.records)
+        waiting = [story for story in learned.stories.values() if story.job.waiting]
         for story in learned.stories.values():
+            story.behind = True  # most are about to end, or run: to tell their stories again would hold up all others
+        for story in waiting:
             story.judge_by(learned.lesson)
-        return [story.job for story in learned.stories.values()]
+        return [story.job for story in waiting]
 
     def replaced(self, app: str, profile: str) -> None:
         decoded = decode_profile(profile)
@@ -316,6 +323,7 @@ class Tracker:
                 "read": story.belief.read,
                 "judged": story.foretold is not None,
                 "typical_s": story.typical_s,
+                "behind": story.behind,
                 "calls": story.calls,
                 "runs": story.runs,
             }
@@ -356,6 +364,7 @@ class Tracker:
             story.retell(fields["facts"], read=fields["read"], judged=fields["judged"])
             story.calls = fields["calls"]
             story.runs = {run: (index, since) for run, (index, since) in fields["runs"].items()}
+            story.behind = fields["behind"]
             self._stories[job] = learned.stories[job] = story
 
 
