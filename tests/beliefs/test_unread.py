@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from hocket.beliefs.tracker import Tracker
+import pytest
+
+from hocket.beliefs.tracker import Story, Tracker
 from tests.beliefs.worlds import Live, chain, profile
 
 
@@ -30,3 +32,22 @@ def test_the_first_job_that_waits_is_believed_in_with_all_that_was_noted() -> No
         live.open(job)
         live.call(job, "ask", prompt)
     assert live.remaining("long") > 3.0 * live.remaining("short")
+
+
+def test_a_lesson_does_not_tell_the_stories_of_jobs_that_only_linger(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand lone calls have been answered, and their jobs linger: the first that closes must not hold up all."""
+    told: list[Story] = []
+    judge_by = Story.judge_by
+    monkeypatch.setattr(Story, "judge_by", lambda story, lesson: (told.append(story), judge_by(story, lesson))[1])
+    live = Live(window=1)
+    for number in range(100):
+        live.open(f"j{number}")
+        live.finish(live.call(f"j{number}", "ask"), 11)
+    live.open("busy")
+    live.call("busy", "ask")
+    live.open("waits")
+    live.call("waits", "ask")
+    live.close("j0")
+    assert [story.job.id for story in told] == ["waits"]
+    live.call("j1", "ask")
+    assert [story.job.id for story in told] == ["waits", "j1"], "it goes by the lesson now that a call of it waits"
