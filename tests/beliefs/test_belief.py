@@ -85,6 +85,19 @@ def test_a_job_like_none_is_taken_for_a_typical_one() -> None:
     assert nothing.interval_s == (0.0, 32.0)
 
 
+def test_of_a_job_like_none_predicted_lengths_tell() -> None:
+    """A new application behind a length predictor: short calls are known to be short before any job has closed."""
+    job = JobBelief(samples(), {}, typical_s=16.0)
+    first = job.began("any", "m", 100, None, 51)
+    assert job.remaining_s == job.gittins_s == job.path_s == job.rank_s(0.5) == pytest.approx(50.0)
+    job.began("other", "m", 100, None, 21)
+    assert job.remaining_s == pytest.approx(70.0)
+    job.finished(first, 100, 300)
+    assert job.remaining_s == pytest.approx(20.0)
+    job.began("unpredicted", "m", 100, None, None)
+    assert job.remaining_s == 16.0
+
+
 def test_one_new_stage_does_not_make_a_job_unknown() -> None:
     """An application got a stage more; all others are as ever."""
     belief = JobBelief(samples(*[chain(*[(f"s{n}", 10, 11) for n in range(8)])] * 50), {})

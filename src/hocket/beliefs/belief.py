@@ -6,7 +6,7 @@ row, what the row had left; mean, quantiles and ranks all come from the same wei
 
 A job that no row is like (its application is new, or has changed) is taken for a typical one, whatever it does. All
 such jobs are then alike, and go in the order in which they arrived: of those of which nothing is known, none is risked
-for another.
+for another. Where a length predictor told of all its open calls, these are what such a job is taken to have left.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ class _Open(NamedTuple):
     "engine seconds, a row"
     mean: float
     "of them"
+    hinted: bool = False
+    "whether a length predictor told of it"
 
 
 class JobBelief:
@@ -169,7 +171,7 @@ class JobBelief:
             self._misfits += 1.0
         if model is not None:
             work = self._work(stage, model, column, prompt, most, hint)
-            self._open[index] = _Open(column, work, float(np.mean(work)))
+            self._open[index] = _Open(column, work, float(np.mean(work)), hint is not None)
             self._left = self._left + (work if place is None else work - self.samples.work[place])
             self._ahead = self._ahead + work
             self._count_rest(index, self._open[index].mean)
@@ -255,7 +257,7 @@ class JobBelief:
     def interval_s(self) -> tuple[float, float]:
         self._work_out()
         if self.misfit > 0.5:
-            return 0.0, 2.0 * self._typical
+            return 0.0, 2.0 * self._unlike_s
         possible = self._remaining[self._weights >= POSSIBLE * self._weights.max()]
         return float(f"{possible.min():.9g}"), float(f"{possible.max():.9g}")
 
@@ -266,7 +268,7 @@ class JobBelief:
     def rank_s(self, told: float) -> float:
         self._work_out()
         if not self.samples.rows:
-            return self._typical
+            return self._unlike_s
         possible = (self._weights >= POSSIBLE * self._weights.max()).nonzero()[0]
         work, weights = self._remaining[possible], self._weights[possible]
         weights = weights / weights.sum()
@@ -285,7 +287,7 @@ class JobBelief:
 
     def _longest(self) -> float:
         if not self.samples.rows:
-            return self._typical
+            return self._unlike_s
         path = np.zeros(self.samples.rows)
         for call in self._open.values():
             tail = 0.0 if call.column is None else self.samples.tail[call.column.place]
@@ -319,7 +321,15 @@ class JobBelief:
     def _mixed(self, of_rows: float) -> float:
         """What the rows say, and the typical job. Nine digits: sums differ in the last from machine to machine."""
         unlike = self.misfit
-        return float(f"{(1.0 - unlike) * of_rows + unlike * self._typical:.9g}")
+        return float(f"{(1.0 - unlike) * of_rows + unlike * self._unlike_s:.9g}")
+
+    @property
+    def _unlike_s(self) -> float:
+        """Engine seconds that a job has left which no row is like."""
+        calls = [step for step in self._open.values() if step.mean]
+        if calls and all(call.hinted for call in calls):
+            return sum(call.mean for call in calls)
+        return self._typical
 
     def _update(self) -> None:
         self._path = None
