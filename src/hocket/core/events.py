@@ -59,6 +59,8 @@ class CallArrived(Event, frozen=True, gc=False, tag=True):
     "a fingerprint of what the prompt begins with (system prompt and tools): equal ones share KV cache"
     retry: int = 0
     "the client's own count of attempts: above 0 it is an earlier call again, not a new step of the job"
+    resumable: bool = False
+    "whether a part of its answer can be continued: if not, it may be displaced only before its first byte"
 
 
 class CallStarted(Event, frozen=True, gc=False, tag=True):
@@ -68,10 +70,14 @@ class CallStarted(Event, frozen=True, gc=False, tag=True):
 
 
 class CallStreamed(Event, frozen=True, gc=False, tag=True):
-    """The first token is out (then at most every 250 ms: `tokens` so far)."""
+    """The first token is out (then at most every 250 ms: `tokens` so far).
+
+    Of a call that is not resumable, and that a `Preempt` was sent for, it says that the driver did not obey: it runs on.
+    """
 
     call: str
     tokens: int = 1
+    "of the whole answer, with what was made before it was displaced"
 
 
 class CallFinished(Event, frozen=True, gc=False, tag=True):
@@ -103,10 +109,11 @@ class CallCancelled(Event, frozen=True, gc=False, tag=True):
 
 
 class CallPreempted(Event, frozen=True, gc=False, tag=True):
-    """A `Preempt` was obeyed: the call waits again, `tokens_kept` of its answer need no recomputing."""
+    """A `Preempt` was obeyed: the call has left its replica and waits again. Whoever gets it next goes on from there."""
 
     call: str
     tokens_kept: int = 0
+    "of its answer: they will not be made again (what the engine must compute again to go on is another matter)"
 
 
 class CallRevised(Event, frozen=True, gc=False, tag=True):
