@@ -72,7 +72,7 @@ class CallStarted(Event, frozen=True, gc=False, tag=True):
 class CallStreamed(Event, frozen=True, gc=False, tag=True):
     """The first token is out (then at most every 250 ms: `tokens` so far).
 
-    Of a call that is not resumable, and that a `Preempt` was sent for, it says that the driver did not obey: it runs on.
+    After a `Preempt` of a call that is not resumable it says that the driver did not obey: the call runs on.
     """
 
     call: str
@@ -109,7 +109,7 @@ class CallCancelled(Event, frozen=True, gc=False, tag=True):
 
 
 class CallPreempted(Event, frozen=True, gc=False, tag=True):
-    """A `Preempt` was obeyed: the call has left its replica and waits again. Whoever gets it next goes on from there."""
+    """A `Preempt` was obeyed: the call has left its replica and waits again, to go on from there."""
 
     call: str
     tokens_kept: int = 0
