@@ -52,7 +52,7 @@ class Observer(Protocol):
 class LiveCall:
     """One call of one client: the bridge between its request handler and the core."""
 
-    __slots__ = ("_driver", "_order", "_progress_at", "_task", "_waiter", "id")
+    __slots__ = ("_driver", "_order", "_progress_at", "_task", "_waiter", "displace", "id")
 
     def __init__(self, driver: Driver, call_id: str) -> None:
         self.id = call_id
@@ -61,6 +61,8 @@ class LiveCall:
         self._waiter: asyncio.Future[None] | None = None
         self._task = asyncio.current_task()
         self._progress_at = 0.0
+        self.displace: Callable[[], None] | None = None
+        """what takes the call off its replica, if it can be taken off; ends in `preempted`"""
 
     async def order(self) -> Dispatch | Reject | Abort:
         """What the core wants done with this call: wait until it says so."""
@@ -88,6 +90,19 @@ class LiveCall:
                 self._waiter.set_result(None)
         elif isinstance(order, Abort) and self._task is not None:
             self._task.cancel()
+
+    def preempt(self) -> None:
+        """The core wants the slot back, from the driver."""
+        if isinstance(self._order, Dispatch):  # its handler has not seen it yet
+            self._order = None
+            self.preempted(0)
+        elif self.displace is not None:
+            self.displace()
+
+    def preempted(self, tokens_kept: int) -> None:
+        """The call has left its replica; the next order says where it goes on."""
+        self._progress_at = 0.0
+        self._driver.tell(ev.CallPreempted(self._driver.clock(), self.id, tokens_kept))
 
     def started(self) -> None:
         """The replica has the call."""
@@ -195,7 +210,9 @@ class Driver:
             case CloseJob():
                 self.tell(ev.JobClosed(self.clock(), command.job, reason="idle"))
             case Preempt():
-                raise NotImplementedError("no policy preempts yet")
+                call = self.live.get(command.call)
+                if call is not None:
+                    call.preempt()
 
     def _wake_at(self, at: float) -> None:
         def wake() -> None:
@@ -256,6 +273,7 @@ class Driver:
         hint_output_tokens: int | None = None,
         prefix: str | None = None,
         retry: int = 0,
+        resumable: bool = False,
     ) -> LiveCall:
         """A call of an open job arrives. Give it back with `leave` when its client has been answered."""
         call = LiveCall(self, self.new_id("call"))
@@ -274,6 +292,7 @@ class Driver:
                 hint_output_tokens,
                 prefix,
                 retry,
+                resumable,
             )
         )
         return call
