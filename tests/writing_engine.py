@@ -124,7 +124,9 @@ class WritingEngine:
         for event in self._events(part, chat):
             if self.gap_s:
                 await asyncio.sleep(self.gap_s)
-            for piece in [event[i : i + self.split] for i in range(0, len(event), self.split)] if self.split else [event]:
+            for piece in (
+                [event[i : i + self.split] for i in range(0, len(event), self.split)] if self.split else [event]
+            ):
                 await response.write(piece)
                 if self.split:
                     await asyncio.sleep(0)

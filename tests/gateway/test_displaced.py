@@ -136,3 +136,251 @@ async def test_one_answer_with_a_pause_in_it(start: Start, writer: WritingEngine
     assert [len(part.before.split()) for part in writer.seen] == [0, *kept(world)]
     finished = next(r.event for r in world.records() if type(r.event).__name__ == "CallFinished")
     assert (finished.prompt_tokens, finished.output_tokens) == (PROMPT_TOKENS, 50)
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+async def test_each_kind_of_engine_is_asked_in_its_own_way(start: Start, writer: WritingEngine, kind: str) -> None:
+    writer.kind, writer.together = kind, 3
+    world = await serve(start, writer)
+    stream = await begin(world, 2, {"max_tokens": 50})
+    the_call(world).preempt()
+    await stream.rest()
+    assert "".join(stream.texts) == "".join(WORDS[:50])
+    part = writer.seen[1]
+    assert writer.counts == 1 and part.body["max_tokens"] == 50 - len(part.before.split())
+    assert part.body["continue_final_message"] is True
+    assert part.body.get("add_generation_prompt") == (False if kind == "vllm" else None)
+    assert not any("usage" in event for event in stream.events)
+    finished = next(r.event for r in world.records() if type(r.event).__name__ == "CallFinished")
+    assert (finished.prompt_tokens, finished.output_tokens) == (PROMPT_TOKENS, 50)
+
+
+@pytest.mark.parametrize("split", [1, 7, 100])
+@pytest.mark.parametrize("crlf", [False, True])
+async def test_chunks_may_end_anywhere(start: Start, split: int, crlf: bool) -> None:
+    """Events cut in two, and characters of several bytes cut in two: nothing is lost or doubled."""
+    words = [f" é{i}🦊 漢" for i in range(24)]
+    writer = WritingEngine(words, gap_s=0.0)
+    writer.split, writer.crlf = split, crlf
+    await writer.start()
+    world = await serve(start, writer)
+    stream = await begin(world, 2)
+    for n in range(5, 20, 5):
+        the_call(world).preempt()
+        await stream.read(n)
+    await stream.rest()
+    assert "".join(stream.texts) == "".join(words)
+    assert len(writer.seen) >= 2 and writer.counts == len(writer.seen) - 1
+    await writer.stop()
+
+
+async def test_the_joint_is_not_behind_white_space(start: Start) -> None:
+    words = ["a", "\n", "\n", " ", "b", " ", "c\ufffd", "d", *WORDS]
+    writer = WritingEngine(words)
+    await writer.start()
+    world = await serve(start, writer)
+    for n in range(1, 9):
+        stream = await begin(world, n)
+        the_call(world).preempt()
+        await stream.rest()
+        assert stream.texts == words
+        before = writer.seen[-1].before
+        assert before and not before[-1].isspace() and before[-1] != "\ufffd"
+    await writer.stop()
+
+
+async def test_the_slot_is_free_at_once_and_the_call_waits_its_turn(start: Start, writer: WritingEngine) -> None:
+    world = await serve(start, writer, heartbeat_s=0.05)
+    stream = await begin(world, 3)
+    other = await urgent(world, writer, the_call(world))
+    assert writer.seen[0].gone and writer.running == 1
+    before = len(stream.texts)
+    stream.raw += await stream.response.content.readany()
+    assert b": waiting" in stream.raw and len(stream.texts) == before, "a pause, with comments"
+    await release(other, writer)
+    await stream.rest()
+    assert stream.texts == WORDS
+
+
+async def test_before_its_first_byte_a_call_starts_anew(start: Start, writer: WritingEngine) -> None:
+    """Also one that could not be resumed: it is streamed with a seed, or not streamed at all."""
+    world = await serve(start, writer)
+    for body in ({"stream": True, "seed": 1}, {}):
+        writer.gap_s = 30.0
+        writer.seen.clear()
+        task = asyncio.create_task(begin(world, 0, body) if body else world.post({}))
+        await soon(lambda: len(writer.seen) == 1)
+        writer.gap_s = 0.0
+        the_call(world).preempt()
+        response = await task
+        text = await (response.response if body else response).text()
+        assert text.count("w59") == 1
+        first, again = writer.seen
+        assert first.gone and first.body == again.body
+    assert kept(world) == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"seed": 1},
+        {"n": 2},
+        {"logprobs": True},
+        {"tools": [{"type": "function", "function": {"name": "f"}}]},
+        {"response_format": {"type": "json_object"}},
+        {"grammar": "root ::= [a-z]"},
+        {"frequency_penalty": 0.5},
+        {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "He"}]},
+    ],
+)
+async def test_what_cannot_be_resumed_runs_on(start: Start, writer: WritingEngine, body: dict[str, Any]) -> None:
+    world = await serve(start, writer)
+    writer.tokens = WORDS[:20]
+    writer.kind = "other"
+    stream = await begin(world, 3, body)
+    the_call(world).preempt()
+    await stream.rest()
+    assert stream.texts == WORDS[:20] and len(writer.seen) == 1 and kept(world) == []
+    arrived = next(r.event for r in world.records() if type(r.event).__name__ == "CallArrived")
+    assert not arrived.resumable
+
+
+@pytest.mark.parametrize(
+    "body", [{"n": 1, "seed": None, "tools": None, "frequency_penalty": 0}, {"stop": ["w99"], "temperature": 0.5}]
+)
+async def test_what_says_nothing_hinders_nothing(start: Start, writer: WritingEngine, body: dict[str, Any]) -> None:
+    world = await serve(start, writer)
+    stream = await begin(world, 3, body)
+    the_call(world).preempt()
+    await stream.rest()
+    assert stream.texts == WORDS and len(writer.seen) == 2
+
+
+async def test_an_answer_that_turns_out_not_to_be_plain_text_runs_on(start: Start, writer: WritingEngine) -> None:
+    world = await serve(start, writer)
+    writer.delta = {"reasoning_content": "hm"}
+    stream = await begin(world, 3)
+    the_call(world).preempt()
+    await stream.rest()
+    assert stream.texts == WORDS and len(writer.seen) == 1
+
+
+# ---------------------------------------------------------------- while it is displaced
+
+
+async def error_of(stream: Stream) -> tuple[str, str]:
+    await stream.rest()
+    last = stream.events[-1]["error"]
+    assert b"[DONE]" not in stream.raw
+    return last["type"], last["code"]
+
+
+async def test_the_client_goes(start: Start, writer: WritingEngine) -> None:
+    world = await serve(start, writer)
+    stream = await begin(world, 3)
+    call = the_call(world)
+    other = await urgent(world, writer, call)
+    stream.response.close()
+    await soon(lambda: call.id not in world.gateway.driver.live)
+    assert world.inflight == 1
+    await release(other, writer)
+    await soon(lambda: not world.gateway.driver.live)
+    assert len(writer.seen) == 2
+
+
+async def test_it_has_waited_for_too_long(start: Start, writer: WritingEngine) -> None:
+    world = await serve(start, writer, queue_timeout=0.2)
+    stream = await begin(world, 3)
+    other = await urgent(world, writer, the_call(world))
+    assert await error_of(stream) == ("service_unavailable", "queue_timeout")
+    await release(other, writer)
+
+
+async def test_its_job_is_aborted(start: Start, writer: WritingEngine) -> None:
+    world = await serve(start, writer)
+    stream = await begin(world, 3)
+    call = the_call(world)
+    other = await urgent(world, writer, call)
+    job = stream.response.headers["x-hocket-job"]
+    async with world.http.delete(f"{world.url}/v1/jobs/{job}?abort=true") as response:
+        assert response.status == 200
+    assert (await error_of(stream))[1] == "job_aborted"
+    await release(other, writer)
+
+
+async def test_the_gateway_stops(start: Start, writer: WritingEngine) -> None:
+    world = await serve(start, writer, shutdown_s=0.2)
+    stream = await begin(world, 3)
+    other = await urgent(world, writer, the_call(world))
+    stopping = asyncio.create_task(world.gateway.stop())
+    assert (await error_of(stream))[1] == "shutdown"
+    await stopping
+    await asyncio.gather(other, return_exceptions=True)
+
+
+async def test_a_stopping_gateway_lets_it_end(start: Start, writer: WritingEngine) -> None:
+    world = await serve(start, writer, shutdown_s=10)
+    stream = await begin(world, 3)
+    other = await urgent(world, writer, the_call(world))
+    stopping = asyncio.create_task(world.gateway.stop())
+    await asyncio.sleep(0.05)
+    await release(other, writer)
+    await stream.rest()
+    assert stream.texts == WORDS
+    await stopping
+
+
+async def test_its_engine_dies_and_another_goes_on(start: Start, writer: WritingEngine) -> None:
+    second = WritingEngine(WORDS)
+    await second.start()
+    world = await serve(start, writer, second)
+    stream = await begin(world, 3)
+    first = writer if writer.seen else second
+    call = the_call(world)
+    first.gap_s = 30.0
+    await first.stop()  # cuts the stream: displaced or not, what was begun cannot be ended
+    assert (await error_of(stream))[1] == "upstream_reset"
+    stream = await begin(world, 3)
+    other = second if first is writer else writer
+    before = len(other.seen)
+    the_call(world).preempt()
+    await stream.rest()
+    assert stream.texts == WORDS and len(other.seen) == before + 1
+    assert call.id not in world.gateway.driver.live
+    await second.stop()
+
+
+async def test_the_engine_that_shall_go_on_is_dead(start: Start, writer: WritingEngine) -> None:
+    """It is tried again, as before the first byte: nothing of this part has been sent."""
+    world = await serve(start, writer, health={"interval_s": 0.1})
+    stream = await begin(world, 3)
+    port = int(writer.url.rpartition(":")[2])
+    call = the_call(world)
+    other = await urgent(world, writer, call)
+    await writer.stop()
+    await release(other, writer)
+    again = WritingEngine(WORDS)
+    await again.start(port)
+    await stream.rest()
+    assert stream.texts == WORDS
+    await again.stop()
+
+
+async def test_an_engine_that_will_not_go_on(start: Start, writer: WritingEngine) -> None:
+    world = await serve(start, writer)
+    writer.refuses = 400
+    stream = await begin(world, 3)
+    the_call(world).preempt()
+    await stream.rest()
+    assert stream.events[-1] == {"error": {"message": "no", "code": 400}}
+
+
+async def test_the_settings_change(start: Start, writer: WritingEngine) -> None:
+    world = await serve(start, writer)
+    stream = await begin(world, 3)
+    other = await urgent(world, writer, the_call(world))
+    settings = world.gateway.settings
+    await world.gateway.reload(msgspec.structs.replace(settings, queue_timeout=60.0))
+    await release(other, writer)
+    await stream.rest()
+    assert stream.texts == WORDS
