@@ -24,7 +24,7 @@ SPEC = SchedulerSpec(
 EVENTS = [
     ev.ReplicaAdded(0.1, "e", "r", 1),
     ev.JobOpened(0.2, "j", "app", "x", 1, 30.0, {"length": 0.1}),
-    ev.CallArrived(0.3, "c1", "j", "s", "m", 10, 64, None, "s0", 12),
+    ev.CallArrived(0.3, "c1", "j", "s", "m", 10, 64, 3, "s0", 12),
     ev.CallArrived(0.4, "c2", "j", "größe \u2028", "m", prefix="p1", retry=1),
     ev.CallArrived(0.5, "c3", "j", "s", "nobody's"),
     ev.CallStarted(0.6, "c1"),

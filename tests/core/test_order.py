@@ -29,14 +29,14 @@ def test_a_full_replica_lets_calls_wait_and_the_end_of_one_sends_the_next(core: 
 @pytest.mark.parametrize(
     ("policy", "order"),
     [
-        # arrivals: a1 (takes the slot), c1, b1, c2, a2; urgencies: b1 and c2 are emergencies
+        # arrivals: a1 (takes the slot), c1, b1, c2, a2; b1 and c2 are emergencies, and so c1 is one when c2 is there
         ("fcfs", ["a2", "b1", "c1", "c2"]),
         ("call-fcfs", ["c1", "b1", "c2", "a2"]),
-        ("urgency", ["b1", "c2", "a2", "c1"]),
+        ("urgency", ["b1", "c1", "c2", "a2"]),
         ("fair", ["a2", "b1", "c1", "c2"]),
         ("las", ["b1", "c1", "c2", "a2"]),
         ("sjf", ["a2", "b1", "c1", "c2"]),
-        ("default", ["a2", "b1", "c1", "c2"]),  # of which nothing is known goes by arrival
+        ("default", ["b1", "c1", "c2", "a2"]),  # inside a class, of which nothing is known goes by arrival
     ],
 )
 def test_each_policy_on_the_same_queue(core: Make, policy: str, order: list[str]) -> None:

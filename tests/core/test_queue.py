@@ -18,6 +18,10 @@ from tests.core.bare import place
 class Now:
     now = 0.0
 
+    @staticmethod
+    def weight(job: Job) -> float:
+        return 1.0
+
 
 class ByFeature:
     """A call-scope key, so that calls too can be a level's last tie."""

@@ -118,7 +118,12 @@ def moves_only_with_what_it_reads(make: Make, seed: int) -> None:
         for _, calls in waiting(scheduler):
             for call in calls:
                 key = ordering.key(call, scheduler)
-                now[call.id] = (*(fact_of(call, fact, scheduler) for fact in sorted(ordering.reads, key=str)), key)
+                # a call whose class moves is queued anew, so keys of any ordering may hang on its class
+                now[call.id] = (
+                    call.urgency,
+                    *(fact_of(call, fact, scheduler) for fact in sorted(ordering.reads, key=str)),
+                    key,
+                )
                 before = seen.get(call.id, now[call.id])
                 assert before[-1] == key or before[:-1] != now[call.id][:-1], f"{before} became {now[call.id]}"
         seen = now
@@ -135,6 +140,8 @@ def fact_of(call: Call, fact: Fact, scheduler: Scheduler) -> object:
             return call.job.running, call.job.last_served
         case Fact.BELIEF:
             return call.job.belief and call.job.belief.moves
+        case Fact.CLASS:
+            return call.job.urgency
         case Fact.FAIR:
             return call.job.fair_finish
         case Fact.SIZE:

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from hocket.core import events as ev
+from hocket.core.budget import URGENT
 from hocket.core.commands import Abort, Command
 from hocket.core.ordering import Fact
 from hocket.core.replicas import Replicas
-from hocket.core.slots import Policy
+from hocket.core.slots import QUEUED, Policy
 from hocket.core.spec import SchedulerSpec
 from hocket.core.state import Application, Call, Job, Tenant
 from hocket.core.timers import IdleJobs
@@ -47,9 +48,12 @@ class Jobs(Replicas):
             event.at,
             deadline,
             event.features,
+            event.urgency,
             heard_at=event.at,
         )
         self.jobs[event.job] = job
+        if job.tenant.budget is not None:
+            self._classify(job, out)
         if self.beliefs is not None:
             self._believe(job, self.beliefs.opened, job)
         wake = self._idle.opened(job, len(self.jobs))
@@ -100,6 +104,41 @@ class Jobs(Replicas):
             job.heard_at = self.now
             if self.beliefs is not None:
                 self._believe(job, self.beliefs.tool_finished, job, event.run)
+
+    # ---------------------------------------------------------------- classes
+
+    def _take_in(self, job: Job, urgency: int | None, out: list[Command]) -> None:
+        """A request has come that may claim a class for itself; the job is of its most urgent request's."""
+        self._claim(job, job.claimed if urgency is None else min(urgency, job.claimed), out)
+
+    def _claim(self, job: Job, urgency: int, out: list[Command]) -> None:
+        """One of its requests claims this class, or is known to be of it."""
+        job.claimed = urgency
+        self._classify(job, out)
+
+    def _classify(self, job: Job, out: list[Command]) -> None:
+        """The class that a job claims, or the next one while its tenant is over its budget of urgent work."""
+        urgency, budget = job.claimed, job.tenant.budget
+        if budget is not None and urgency < URGENT and budget.spent(self.now, self.slots):
+            urgency += 1
+        if urgency == job.urgency:
+            return
+        job.urgency = urgency
+        for call in list(job.calls.values()):
+            call.own_class = call.own_class and call.urgency > urgency
+            if not call.own_class and call.urgency != urgency:
+                self._reclass(call, urgency, out)
+        if job.waiting:
+            self._touch(Fact.CLASS, job)
+
+    def _reclass(self, call: Call, urgency: int, out: list[Command]) -> None:
+        """An open call is of another class now. O(log n)."""
+        waits = call.state is QUEUED
+        if waits:
+            self._dequeue(call)
+        call.urgency = urgency
+        if waits:
+            self._enqueue(call, out)
 
     def _end(self, call: Call, out: list[Command]) -> None:
         raise NotImplementedError  # by the half above, which knows where calls are

@@ -7,7 +7,7 @@ when a fact that its orderings read has changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum, IntEnum
 from typing import Any, Protocol
 
@@ -27,7 +27,7 @@ class Scope(IntEnum):
 
 
 class Fact(Enum):
-    """What may change while a call waits. Facts that never change (arrival, urgency) are not listed."""
+    """What may change while a call waits. Facts that never change (its arrival) are not listed."""
 
     __hash__ = object.__hash__  # Enum's own is written in Python, and facts are looked up at every event
 
@@ -36,6 +36,7 @@ class Fact(Enum):
     SIZE = "an application's mean size"
     SLOTS = "how many slots a job's calls hold"
     BELIEF = "what is expected of a job's rest"
+    CLASS = "a job's class of urgency"
     FAIR = "when an equal sharing would be done with a job"
     BATCH = "the batch sizes of engines, in powers of two"
     OUTSIDE = "something the driver knows and reports through Scheduler.touch_job (the simulator's oracle)"
@@ -55,6 +56,9 @@ class View(Protocol):
     @property
     def slots(self) -> int:
         """Calls that all replicas together may hold now."""
+
+    def weight(self, job: Job) -> float:
+        """What a second of its waiting counts: by its class, where the composition says so (`Classes`); else 1."""
 
     @property
     def fair(self) -> FairClock:
@@ -82,6 +86,18 @@ class Ordering(Protocol):
         Ties end in the number of what shares the key, if keys of its scope can move (a tenant's or an application's:
         first seen, first served); then in the job's arrival number; then in the call's.
         """
+
+
+class Classes(Ordering, Protocol):
+    """An ordering of classes (scope CLASS) that also says what they are worth. It comes first in a composition."""
+
+    @property
+    def weights(self) -> Sequence[float]:
+        """What a second of waiting counts in each class; orderings by work divide by it."""
+
+    @property
+    def within_s(self) -> float | None:
+        """Seconds that a call may wait behind calls of more urgent classes; None = without end."""
 
 
 class Index(Protocol):

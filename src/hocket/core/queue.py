@@ -12,14 +12,14 @@ from itertools import groupby, pairwise
 from typing import Any
 
 from hocket.core.heap import Key, KeyedHeap
-from hocket.core.ordering import Chooser, Fact, Ordering, Scope, View
+from hocket.core.ordering import Chooser, Classes, Fact, Ordering, Scope, View
+from hocket.core.patience import Patience
 from hocket.core.state import Call, Job
 
 Entity = Any
-"a Tenant, Application, Job, Call, or a class (int)"
+"a Tenant, Application, Job, Call; or classes that wait together: their key"
 
 _ENTITY: dict[Scope, Callable[[Call], Entity]] = {
-    Scope.CLASS: lambda call: call.urgency,
     Scope.TENANT: lambda call: call.job.tenant,
     Scope.APPLICATION: lambda call: call.job.app,
     Scope.JOB: lambda call: call.job,
@@ -65,6 +65,9 @@ class ReadyQueue:
         self._lone_key = self._leaf[0].key if len(self._leaf) == 1 else None
         #: the facts that move keys here
         self.reads: frozenset[Fact] = frozenset().union(*(o.reads for o in orderings))
+        classes = classes_of(orderings)
+        #: who has waited for too long, where the orderings set a bound
+        self.patience = None if classes is None or classes.within_s is None else Patience(classes.within_s)
         self._root = Node(None, 0, None, None)
         self._nodes: dict[Entity, list[Node]] = {}
         self._size = 0
@@ -97,11 +100,17 @@ class ReadyQueue:
         node.heap.add(call, key)
         call.node = node
         self._size += 1
+        if self.patience is not None:
+            self.patience.add(call)
 
     def pop(self) -> Call | None:
-        """Take the first call out, or None."""
+        """Take out the call that goes next, or None."""
         if not self._size:
             return None
+        if self.patience is not None:
+            aged = self._overdue(self.patience)
+            if aged is not None:
+                return aged
         if self._chooser is not None:
             return self._pick(self._chooser)
         node: Any = self._root
@@ -122,8 +131,17 @@ class ReadyQueue:
         self.remove(call)
         return call
 
+    def _overdue(self, patience: Patience) -> Call | None:
+        """Take out the call that goes next for its age, or None."""
+        first = self.first()
+        assert first is not None, "nobody waits"
+        call = patience.overdue(first, self._view.now)
+        if call is not None:
+            self.remove(call)
+        return call
+
     def first(self) -> Call | None:
-        """The call with the smallest key: what `pop` would take out, unless a chooser picks another."""
+        """The call with the smallest key: what `pop` would take out, if no call has aged and no chooser picks."""
         node: Node | None = self._root
         for _ in self._levels:
             node = node.heap.first() if node is not None else None
@@ -139,6 +157,8 @@ class ReadyQueue:
         self._size -= 1
         if not node.heap.size:
             self._prune(node)
+        if self.patience is not None:
+            self.patience.sweep(self._size)
 
     def touch(self, entity: Entity) -> None:
         """Re-key the nodes of `entity`: a fact about it has changed."""
@@ -150,7 +170,7 @@ class ReadyQueue:
     def touch_all(self) -> None:
         """Re-key every node: a fact about an engine has changed. O(jobs that wait)."""
         for entity in list(self._nodes):
-            if not isinstance(entity, int):  # a class stays what it is; the call that it began with may have left it
+            if not isinstance(entity, tuple):  # a class stays what it is; the call that it began with may have left it
                 self.touch(entity)
 
     def _prune(self, node: Node) -> None:
@@ -169,8 +189,11 @@ class ReadyQueue:
         """The nodes from the top level to `call`'s; with a key where the node is new and not yet attached."""
         path: list[tuple[Node, Key | None]] = []
         parent = self._root
-        for depth, (scope, _) in enumerate(self._levels):
-            entity = _ENTITY[scope](call)
+        for depth, (scope, orderings) in enumerate(self._levels):
+            if scope is Scope.CLASS:
+                entity: Entity = tuple(part for o in orderings for part in o.key(call, self._view))
+            else:
+                entity = _ENTITY[scope](call)
             node = parent.children.get(entity)
             key = None
             if node is None:
@@ -187,11 +210,12 @@ class ReadyQueue:
         self._nodes.setdefault(node.entity, []).append(node)
 
     def _node_key(self, level: int, call: Call, entity: Entity) -> Key:
+        if isinstance(entity, tuple):
+            return entity
         _, orderings = self._levels[level]
-        number = entity if isinstance(entity, int) else entity.number
         if len(orderings) == 1:
-            return (*orderings[0].key(call, self._view), number)
-        return (*(part for o in orderings for part in o.key(call, self._view)), number)
+            return (*orderings[0].key(call, self._view), entity.number)
+        return (*(part for o in orderings for part in o.key(call, self._view)), entity.number)
 
     def _leaf_key(self, call: Call) -> Key:
         parts = (part for o in self._leaf for part in o.key(call, self._view))
@@ -223,6 +247,12 @@ def chooser_of(orderings: Sequence[Ordering]) -> Chooser | None:
     """The chooser of a composition; it is its last part."""
     last: Any = orderings[-1] if orderings else None
     return last if hasattr(last, "pick") else None
+
+
+def classes_of(orderings: Sequence[Ordering]) -> Classes | None:
+    """The ordering of a composition that says what classes are worth; it is its first part."""
+    first: Any = orderings[0] if orderings else None
+    return first if hasattr(first, "within_s") else None
 
 
 def check_nesting(orderings: Sequence[Ordering]) -> None:

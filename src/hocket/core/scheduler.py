@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hocket.core import events as ev
+from hocket.core.budget import Budget
 from hocket.core.commands import CloseJob, Command, Reject
 from hocket.core.jobs import Jobs
 from hocket.core.ordering import Fact
@@ -79,7 +80,7 @@ class Scheduler(Jobs):
 
     def engine_for(self, app: str, stage: str, model: str) -> str | None:
         """The engine that serves this: the first route that matches, else the first engine of the model; or None."""
-        for route in self._routes:
+        for route in self.spec.routes:
             if route.app in (None, app) and route.stage in (None, stage) and route.model in (None, model):
                 return route.engine
         engine = self._by_model.get(model)
@@ -103,14 +104,18 @@ class Scheduler(Jobs):
         if job is None or name in self.calls:
             raise ValueError(f"call {name!r}: its job {event.job!r} is not open, or its id was used before")
         engine = self._by_model.get(event.model)
-        if self._routes:
+        if self.spec.routes:
             engine = self.engines.get(self.engine_for(job.app.name, event.stage, event.model) or "")
         if engine is None:
             job.heard_at = self.now
             out.append(Reject(name, 404, "unknown_model"))
             return
         number = self._calls_seen = self._calls_seen + 1
-        urgency = job.urgency if event.urgency is None else event.urgency
+        if event.urgency is not None or job.tenant.budget is not None:
+            self._take_in(job, event.urgency, out)
+        urgency, own_class = job.urgency, False
+        if event.urgency is not None and event.urgency > urgency:
+            urgency, own_class = event.urgency, True
         call = Call(
             name,
             number,
@@ -126,6 +131,7 @@ class Scheduler(Jobs):
             event.hint_output_tokens,
             event.prefix,
             job.path_s,
+            own_class,
         )
         if self.beliefs is not None:
             self._believe(job, self.beliefs.arrived, call)
@@ -226,14 +232,15 @@ class Scheduler(Jobs):
         call = self.calls.get(event.call)
         if call is None:
             return
-        waits = call.state is QUEUED
-        if waits:
-            self._dequeue(call)
-        if event.urgency is not None:
-            call.urgency = event.urgency
-        call.job.features = {**call.job.features, **event.features}  # the old ones belong to an event
-        if waits:
-            self._enqueue(call, out)
+        job, urgency = call.job, event.urgency
+        if urgency is not None:
+            call.own_class = call.own_class and urgency > job.urgency
+            if call.own_class:
+                self._reclass(call, urgency, out)
+            else:
+                self._claim(job, urgency, out)
+                self._reclass(call, job.urgency, out)
+        job.features = {**job.features, **event.features}  # the old ones belong to an event
 
     def _wait_again(self, call: Call, out: list[Command]) -> None:
         """A call that is in a slot goes back to the queue."""
@@ -285,12 +292,18 @@ class Scheduler(Jobs):
     def _serve(self, spec: SchedulerSpec) -> None:
         """Who may call, and which engine serves what."""
         self.spec = spec
-        self._routes = spec.routes
         self._by_model = {m: self.engines[e.name] for e in reversed(spec.engines) for m in e.models}
+        budgets = {tenant.name: tenant.budget for tenant in self.tenants.values()}
         for tenant in self.tenants.values():
-            tenant.weight = 1.0
+            tenant.weight, tenant.budget = 1.0, None
         for named in spec.tenants:
-            self._tenant(named.name).weight = named.weight
+            tenant = self._tenant(named.name)
+            tenant.weight = named.weight
+            if named.urgent_share is not None:
+                before = budgets.get(named.name)
+                left_s = named.urgent_burst_s if before is None else min(before.left_s, named.urgent_burst_s)
+                at = self.now if before is None else before.at
+                tenant.budget = Budget(named.urgent_share, named.urgent_burst_s, left_s, at)
 
     def _settings_changed(self, event: ev.SettingsChanged, out: list[Command]) -> None:
         """Every waiting call is placed anew: its engine may be gone, and its order another. What runs runs on."""

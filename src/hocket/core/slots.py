@@ -10,14 +10,15 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from hocket.core.belief import Beliefs, World
+from hocket.core.budget import URGENT
 from hocket.core.commands import Command, Dispatch, WakeAt
 from hocket.core.fairclock import FairClock
 from hocket.core.ordering import Fact, Ordering
-from hocket.core.queue import ReadyQueue
+from hocket.core.queue import ReadyQueue, classes_of
 from hocket.core.rng import Rng
 from hocket.core.routing import Routing
 from hocket.core.spec import SchedulerSpec
-from hocket.core.state import Application, Call, CallState, Engine, Job, Replica, Tenant
+from hocket.core.state import CLASSES, Application, Call, CallState, Engine, Job, Replica, Tenant
 from hocket.core.timers import Timers, Waits
 
 # bound once: looking a member up in its enum costs more than most of what follows
@@ -148,6 +149,8 @@ class Slots:
             self._learn(call, replica, ended=True)
         # what _charge does, written out: the call would cost more than the work
         job.service_s += now - call.charged_at
+        if job.tenant.budget is not None and call.urgency < URGENT:
+            job.tenant.budget.spend(now - call.charged_at)
         if self._reads_service and job.waiting:
             self._touch(Fact.SERVICE, job)
         inflight = replica.inflight = replica.inflight - 1
@@ -191,6 +194,10 @@ class Slots:
         """Calls that all replicas together may hold now. O(replicas)."""
         return sum(replica.limit for engine in self.engines.values() for replica in engine.replicas.values())
 
+    def weight(self, job: Job) -> float:
+        """What a second of its waiting counts, by its class."""
+        return self._weights[job.urgency]
+
     def _learn(self, call: Call, replica: Replica, tokens: int = 0, *, ended: bool = False) -> None:
         raise NotImplementedError  # by the half above, which knows what a window is
 
@@ -198,6 +205,8 @@ class Slots:
         """Add the slot time since the last charge to the job's attained service."""
         job = call.job
         job.service_s += self.now - call.charged_at
+        if job.tenant.budget is not None and call.urgency < URGENT:
+            job.tenant.budget.spend(self.now - call.charged_at)
         call.charged_at = self.now
         if self._reads_service and job.waiting:
             self._touch(Fact.SERVICE, job)
@@ -212,6 +221,8 @@ class Slots:
 
     def _use(self, orderings: Sequence[Ordering]) -> None:
         self._orderings = tuple(orderings)
+        classes = classes_of(orderings)
+        self._weights = (1.0,) * CLASSES if classes is None else tuple(classes.weights)
         reads = self._reads = frozenset[Fact]().union(*(o.reads for o in orderings))
         # asked at each call. (An object of more than 30 attributes has slower ones, in CPython 3.11 to 3.13.)
         self._reads_service = Fact.SERVICE in reads

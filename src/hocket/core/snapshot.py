@@ -7,11 +7,13 @@ with the same commands, byte for byte, as the one that was saved.
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import asdict
 from heapq import heapify
 from typing import Any
 
 import msgspec
 
+from hocket.core.budget import Budget
 from hocket.core.ordering import Chooser
 from hocket.core.queue import ReadyQueue, chooser_of
 from hocket.core.scheduler import Scheduler
@@ -27,13 +29,13 @@ _REPLICA = (
     *("rests_until", "failures", "rests", "misses"),
 )
 _JOB = (
-    *("id", "number", "urgency", "arrived_at", "deadline_at", "features"),
+    *("id", "number", "urgency", "claimed", "arrived_at", "deadline_at", "features"),
     *("service_s", "path_s", "last_served", "fair_finish", "closed", "aborted", "heard_at", "tools"),
 )
 _CALL = (
     *("id", "number", "stage", "model", "urgency", "arrived_at", "prompt_tokens", "max_tokens"),
     *("parent", "hint_output_tokens", "prefix", "state"),
-    *("path_s", "attempts", "delays", "sent_at", "charged_at"),
+    *("path_s", "own_class", "attempts", "delays", "sent_at", "charged_at"),
 )
 
 
@@ -47,7 +49,11 @@ def save(scheduler: Scheduler) -> Plain:
         "rng": s.rng.state,
         "fair": s.fair.save(),
         "choosers": [chooser.save() for chooser in _choosers(s)],
-        "tenants": [_plain(tenant, _TENANT) for tenant in s.tenants.values()],
+        "tenants": [
+            _plain(tenant, _TENANT) | {"budget": tenant.budget and asdict(tenant.budget)}
+            for tenant in s.tenants.values()
+        ],
+        "turns": {e.name: e.queue.patience and e.queue.patience.since_turn for e in s.engines.values()},
         "apps": [_plain(app, _APP) for app in s.apps.values()],
         "replicas": {e.name: [_replica(replica) for replica in e.listed.values()] for e in _engines(s)},
         "batches": {e.name: e.batch for e in _engines(s)},
@@ -79,7 +85,13 @@ def restore(scheduler: Scheduler, state: Plain) -> None:
     s.fair.restore(state["fair"])
     for chooser, saved in zip(_choosers(s), state["choosers"], strict=True):
         chooser.restore(saved)
-    s.tenants.update((t["name"], Tenant(**t)) for t in state["tenants"])
+    for fields in state["tenants"]:
+        fields["budget"] = fields["budget"] and Budget(**fields["budget"])
+        s.tenants[fields["name"]] = Tenant(**fields)
+    for name, turn in state["turns"].items():
+        patience = s.engines[name].queue.patience
+        if patience is not None:
+            patience.since_turn = turn
     s.apps.update((a["name"], Application(**a)) for a in state["apps"])
     for name in state["replicas"].keys() - s.engines.keys():
         s.gone[name] = Engine(name, [], ReadyQueue((), s), s.policy_of(s.spec).routing())

@@ -6,6 +6,8 @@ turns it into a `Scheduler`. Two schedulers built from equal specs answer equal 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from hocket.core.latency import Latency
@@ -21,6 +23,10 @@ class EngineSpec(msgspec.Struct, frozen=True):
     "whether the core finds its replicas' windows; else they are what `ReplicaAdded` says"
     latency: Latency | None = None
     "the engine model's constants of a replica: what beliefs turn tokens into seconds with"
+    preempts: bool = False
+    "whether it displaces calls itself, by the priority that it is sent with each: then hocket does not"
+    swap_s_per_token: float | None = None
+    "seconds to bring back a token of a displaced call's KV cache; None = it is computed again"
 
 
 class TenantSpec(msgspec.Struct, frozen=True):
@@ -28,6 +34,10 @@ class TenantSpec(msgspec.Struct, frozen=True):
 
     name: str
     weight: float = 1.0
+    urgent_share: float | None = None
+    "of all slots, 0 to 1: what its calls of classes 0 and 1 may use in the long run; beyond, they are demoted by one class"
+    urgent_burst_s: float = 60.0
+    "slot-seconds of them that it may have used at once"
 
 
 class Route(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -39,13 +49,27 @@ class Route(msgspec.Struct, frozen=True, omit_defaults=True):
     model: str | None = None
 
 
+class PreemptionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Waiting calls may take the slots of running ones, where that pays (docs/concepts/preemption.md)."""
+
+    across: Literal["class", "key"] = "class"
+    "class: a call displaces calls of less urgent classes alone; key: any whose key in the policy is larger"
+    at_most: int = 2
+    "times that one call is displaced"
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say. An error begins with its key, which the loader turns into a line."""
+        if self.at_most < 1:
+            raise ValueError(f"`at_most`: {self.at_most}; use 1 or more")
+
+
 class SchedulerSpec(msgspec.Struct, frozen=True):
     """Everything that decides, and nothing that does I/O."""
 
     engines: list[EngineSpec]
     policy: tuple[str, ...] = ("default",)
-    "orderings, coarse scope first; names of the catalog in hocket.policies"
-    parameters: dict[str, dict[str, float]] = {}
+    "orderings, coarse scope first; names of the catalog in hocket.policies, with parameters (`urgency:strict=0`)"
+    parameters: dict[str, dict[str, float | list[float]]] = {}
     "policy -> its parameters, where they are not the defaults"
     routing: str = "least-loaded"
     routes: list[Route] = []
@@ -54,6 +78,8 @@ class SchedulerSpec(msgspec.Struct, frozen=True):
     "a job of which nothing was heard for so long, and that nobody closed, ends"
     queue_timeout_s: float | None = None
     "a call that waited for so long without a slot is refused; None = it waits on"
+    preemption: PreemptionSpec | None = None
+    "whether running calls may be displaced; None = never"
     observe: bool = False
     "dispatch every call at once whatever the windows say, and retry nothing: only watch"
     seed: int = 0

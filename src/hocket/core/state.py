@@ -15,9 +15,14 @@ import msgspec
 
 if TYPE_CHECKING:
     from hocket.core.belief import Belief
+    from hocket.core.budget import Budget
     from hocket.core.queue import Node, ReadyQueue
     from hocket.core.routing import Routing
     from hocket.core.windows import WindowSearch
+
+
+CLASSES = 5
+"classes of urgency: 0 (emergency) ... 4 (background), lower is sooner"
 
 
 class CallState(StrEnum):
@@ -39,6 +44,8 @@ class Tenant:
     "calls in a slot, over all engines"
     last_served: int = 0
     "number of the latest dispatch to it; 0 = never served"
+    budget: Budget | None = None
+    "of urgent work; None = without end"
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -62,9 +69,12 @@ class Job:
     app: Application
     tenant: Tenant
     urgency: int
+    "its class, which its calls inherit: that of its most urgent request, or the next while its tenant is over budget"
     arrived_at: float
     deadline_at: float | None
     features: dict[str, float]
+    claimed: int = 0
+    "the class that its requests claim; set when it is opened"
     service_s: float = 0.0
     "attained service: seconds that its calls have held slots, summed over calls and engines"
     path_s: float = 0.0
@@ -117,6 +127,7 @@ class Call(msgspec.Struct, eq=False, gc=False):
     "what its client asked for"
     engine: Engine
     urgency: int
+    "its job's class, or a less urgent one of its own"
     arrived_at: float
     prompt_tokens: int
     max_tokens: int | None
@@ -128,6 +139,8 @@ class Call(msgspec.Struct, eq=False, gc=False):
     "fingerprint of what its prompt begins with; None = not known"
     path_s: float = 0.0
     "the job's `path_s` when it arrived"
+    own_class: bool = False
+    "whether it has a class of its own, which does not move with its job's"
     state: CallState = CallState.QUEUED
     replica: Replica | None = None
     "None while queued"
@@ -145,6 +158,11 @@ class Call(msgspec.Struct, eq=False, gc=False):
     "when it was dispatched last"
     charged_at: float = 0.0
     "until when its slot time has been added to the job's service"
+
+    @property
+    def demoted(self) -> bool:
+        """Whether its tenant's budget of urgent work has put it into the class after the one that was claimed."""
+        return not self.own_class and self.urgency > self.job.claimed
 
 
 @dataclass(slots=True, eq=False, repr=False)

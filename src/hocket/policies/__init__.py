@@ -17,7 +17,8 @@ from hocket.policies.carbyne import Carbyne
 from hocket.policies.hocket import Hocket
 from hocket.policies.informed import Argus, Gittins, Justitia, Srtf
 from hocket.policies.llmsched import LlmSched
-from hocket.policies.orderings import Atlas, CallFcfs, Fair, FairJobs, Fcfs, Las, Plas, Sjf, Urgency
+from hocket.policies.orderings import Atlas, CallFcfs, Fair, FairJobs, Fcfs, Las, Plas, Sjf
+from hocket.policies.urgency import Urgency
 
 ORDERINGS: dict[str, Callable[..., Ordering]] = {
     "fcfs": Fcfs,
@@ -40,7 +41,7 @@ ORDERINGS: dict[str, Callable[..., Ordering]] = {
 "which call next: name -> constructor, whose keyword arguments are its parameters"
 
 RECIPES: dict[str, tuple[str, ...]] = {
-    "default": ("hocket",),
+    "default": ("urgency:strict=0:within_s=300", "hocket"),
 }
 "names for compositions"
 
@@ -51,14 +52,15 @@ ROUTINGS: dict[str, Callable[[], Routing]] = {
 "which replica: name -> constructor"
 
 
-Parameters = Mapping[str, Mapping[str, float]]
+Value = float | list[float]
+Parameters = Mapping[str, Mapping[str, Value]]
 "policy -> its parameters, where they are not the defaults"
 
 
 def compose(
     names: Sequence[str], extra: Mapping[str, Ordering] | None = None, parameters: Parameters | None = None
 ) -> list[Ordering]:
-    """The orderings that `names` stand for, recipes spelled out.
+    """The orderings that `names` stand for, recipes spelled out. A name's own parameters go before `parameters`.
 
     Raises InputError for a bad name or nesting, and for parameters that one of them does not have or cannot take.
     """
@@ -66,10 +68,16 @@ def compose(
     spelled = spell_out(names)
     if not spelled:
         raise InputError(f"a policy needs at least one ordering; known: {', '.join(known())}")
-    for name in spelled:
+    orderings = []
+    for part in spelled:
+        name, own = _split(part)
         if name not in extra and name not in ORDERINGS:
             raise InputError(f"unknown policy '{name}'; known: {', '.join([*known(), *extra])}")
-    orderings = [extra[name] if name in extra else _made(name, parameters.get(name, {})) for name in spelled]
+        try:
+            ordering = extra[name] if name in extra else _made(name, {**parameters.get(name, {}), **own})
+        except InputError as error:
+            raise InputError(f"policy '{part}': {error}" if own else str(error)) from None
+        orderings.append(ordering)
     try:
         check_nesting(orderings)
     except ValueError as error:
@@ -85,7 +93,21 @@ def check_parameters(parameters: Parameters) -> None:
         _made(name, values)
 
 
-def _made(name: str, parameters: Mapping[str, float]) -> Ordering:
+def _split(part: str) -> tuple[str, dict[str, Value]]:
+    """A part of a composition, and the parameters in it: 'urgency:strict=0+3' -> ('urgency', {'strict': [0, 3]})."""
+    name, *pairs = part.split(":")
+    parameters: dict[str, Value] = {}
+    for pair in pairs:
+        key, _, text = pair.partition("=")
+        try:
+            values = [float(value) for value in text.split("+")]
+        except ValueError:
+            raise InputError(f"policy '{part}': '{pair}' is no NAME=NUMBER; write {name}:NAME=NUMBER") from None
+        parameters[key.strip()] = values if len(values) > 1 else values[0]
+    return name, parameters
+
+
+def _made(name: str, parameters: Mapping[str, Value]) -> Ordering:
     make = ORDERINGS[name]
     taken = list(inspect.signature(make).parameters) if parameters else []
     for key in parameters:
@@ -94,17 +116,19 @@ def _made(name: str, parameters: Mapping[str, float]) -> Ordering:
             raise InputError(f"`policies.{name}.{key}`: no such parameter; {has}")
     try:
         return make(**parameters)
+    except TypeError:
+        raise InputError(f"`policies.{name}`: a list where a number belongs, or the other way round") from None
     except ValueError as error:
         raise InputError(f"`policies.{name}`: {error}") from None
 
 
 def spell_out(names: Sequence[str]) -> tuple[str, ...]:
-    """The same policy without recipes, whose meaning may change with a version: ('default',) -> ('hocket',)."""
+    """The same policy without recipes, whose meaning may change with a version."""
     return tuple(part for name in names for part in RECIPES.get(name, (name,)))
 
 
 def parse_policy(text: str) -> tuple[str, ...]:
-    """The names in one policy of the command line: 'urgency>las' -> ('urgency', 'las')."""
+    """The parts of one policy of the command line: 'urgency:strict=0>las' -> ('urgency:strict=0', 'las')."""
     return tuple(name.strip() for name in text.split(">") if name.strip())
 
 

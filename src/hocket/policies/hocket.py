@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from hocket.core.ordering import Fact, Scope, View
 from hocket.core.state import Call
-from hocket.policies.informed import BELIEF, belief_of
+from hocket.policies.informed import WEIGHED, belief_of
 from hocket.policies.orderings import Key
 
 
@@ -20,7 +20,7 @@ class Hocket:
 
     name: ClassVar[str] = "hocket"
     scope: ClassVar[Scope] = Scope.JOB
-    reads: ClassVar[frozenset[Fact]] = BELIEF
+    reads: ClassVar[frozenset[Fact]] = WEIGHED
 
     def __init__(self, told: float = 0.5, ageing: float = 0.0) -> None:
         """`told`: how much open calls are taken to tell, 0 (nothing: the Gittins rank) to 1 (all). `ageing`: seconds of
@@ -34,9 +34,9 @@ class Hocket:
         self.ageing = ageing
 
     def key(self, call: Call, view: View) -> Key:
-        """The job's rank in engine seconds, plus its arrival, weighed.
+        """The job's rank in engine seconds, over the weight of its class, plus its arrival, weighed.
 
         All jobs age alike, so what counts of their ages is when they arrived, and no key moves as time passes.
         """
         job = call.job
-        return (belief_of(job).rank_s(self.told) + self.ageing * job.arrived_at,)
+        return (belief_of(job).rank_s(self.told) / view.weight(job) + self.ageing * job.arrived_at,)

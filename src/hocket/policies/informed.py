@@ -14,6 +14,7 @@ from hocket.core.state import Call, Job
 from hocket.policies.orderings import Key
 
 BELIEF: frozenset[Fact] = frozenset({Fact.BELIEF})
+WEIGHED: frozenset[Fact] = frozenset({Fact.BELIEF, Fact.CLASS})
 
 
 def belief_of(job: Job) -> Belief:
@@ -31,11 +32,11 @@ class Srtf:
 
     name: ClassVar[str] = "srtf"
     scope: ClassVar[Scope] = Scope.JOB
-    reads: ClassVar[frozenset[Fact]] = BELIEF
+    reads: ClassVar[frozenset[Fact]] = WEIGHED
 
     def key(self, call: Call, view: View) -> Key:
-        """Expected engine seconds that are left of the job."""
-        return (belief_of(call.job).remaining_s,)
+        """Expected engine seconds that are left of the job, over the weight of its class (Smith's rule)."""
+        return (belief_of(call.job).remaining_s / view.weight(call.job),)
 
 
 class Gittins:
@@ -47,11 +48,11 @@ class Gittins:
 
     name: ClassVar[str] = "gittins"
     scope: ClassVar[Scope] = Scope.JOB
-    reads: ClassVar[frozenset[Fact]] = BELIEF
+    reads: ClassVar[frozenset[Fact]] = WEIGHED
 
     def key(self, call: Call, view: View) -> Key:
-        """The rank, in engine seconds: least over quanta q of E[min(left, q)] / P(left <= q)."""
-        return (belief_of(call.job).gittins_s,)
+        """The rank, in engine seconds: least over quanta q of E[min(left, q)] / P(left <= q); over the job's weight."""
+        return (belief_of(call.job).gittins_s / view.weight(call.job),)
 
 
 class Justitia:

@@ -40,18 +40,6 @@ class CallFcfs:
         return (call.number,)
 
 
-class Urgency:
-    """The more urgent class first: 0 (emergency) ... 4 (background). Strict, so lower classes can starve."""
-
-    name: ClassVar[str] = "urgency"
-    scope: ClassVar[Scope] = Scope.CLASS
-    reads: ClassVar[frozenset[Fact]] = NOTHING
-
-    def key(self, call: Call, view: View) -> Key:
-        """The call's urgency."""
-        return (call.urgency,)
-
-
 class Fair:
     """The tenant with the least running share first, in calls per weight, over all engines."""
 
@@ -86,11 +74,11 @@ class Las:
 
     name: ClassVar[str] = "las"
     scope: ClassVar[Scope] = Scope.JOB
-    reads: ClassVar[frozenset[Fact]] = frozenset({Fact.SERVICE})
+    reads: ClassVar[frozenset[Fact]] = frozenset({Fact.SERVICE, Fact.CLASS})
 
     def key(self, call: Call, view: View) -> Key:
-        """The job's attained service."""
-        return (call.job.service_s,)
+        """The job's attained service, over the weight of its class."""
+        return (call.job.service_s / view.weight(call.job),)
 
 
 class Plas:

@@ -16,11 +16,11 @@ from typing import Any
 import msgspec
 
 from hocket.assembly import build
-from hocket.core.spec import EngineSpec, Route, SchedulerSpec, TenantSpec
+from hocket.core.spec import EngineSpec, PreemptionSpec, Route, SchedulerSpec, TenantSpec
 from hocket.errors import InputError
 from hocket.policies import check_parameters, parse_policy
 from hocket.sim.driver import FOREVER_S, Outcome, Simulation
-from hocket.sim.engine import EngineModel
+from hocket.sim.model import EngineModel
 from hocket.sim.oracle import Oracle
 from hocket.sim.results import Run
 from hocket.trace import Job
@@ -32,8 +32,10 @@ class Setup(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     engines: list[EngineModel]
     routing: str = "least-loaded"
-    policies: dict[str, dict[str, float]] = {}
+    policies: dict[str, dict[str, float | list[float]]] = {}
     "policy -> its parameters, where they are not the defaults"
+    preemption: PreemptionSpec | None = None
+    "whether running calls may be displaced"
     routes: list[Route] = []
     tenants: list[TenantSpec] = []
 
@@ -62,6 +64,16 @@ def load_setup(path: str) -> Setup:
     return load_yaml(path, Setup, "docs/reference/engines-yaml.md")
 
 
+def with_preemption(setup: Setup, across: str | None) -> Setup:
+    """The same with calls displaced across "class" or "key", or "never"; None leaves it as it is."""
+    if across is None:
+        return setup
+    if across == "never":
+        return msgspec.structs.replace(setup, preemption=None)
+    given = setup.preemption or PreemptionSpec()
+    return msgspec.structs.replace(setup, preemption=msgspec.structs.replace(given, across=across))
+
+
 def simulate(
     jobs: Sequence[Job],
     setup: Setup,
@@ -81,7 +93,10 @@ def simulate(
 
 def scheduler_spec(setup: Setup, policy: str) -> SchedulerSpec:
     """What the core of a simulation is built from."""
-    engines = [EngineSpec(engine.name, engine.models, engine.window == "auto", engine.pace) for engine in setup.engines]
+    engines = [
+        EngineSpec(e.name, e.models, e.window == "auto", e.pace, swap_s_per_token=e.swap_s_per_token)
+        for e in setup.engines
+    ]
     return SchedulerSpec(
         engines=engines,
         policy=parse_policy(policy),
@@ -89,6 +104,7 @@ def scheduler_spec(setup: Setup, policy: str) -> SchedulerSpec:
         routing=setup.routing,
         routes=setup.routes,
         tenants=setup.tenants,
+        preemption=setup.preemption,
         job_idle_s=FOREVER_S,
     )
 
@@ -131,7 +147,7 @@ def draw(jobs: Sequence[Job], seed: int) -> list[Job]:
 def capacity(jobs: Sequence[Job], setup: Setup) -> float:
     """Jobs a second that the engines complete: under `fcfs`, with all jobs present at 0."""
     present = [msgspec.structs.replace(job, arrival_s=0.0) for job in jobs]
-    outcome = simulate(present, setup, "fcfs")
+    outcome = simulate(present, with_preemption(setup, "never"), "fcfs")
     if not outcome.jct_s or not outcome.makespan_s:
         raise InputError("--load: no job could run to its end, so there is no capacity to take a multiple of")
     return len(outcome.jct_s) / outcome.makespan_s
