@@ -21,11 +21,13 @@ from prometheus_client.registry import Collector
 from hocket.core import events as ev
 from hocket.core.commands import Abort, Command, Dispatch, Reject
 from hocket.core.scheduler import Scheduler
+from hocket.core.state import Call
 
 MAX_APPS = 100
 "application names that get a label of their own"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000)
+_CLASSES = "01234"
 _BOUNDS = [*(str(float(bound)) for bound in _SECONDS), "+Inf"]
 
 
@@ -142,6 +144,11 @@ class Metrics(Collector):
         self.refused = Counter("hocket_refused_requests", "requests that were answered by an error at once", "code")
         self.profiles_refused = Counter("hocket_profiles_refused", "profiles that could not be used")
         self.profiles_refused.add((), 0)
+        self.classes = Counter("hocket_call_classes", "calls by the class they arrived with", "source", "urgency")
+        self.demotions = Counter("hocket_demotions", "calls demoted for their tenant's budget", "tenant")
+        self.readings = Counter("hocket_readings", "first requests that a reader was shown", "reader", "outcome")
+        self.reading = Histogram("hocket_reading_seconds", "time that the reading of one text takes", "reader")
+        self.judgements = Counter("hocket_judgements", "texts that readers left to the judge", "outcome")
         self._of: dict[str, _OfEngine] = {}
         for name in scheduler.engines:
             self._of_engine(name)
@@ -162,7 +169,9 @@ class Metrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """See `Collector`."""
         counted = (self.calls, self.wait, self.first_token, self.duration, self.tokens, self.failures)
-        for one in (*counted, self.jobs, self.job_duration, self.tools, self.refused, self.profiles_refused):
+        urgency = (self.classes, self.demotions, self.readings, self.reading, self.judgements)
+        others = (self.jobs, self.job_duration, self.tools, self.refused, self.profiles_refused)
+        for one in (*counted, *others, *urgency):
             yield one.family()
         yield from self._learned()
 
@@ -177,6 +186,22 @@ class Metrics(Collector):
     def refuse_profile(self) -> None:
         """A profile could not be used."""
         self.profiles_refused.add(())
+
+    def classed(self, call: Call, source: str) -> None:
+        """A call has arrived, and its class is known by then from this source."""
+        self.classes.add((source, _CLASSES[call.urgency]))
+        if call.demoted:
+            self.demotions.add((call.job.tenant.name,))
+
+    def read(self, reader: str, outcome: str, seconds: float = 0.0) -> None:
+        """A first request was read; no seconds = there was nothing to read."""
+        self.readings.add((reader, outcome))
+        if seconds:
+            self.reading.of(reader).observe(seconds)
+
+    def judged(self, outcome: str) -> None:
+        """A text was left to the judge."""
+        self.judgements.add((outcome,))
 
     def _learned(self) -> Iterable[Metric]:
         """How the beliefs about each application fare."""

@@ -27,9 +27,10 @@ def test_identity_headers() -> None:
 
 
 def test_headers_of_answers() -> None:
-    relaying = "".join((GATEWAY / f"{name}.py").read_text() for name in ("app", "downstream", "relay", "straight"))
+    relaying = "".join((GATEWAY / f"{name}.py").read_text() for name in ("app", "downstream", "relay", "straight", "urgency"))
     real = set(re.findall(r'"(x-[\w-]+)"', relaying)) - set(HEADERS.values())
     own = {"x-hocket-job", "x-hocket-call", "x-hocket-queue-ms", "x-request-id", "x-should-retry"}
+    own.add("x-hocket-urgency-source")
     assert real == own - set(HEADERS.values())
     for name in real:
         assert f"`{name}`" in prose(PAGE)

@@ -113,6 +113,8 @@ def below(info: Any, key: str) -> Iterator[str]:
         yield from settings(info.cls, f"{key}.")
     elif isinstance(info, msgspec.inspect.ListType):
         yield from below(info.item_type, f"{key}[]")
+    elif isinstance(info, msgspec.inspect.DictType):
+        yield from below(info.value_type, f"{key}.*")
     elif isinstance(info, msgspec.inspect.UnionType):
         for part in info.types:
             yield from below(part, key)

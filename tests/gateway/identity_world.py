@@ -17,6 +17,8 @@ from hocket.gateway.driver import Driver, LiveCall
 from hocket.gateway.identity import Tenants
 from hocket.gateway.openai import ENDPOINTS, parse_request
 from hocket.gateway.places import Place, Places
+from hocket.gateway.urgency import Urgency
+from hocket.metrics import Metrics
 from hocket.settings import EngineSettings, Settings, TenantSettings
 from hocket.settings.identity import IdentitySettings
 
@@ -69,7 +71,8 @@ class World:
         scheduler = build(self.settings.to_spec())
         self.driver = Driver(scheduler, clock=lambda: self.now, observers=[self])
         tenants = Tenants(self.settings.tenants)
-        self.places = Places(self.driver, tenants, self.settings)
+        urgency = Urgency(self.driver, self.settings, Metrics(scheduler))
+        self.places = Places(self.driver, tenants, self.settings, urgency)
         self.tenant = TenantSettings(name="default", key_sha256="0" * 64)
 
     def seen(self, event: ev.Event, commands: list[Command]) -> None:

@@ -26,14 +26,17 @@ from hocket.gateway.fleet import Fleet
 from hocket.gateway.guard import Guard
 from hocket.gateway.identity import Tenants
 from hocket.gateway.jobs import Jobs
+from hocket.gateway.judge import Judge
 from hocket.gateway.openai import ENDPOINTS, ApiError, unknown_model
 from hocket.gateway.openapi import document
 from hocket.gateway.places import Places
 from hocket.gateway.profiles import Profiles, find
+from hocket.gateway.reading import load
 from hocket.gateway.relay import complete
 from hocket.gateway.responses import Responses
 from hocket.gateway.server import Server, read_body
 from hocket.gateway.straight import not_allowed, stored_response, tokenize
+from hocket.gateway.urgency import Urgency
 from hocket.metrics import CONTENT_TYPE, Metrics
 from hocket.settings import EngineSettings, Settings, TenantSettings
 
@@ -64,7 +67,9 @@ class Gateway:
         self.replicas = self.fleet.replicas
         self.guard = Guard(settings)
         self.tenants = Tenants(settings.tenants)
-        self.places = Places(self.driver, self.tenants, settings)
+        judge = Judge(self.driver, self.replicas, self.engine, settings)
+        self.urgency = Urgency(self.driver, settings, self.metrics, judge)
+        self.places = Places(self.driver, self.tenants, settings, self.urgency)
         self.profiles = Profiles(self.driver, self.metrics)
         self.responses = Responses()
         self.jobs = Jobs(self.driver, self.tenants, self.places)
@@ -94,10 +99,11 @@ class Gateway:
     async def start(self) -> str:
         """Take in what was learned, listen, make remote replicas known, begin to start embedded engines.
 
-        Returns the base URL.
+        Returns the base URL. Calls to an engine without a replica wait.
 
-        Calls to an engine without a replica wait. Raises InputError if the address is taken.
+        Raises InputError if the address is taken, or the model of a reader is missing or broken.
         """
+        self.urgency.change(self.settings, await asyncio.to_thread(load, self.settings.urgency))
         self.profiles.hand_over(find(self.settings.profiles))
         host, port = self.settings.address
         await self._runner.setup()
@@ -121,6 +127,7 @@ class Gateway:
     async def stop(self, patience_s: float | None = None) -> None:
         """Take no new calls; let those that are here end, for so many seconds at most; close."""
         self._stopping = True
+        self.urgency.stop()
         if self._site is not None:
             await self._site.stop()
             self._site = None
@@ -142,11 +149,13 @@ class Gateway:
                 raise InputError(f"{key}: cannot change while the gateway runs; restart it, or put the old value back")
         async with self._reloading:
             found = await asyncio.to_thread(find, settings.profiles)
+            domains = await asyncio.to_thread(load, settings.urgency)
             await self.fleet.change(settings)
             self.profiles.hand_over(found)
             self.settings = settings
             self.tenants.change(settings.tenants)
             self.places.settings = settings
+            self.urgency.change(settings, domains)
             self.guard.change(settings)
             self._server.settings = settings
         log.info("other settings hold now")

@@ -11,7 +11,7 @@ from hocket.core.state import Job
 from hocket.gateway.driver import Driver
 from hocket.gateway.identity import Tenants, check_deadline, check_name, check_urgency
 from hocket.gateway.openai import ApiError, decode
-from hocket.gateway.places import Places, within
+from hocket.gateway.places import Places
 from hocket.settings import TenantSettings
 
 
@@ -52,7 +52,8 @@ class Jobs:
         deadline_s = None if asked.deadline_ms is None else check_deadline(asked.deadline_ms)
         key = self._tenants.job_key(tenant, job_id)
         if self._places.open_job(key, job_id, asked.app) is None:
-            self._driver.open_job(key, asked.app, tenant.name, within(tenant, urgency), deadline_s)
+            urgency = self._places.urgency.opened(key, tenant, asked.app, urgency, deadline_s)
+            self._driver.open_job(key, asked.app, tenant.name, urgency, deadline_s)
         return {"id": job_id, "object": "job", "app": asked.app}
 
     def close(self, tenant: TenantSettings, job_id: str, abort: bool) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from hocket.gateway.identity.memory import Memory, Turn
 from hocket.gateway.identity.sources import claim_of, retry_of
 from hocket.gateway.identity.tenants import Tenants
 from hocket.gateway.openai import ApiError, Request
+from hocket.gateway.urgency import Decided, Urgency
 from hocket.settings import Settings, TenantSettings
 
-DEFAULT_URGENCY = 2
 MAX_HASHES = 65_536
 "remembered over all tenants; about 40 MB when full"
 MIN_HASHES = 4_096
@@ -45,8 +45,8 @@ class Place(msgspec.Struct):
     "the job is not open yet"
     named: bool
     "someone named the job: it ends when they say so, or after job_idle_s"
-    urgency: int | None
-    "of the job if it is fresh, else of the call; None = the job's"
+    decided: Decided
+    "its class, and who says so"
     parent: str | None
     prefix: str | None
     retry: int
@@ -75,8 +75,8 @@ class Place(msgspec.Struct):
 class Places:
     """Finds the place of each call, opens jobs for them, and ends those jobs that nobody named."""
 
-    def __init__(self, driver: Driver, tenants: Tenants, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, driver: Driver, tenants: Tenants, settings: Settings, urgency: Urgency) -> None:
+        self.settings, self.urgency = settings, urgency
         self._driver = driver
         self._tenants = tenants
         self._key = secrets.token_bytes(32)
@@ -124,7 +124,7 @@ class Places:
             stage=stage or (DEFAULT_STAGE if fingerprint is None else f"stage-{fingerprint}"),
             fresh=job is None,
             named=named,
-            urgency=within(tenant, claim.urgency) if job is None or claim.urgency is not None else None,
+            decided=self.urgency.said(tenant, claim.urgency, claim.deadline_s, job),
             parent=parent or claim.span,
             prefix=fingerprint,
             retry=retry,
@@ -161,33 +161,38 @@ class Places:
 
     # ---------------------------------------------------------------- from arrival to end
 
-    def arrive(self, place: Place, asked: Request) -> LiveCall:
+    def arrive(self, place: Place, asked: Request, body: bytes = b"", resumable: bool = False) -> LiveCall:
         """The call arrives; its job is opened if it is the first. Give it back with `leave`."""
         driver, claim, prompt_tokens = self._driver, place.claim, asked.prompt_tokens
+        decided, tenant = place.decided, place.tenant
+        first = self.urgency.read(decided, place.key, tenant, place.app, asked, body)
         if place.fresh:
             features = asked.features(prompt_tokens)
-            urgency = DEFAULT_URGENCY if place.urgency is None else place.urgency
-            driver.open_job(place.key, place.app, place.tenant.name, urgency, claim.deadline_s, features)
+            assert decided.urgency is not None
+            driver.open_job(place.key, place.app, tenant.name, decided.urgency, claim.deadline_s, features)
         else:
             self._lingering.pop(place.key, None)
-        past = self._past(place.tenant)
+        past = self._past(tenant)
         if place.chain is not None:
             turn = Turn(place.job, place.app, place.stage, place.parent, place.prefix)
             place.trail = Trail(past.reader, past.memory, place.chain, turn, tools=len(memoryview(asked.tools)) > 0)
         if claim.session is not None:
             past.memory.note(claim.session, place.job, place.stage)
-        return driver.arrive(
+        call = driver.arrive(
             place.key,
             place.stage,
             asked.model,
             prompt_tokens=prompt_tokens,
             max_tokens=asked.limit,
-            urgency=None if place.fresh else place.urgency,
+            urgency=None if place.fresh else decided.urgency,
             parent=place.parent,
             hint_output_tokens=claim.hint_output_tokens,
             prefix=place.prefix,
             retry=place.retry,
+            resumable=resumable,
         )
+        self.urgency.arrived(decided, place.key, call.id, first, asked, body)
+        return call
 
     def leave(self, place: Place, call: LiveCall) -> None:
         """The call's client has its answer, or is gone. A job that nobody named ends now or soon."""
@@ -236,11 +241,6 @@ class Places:
         """End no further jobs."""
         if self._timer is not None:
             self._timer.cancel()
-
-
-def within(tenant: TenantSettings, urgency: int | None) -> int:
-    """What was asked for, as far as the tenant may."""
-    return max(DEFAULT_URGENCY if urgency is None else urgency, tenant.most_urgent)
 
 
 def _named(claim: Claim, memory: Memory) -> str | None:

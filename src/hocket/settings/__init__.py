@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field, structs
 
-from hocket.core.spec import EngineSpec, Route, SchedulerSpec, TenantSpec
+from hocket.core.spec import EngineSpec, PreemptionSpec, Route, SchedulerSpec, TenantSpec
 from hocket.errors import InputError
 from hocket.policies import check_parameters, compose, routing, spell_out
 from hocket.settings.checks import (
@@ -29,6 +29,7 @@ from hocket.settings.checks import (
 from hocket.settings.engines import EngineSettings, Health, Kind, Timeouts
 from hocket.settings.history import HistorySettings
 from hocket.settings.identity import IdentitySettings
+from hocket.settings.urgency import JUDGE, Class, ReaderSettings, UrgencySettings
 from hocket.yamlfile import load_yaml
 
 __all__ = [
@@ -37,10 +38,12 @@ __all__ = [
     "HistorySettings",
     "IdentitySettings",
     "Kind",
+    "ReaderSettings",
     "RouteSettings",
     "Settings",
     "TenantSettings",
     "Timeouts",
+    "UrgencySettings",
     "base_url",
     "is_loopback",
     "key_of",
@@ -56,13 +59,21 @@ class TenantSettings(Struct, frozen=True, forbid_unknown_fields=True):
     key_sha256: str
     'hexadecimal: printf %s "$KEY" | sha256sum'
     weight: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
-    most_urgent: Annotated[int, Meta(ge=0, le=4)] = 0
+    most_urgent: Class = 0
     "calls that claim a lower number get this one"
+    urgency: Class | None = None
+    "the class of its jobs where nothing says another; None = `urgency.default`"
+    urgent_share: Annotated[float, Meta(gt=0, le=1)] | None = None
+    "of all slots, for its calls of classes 0 and 1, on average; None = any"
+    urgent_burst_s: Seconds = 60.0
+    "slot-seconds of such work that it may have saved up"
 
     def __post_init__(self) -> None:
         """Check what types cannot say."""
         check_name(self.name)
         check_digest("key_sha256", self.key_sha256)
+        if self.urgency is not None and self.urgency < self.most_urgent:
+            refuse("urgency", f"is {self.urgency}, but most_urgent is {self.most_urgent}; raise one or lower the other")
 
 
 class RouteSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,7 +98,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     "observe: pass every call through at once, and only record"
     policy: str | list[str] = "default"
     "a name, or orderings from coarse to fine scope"
-    policies: dict[str, dict[str, float]] = {}
+    policies: dict[str, dict[str, float | list[float]]] = {}
     "policy -> its parameters, where they are not the defaults"
     routing: str = "affinity"
     engines: list[EngineSettings] = field(default_factory=lambda: [EngineSettings(name="small", kind="embedded")])
@@ -99,6 +110,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     identity: IdentitySettings = IdentitySettings()
     journal: str | None = None
     "a file for all events and commands; None = no journal"
+    urgency: UrgencySettings = UrgencySettings()
+    preemption: bool | PreemptionSpec = False
+    "whether a waiting call may take the slot of a running one, where that pays; true = with every default"
     profiles: str | None = None
     "a folder that `hocket learn` wrote: what is known of the applications; None = what their live jobs teach"
     history: bool | HistorySettings = True
@@ -150,6 +164,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         for i, route in enumerate(self.routes):
             if route.engine not in names:
                 refuse(f"routes[{i}].engine", f"there is no engine '{route.engine}'; there is {', '.join(names)}")
+        self.urgency.check({engine.name: engine.served for engine in self.engines}, [t.name for t in self.tenants])
 
     @property
     def address(self) -> tuple[str, int]:
@@ -182,18 +197,27 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 
     def to_spec(self) -> SchedulerSpec:
         """What decides, without what does I/O."""
+        preemption: PreemptionSpec | bool | None = self.preemption
+        if isinstance(preemption, bool):
+            preemption = PreemptionSpec() if preemption else None
         return SchedulerSpec(
             engines=[EngineSpec(e.name, e.served, e.auto_window, e.latency) for e in self.engines],
             policy=self.orderings,
             parameters=self.policies,
             routing=self.routing,
-            routes=[Route(engine=r.engine, app=r.app, stage=r.stage, model=r.model) for r in self.routes],
-            tenants=[TenantSpec(name=tenant.name, weight=tenant.weight) for tenant in self.tenants],
+            routes=[*self._judges_route(), *(Route(r.engine, r.app, r.stage, r.model) for r in self.routes)],
+            tenants=[TenantSpec(t.name, t.weight, t.urgent_share, t.urgent_burst_s) for t in self.tenants],
             job_idle_s=self.job_idle_s,
             queue_timeout_s=self.queue_timeout,
+            preemption=preemption,
             observe=self.mode == "observe",
             seed=self.seed,
         )
+
+    def _judges_route(self) -> list[Route]:
+        """The judge's calls go to its engine, whichever else serves that model."""
+        judge = self.urgency.judge
+        return [] if judge is None else [Route(judge.engine, app=JUDGE)]
 
 
 def load_settings(path: str | Path | None) -> Settings:
