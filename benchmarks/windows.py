@@ -38,8 +38,8 @@ from hocket.core.scheduler import Scheduler
 from hocket.gateway.app import Gateway
 from hocket.settings import EngineSettings, Settings
 from hocket.sim.driver import Simulation
-from hocket.sim.engine import EngineModel
 from hocket.sim.experiment import Setup, scheduler_spec
+from hocket.sim.model import EngineModel
 from hocket.trace import Job, Stage
 
 ROOT = Path(__file__).parents[1]

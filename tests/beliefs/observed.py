@@ -17,8 +17,8 @@ from hocket.history.traces import to_jobs
 from hocket.journal import JournalWriter
 from hocket.shadow.source import from_journal
 from hocket.sim.driver import Simulation
-from hocket.sim.engine import EngineModel
 from hocket.sim.experiment import Setup, scheduler_spec
+from hocket.sim.model import EngineModel
 from hocket.trace import Job
 
 ENGINE = EngineModel(

@@ -18,7 +18,7 @@ from hocket.core.snapshot import restore, save
 from hocket.core.spec import EngineSpec, SchedulerSpec
 from hocket.errors import InputError
 from hocket.sim.driver import FOREVER_S, Simulation
-from hocket.sim.engine import EngineModel
+from hocket.sim.model import EngineModel
 from hocket.sim.workloads import generate
 from tests.beliefs.worlds import TOKEN, Live, chain, profile
 

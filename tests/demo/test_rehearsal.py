@@ -11,8 +11,8 @@ import pytest
 from hocket.beliefs.profile import decode_profile, encode_profile
 from hocket.demo import mix, passes, rehearsal
 from hocket.profiles import read_profiles
-from hocket.sim.engine import EngineModel
 from hocket.sim.experiment import Setup, simulate
+from hocket.sim.model import EngineModel
 from hocket.trace import Job, read_jobs
 
 PLAYED = Path(__file__).parents[2] / "benchmarks" / "demo_jobs.jsonl"

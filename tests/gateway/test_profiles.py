@@ -21,8 +21,8 @@ from hocket.core.latency import Latency
 from hocket.gateway.openai import Request
 from hocket.profiles import read_profiles, write_profile
 from hocket.settings import EngineSettings
-from hocket.sim.engine import EngineModel
 from hocket.sim.experiment import Setup, simulate
+from hocket.sim.model import EngineModel
 from hocket.trace import Job, Stage
 from tests.gateway.conftest import Running, Start, soon
 from tests.scripted_engine import ScriptedEngine

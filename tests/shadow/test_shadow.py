@@ -25,8 +25,8 @@ from hocket.journal import JournalWriter
 from hocket.shadow.estimate import estimate, intervals
 from hocket.shadow.source import from_history, from_journal
 from hocket.sim.driver import Simulation
-from hocket.sim.engine import EngineModel
 from hocket.sim.experiment import Setup, scheduler_spec, simulate
+from hocket.sim.model import EngineModel
 from hocket.sim.workloads import generate
 from hocket.trace import Job
 

@@ -10,8 +10,9 @@ from hocket.assembly import build
 from hocket.core import events as ev
 from hocket.core.latency import Latency
 from hocket.sim.driver import Simulation
-from hocket.sim.engine import EngineModel, Replica, Request, ticks
+from hocket.sim.engine import Replica, Request, ticks
 from hocket.sim.experiment import Setup, scheduler_spec
+from hocket.sim.model import EngineModel
 from hocket.sim.prefix import Key, PrefixCache, SlotCache
 from hocket.trace import CommonPrefix, Job, Stage
 

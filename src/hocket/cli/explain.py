@@ -193,8 +193,8 @@ def _alone(job: Job, args: argparse.Namespace) -> Account:
 def _any_engine(job: Job) -> Setup:
     """An engine for all that the job asks for, at the pace that is taken for granted where nothing is known."""
     from hocket.beliefs.tracker import DEFAULT_PACE
-    from hocket.sim.engine import EngineModel
     from hocket.sim.experiment import Setup
+    from hocket.sim.model import EngineModel
 
     models = sorted({stage.model for stage in job.stages if stage.model}) or ["any"]
     return Setup(engines=[EngineModel(name="any", models=models, max_concurrency=SLOTS, latency=DEFAULT_PACE)])

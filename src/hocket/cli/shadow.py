@@ -15,7 +15,7 @@ from hocket.errors import InputError
 if TYPE_CHECKING:
     from hocket.shadow.report import Shadow
     from hocket.shadow.source import Past
-    from hocket.sim.engine import EngineModel
+    from hocket.sim.model import EngineModel
 
 GOOD, BAD = 0.1, 0.25
 "how far the simulation of what happened may be off, for its figures to be believed, or at least looked at"
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _any_engine() -> EngineModel:
     from hocket.core.latency import Latency
-    from hocket.sim.engine import EngineModel
+    from hocket.sim.model import EngineModel
 
     return EngineModel(name="any", models=["any"], max_concurrency=1, latency=Latency(d0=1.0))
 

@@ -29,6 +29,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("jobs", nargs="?", metavar="JOBS.jsonl", help="a trace: one job a line")
     parser.add_argument("--engines", metavar="FILE", help="engines.yaml: the engine model of each engine")
     parser.add_argument("--policy", default="call-fcfs,default", help="as 'fcfs,urgency>las,oracle' (%(default)s)")
+    parser.add_argument("--preempt", choices=["class", "key", "never"], help="what running calls are displaced across")
     parser.add_argument("--load", type=float, metavar="X", help="scale arrivals to X times what the engines can serve")
     parser.add_argument("--learn-from", metavar="FILE", help="a trace of other jobs: learn the applications from it")
     parser.add_argument("--profiles", metavar="DIR", help="the applications as `hocket learn` wrote them")
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from hocket.sim import experiment
     from hocket.trace import read_jobs
 
-    setup = experiment.load_setup(args.engines)
+    setup = experiment.with_preemption(experiment.load_setup(args.engines), args.preempt)
     policies = experiment.parse_policies(args.policy, setup)
     jobs = read_jobs(args.jobs)
     profiles = _profiles(args, jobs)
@@ -196,6 +197,7 @@ def _result(
         "jobs": str(args.jobs),
         "engines": str(args.engines),
         "policies": policies,
+        "preempt": args.preempt,
         "load": args.load,
         "arrivals_per_s": rate,
         "seeds": args.seeds,

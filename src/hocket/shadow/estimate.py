@@ -21,7 +21,7 @@ from typing import NamedTuple
 from hocket.core.latency import Latency
 from hocket.engines.fit import Misfit, misfit, nnls
 from hocket.history.traces import Recorded
-from hocket.sim.engine import EngineModel
+from hocket.sim.model import EngineModel
 
 MOST_ROWS = 2000
 "that are fitted; of more, every so many-th"

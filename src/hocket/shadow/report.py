@@ -14,8 +14,8 @@ from hocket.history.traces import Recorded, to_jobs
 from hocket.shadow.estimate import Estimate, estimate, intervals
 from hocket.shadow.source import Past
 from hocket.sim.driver import Outcome
-from hocket.sim.engine import EngineModel
 from hocket.sim.experiment import Setup, simulate
+from hocket.sim.model import EngineModel
 from hocket.sim.results import Run, quantile, report
 from hocket.trace import Job
 

@@ -16,7 +16,8 @@ from typing import NamedTuple
 from hocket.core import commands as cmd
 from hocket.core import events as ev
 from hocket.core.scheduler import Scheduler
-from hocket.sim.engine import TICKS_A_SECOND, EngineModel, Replica, Request, ticks
+from hocket.sim.engine import TICKS_A_SECOND, Replica, Request, ticks
+from hocket.sim.model import EngineModel
 from hocket.sim.oracle import Oracle
 from hocket.trace import Job, Stage, graph_of
 
@@ -41,6 +42,8 @@ class Span(NamedTuple):
     started: float | None
     first_token: float | None
     ended: float
+    away: tuple[tuple[float, float], ...] = ()
+    "from when until when it had been displaced"
 
 
 class Outcome(NamedTuple):
@@ -56,6 +59,8 @@ class Outcome(NamedTuple):
     spans: list[Span]
     policy_error: str | None = None
     "what the policy raised: then `call-fcfs` took over, and the figures are not the policy's"
+    preemptions: int = 0
+    "times that a running call was displaced"
 
 
 class _Run:
@@ -79,7 +84,10 @@ class _Run:
 class _Call(Request):
     """A call under way."""
 
-    __slots__ = ("arrived", "dispatched", "first_token", "place", "run", "stage", "started")
+    __slots__ = (
+        "arrived", "away", "counted", "dispatched", "first_token", "off", "place", "run", "stage", "started", "told",
+        "wait",
+    )  # fmt: skip
 
     def __init__(self, call: str, run: _Run, stage: Stage, at: float) -> None:
         shared = stage.shares_prefix
@@ -93,7 +101,12 @@ class _Call(Request):
         self.dispatched: float | None = None
         self.started: float | None = None
         self.first_token: float | None = None
-        self.place = -1  # index of its replica
+        self.place = -1  # index of its replica; -1: in none
+        self.told = False  # whether it is known that its replica works on it
+        self.wait = -1  # index of its time in hocket's queue among its run's
+        self.counted = 0  # ticks of it that were taken from what is left of its run
+        self.off: float | None = None  # since when it has been displaced
+        self.away: tuple[tuple[float, float], ...] = ()
 
 
 class Simulation:
@@ -118,6 +131,7 @@ class Simulation:
         self._oracle = oracle
         self._record = record
         self._observe = observe
+        self._preempts = scheduler.spec.preemption is not None
         self._progress = progress
         self._models = {engine.name: engine for engine in engines}
         self._replicas: list[Replica[_Call]] = [
@@ -133,6 +147,7 @@ class Simulation:
         self._at = 0.0  # the same in seconds, for events
         self._heap: list[tuple[int, int, int, object]] = []
         self._later: deque[ev.Event] = deque()  # what commands led to, at this moment
+        self._preemptions = 0
         self._outcome = Outcome({}, {}, {}, 0.0, [])
 
     def run(self) -> Outcome:
@@ -148,7 +163,9 @@ class Simulation:
             steps[phase](key, what)
             while later:
                 self._tell(later.popleft())
-        return self._outcome._replace(makespan_s=self._at, policy_error=self._scheduler.policy_error)
+        return self._outcome._replace(
+            makespan_s=self._at, policy_error=self._scheduler.policy_error, preemptions=self._preemptions
+        )
 
     # ---------------------------------------------------------------- the core
 
@@ -165,8 +182,15 @@ class Simulation:
     def _dispatch(self, command: cmd.Dispatch) -> None:
         call, place = self._calls[command.call], self._places[command.replica]
         replica = self._replicas[place]
-        call.run.waits.append(self._at - call.arrived)
-        call.dispatched, call.place = self._at, place
+        if call.off is None:
+            call.wait = len(call.run.waits)
+            call.run.waits.append(self._at - call.arrived)
+            call.dispatched = self._at
+        else:
+            call.run.waits[call.wait] += self._at - call.off
+            call.away += ((call.off, self._at),)
+            call.off = None
+        call.place = place
         if replica.model.kv_tokens is not None and call.prompt > replica.model.kv_tokens:
             self._later.append(ev.CallFailed(self._at, call.call, "status", 400))
         elif replica.send(call, self._now):
@@ -181,10 +205,22 @@ class Simulation:
                 call = self._calls.pop(command.call)
                 if call.place >= 0 and self._replicas[call.place].remove(call, self._now):
                     self._push_boundary(call.place)
+            case cmd.Preempt():
+                call = self._calls[command.call]
+                place = call.place
+                if self._replicas[place].preempt(call, self._now):
+                    self._displaced(call)
+                self._push_boundary(place)
             case cmd.WakeAt():
                 self._push(ticks(command.at), TICK, 0, command.at)
             case _:
                 raise NotImplementedError(f"the simulator has no answer to {command!r}")
+
+    def _displaced(self, call: _Call) -> None:
+        """A call has left its replica, as the core wanted."""
+        self._preemptions += 1
+        call.off, call.place, call.told = self._at, -1, False
+        self._later.append(ev.CallPreempted(self._at, call.call, call.generated))
 
     def _refuse(self, run: _Run, why: str) -> None:
         """A job of which a call was rejected is over: an application would not go on without its answer."""
@@ -232,6 +268,9 @@ class Simulation:
             self._push(self._now + ticks(stage.duration_s), TOOL, self._count, (run, stage, at))
             return
         self._calls[name] = _Call(name, run, stage, at)
+        if self._preempts and self._oracle is not None:
+            for replica in self._replicas:
+                self._measure(self._oracle, replica)
         common = stage.common_prefix
         self._tell(
             ev.CallArrived(
@@ -244,6 +283,7 @@ class Simulation:
                 stage.max_tokens,
                 hint_output_tokens=stage.hint_output_tokens,
                 prefix=None if common is None else common.id,
+                resumable=self._preempts,
             )
         )
 
@@ -285,6 +325,8 @@ class Simulation:
         replica, at = self._replicas[place], self._at
         if replica.ends != self._now:
             return  # the boundary moved since this was pushed
+        if self._preempts and self._oracle is not None:
+            self._measure(self._oracle, replica)
         streamed, finished = replica.credit(self._now)
         for call, tokens in streamed:
             if call.run.failed:
@@ -294,6 +336,8 @@ class Simulation:
             self._tell(ev.CallStreamed(at, call.call, tokens))
         for call in finished:
             self._finish(call)
+        while replica.displaced:
+            self._displaced(replica.displaced.pop(0))
         for call in finished:
             if not call.run.failed:
                 self._completed(call.run, call.stage)
@@ -304,25 +348,39 @@ class Simulation:
         else:
             self._begin(place, None)
 
+    def _measure(self, oracle: Oracle, replica: Replica[_Call]) -> None:
+        """Calls may be displaced for what is left of them, so it counts while they run, too."""
+        for call in replica.running.values():
+            tokens = replica.tokens(call, self._now)
+            if tokens:
+                self._worked(oracle, call, ticks(replica.model.unloaded(call.prompt, tokens)))
+
+    def _worked(self, oracle: Oracle, call: _Call, done: int) -> None:
+        """So much of a call is done, in ticks of one that has its engine to itself."""
+        run = call.run
+        run.remaining -= done - call.counted
+        call.counted = done
+        oracle.report(run.job.job, run.remaining)
+        self._scheduler.touch_job(run.job.job)
+
     def _finish(self, call: _Call) -> None:
         run, stage, at = call.run, call.stage, self._at
         if self._calls.pop(call.call, None) is None:
             return  # aborted in its last iteration
         if self._oracle is not None:
-            run.remaining -= self._unloaded(run, stage)
-            self._oracle.report(run.job.job, run.remaining)
-            self._scheduler.touch_job(run.job.job)
+            self._worked(self._oracle, call, self._unloaded(run, stage))
         self._tell(ev.CallFinished(at, call.call, stage.prompt_tokens, stage.output_tokens))
         if run.recorded:
             times = call.arrived, call.dispatched, call.started, call.first_token, at
             place = self._replicas[call.place].name
-            self._outcome.spans.append(Span(run.job.job, stage.id, stage.name, "llm", place, *times))
+            self._outcome.spans.append(Span(run.job.job, stage.id, stage.name, "llm", place, *times, call.away))
 
     def _begin(self, place: int, _: object) -> None:
         replica = self._replicas[place]
         for call in replica.begin(self._now):
-            if call.started is None:
-                call.started = self._at
+            if not call.told:
+                call.told = True
+                call.started = self._at if call.started is None else call.started
                 self._tell(ev.CallStarted(self._at, call.call))
         self._push_boundary(place)
 

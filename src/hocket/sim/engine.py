@@ -7,6 +7,7 @@ complete, the KV cache overflows, a report is due, or a call that was dispatched
     credit(at)   at a run's end: tokens are counted; says what streamed and what finished
     begin(at)    once the core is quiet at that `at`: evicts, admits and starts the next run; says what was admitted
     send(...)    whenever the core dispatches: says whether the run now ends earlier
+    preempt(...) when the core wants a call off: it leaves at the next boundary, keeping its tokens, to be sent again
 
 Time is counted in ticks, whole picoseconds, and so is the length of each iteration. So sums are exact: what is
 simultaneous on paper is simultaneous here, in whatever order it was added up.
@@ -17,76 +18,23 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, TypeVar
 
-import msgspec
-
-from hocket.core.latency import Latency
+from hocket.sim.closed_form import length, steps
+from hocket.sim.model import EngineModel
 from hocket.sim.prefix import Key, PrefixCache, Shared, SlotCache
 
 TICKS_A_SECOND = 10**12
-
-FIRST_WINDOW = 8
-"where `window: auto` begins"
 REPORT_EVERY = TICKS_A_SECOND // 4
 "ticks between two reports of a running call's tokens"
-
-
-class EngineModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One engine of `engines.yaml`."""
-
-    name: str
-    models: list[str]
-    replicas: int = 1
-    max_concurrency: int
-    "calls that run at once in a replica"
-    window: int | Literal["auto"] | None = None
-    "calls that hocket lets into a replica at once; None = max_concurrency"
-    kv_tokens: int | None = None
-    "KV cache of a replica; None is without limit"
-    latency: Latency
-    decode: Literal["step", "slowest"] = "step"
-    prefix_cache: bool | Literal["slots"] = False
-    "slots: each call finds only what the last one left in its slot, as in llama.cpp"
-
-    def __post_init__(self) -> None:
-        """Check what types cannot say. An error begins with its key, which the loader turns into a line."""
-        if not self.models:
-            raise ValueError("`models`: empty; name the models that it serves")
-        for key in ("replicas", "max_concurrency", "window", "kv_tokens"):
-            value = getattr(self, key)
-            if isinstance(value, int) and value < 1:
-                raise ValueError(f"`{key}`: {value}; use 1 or more")
-        constants = msgspec.structs.asdict(self.latency)
-        for key, seconds in constants.items():
-            if not 0 <= seconds < math.inf:
-                raise ValueError(f"`latency.{key}`: {seconds}; use seconds, 0 or more")
-        if not any(constants.values()):
-            raise ValueError("`latency`: all 0, an engine that takes no time; give its constants in seconds")
-
-    @property
-    def first_window(self) -> int:
-        """A replica's window when it is added."""
-        if self.window is None:
-            return self.max_concurrency
-        return FIRST_WINDOW if self.window == "auto" else self.window
-
-    def unloaded(self, prompt_tokens: int, output_tokens: int) -> float:
-        """Seconds of a call that has a replica to itself, nothing cached."""
-        return self.pace.unloaded(prompt_tokens, output_tokens)
-
-    @property
-    def pace(self) -> Latency:
-        """The constants, with what `decode: slowest` leaves out left out."""
-        return self.latency if self.decode == "step" else msgspec.structs.replace(self.latency, d1=0.0)
 
 
 class Request:
     """A call as its replica sees it."""
 
     __slots__ = (
-        "admitted", "base", "call", "common", "generated", "key", "order", "output", "prefix", "prompt", "reported",
-        "streamed",
+        "admitted", "base", "call", "common", "displaced", "generated", "key", "order", "output", "prefix", "prompt",
+        "reported", "saved", "streamed",
     )  # fmt: skip
 
     def __init__(
@@ -104,6 +52,8 @@ class Request:
         self.order = -1  # of dispatch, in its replica
         self.admitted = -1  # the replica's step at the last admission; -1: not running
         self.base = 0  # KV tokens, less the replica's step
+        self.displaced = False  # whether it was preempted, and has not run since
+        self.saved: Replica[Any] | None = None  # where its KV cache was saved when it was taken off
 
 
 R = TypeVar("R", bound=Request)
@@ -125,6 +75,7 @@ class Replica(Generic[R]):
         self.waiting: deque[R] = deque()  # dispatched, not admitted: in dispatch order
         self.running: dict[int, R] = {}  # order -> request: in dispatch order
         self.kv = 0  # tokens that the running ones hold
+        self.displaced: list[R] = []  # taken off at this boundary: the driver empties it
         self._limit = math.inf if model.kv_tokens is None else model.kv_tokens
         self._pace = model.pace
         self._slowest = model.decode == "slowest"
@@ -134,7 +85,9 @@ class Replica(Generic[R]):
         self._finishing: list[tuple[int, int, R]] = []  # heap of (step, order, request)
         self._due: list[tuple[int, int, R]] = []  # heap of (report at, order, request)
         self._fresh: list[R] = []  # admitted in the current iteration
-        self._dropped: list[R] = []  # running, to be taken off at the next boundary
+        self._dropped: list[R] = []  # running, to be thrown off at the next boundary
+        self._leaving: list[R] = []  # running, to be taken off there and to go on later
+        self._saving_s = 0.0  # of KV caches, in the next iteration
         self._sent = 0
         self._step = 0  # iterations so far
         # The run: `_n` iterations from `_start`, the first of `_first` ticks, each `_slope` longer than the last.
@@ -155,9 +108,39 @@ class Replica(Generic[R]):
 
     def remove(self, request: R, at: int) -> bool:
         """Take a call off: at once if it waits, else at the next boundary. Whether `ends` moved."""
-        if request.admitted >= 0:
-            self._dropped.append(request)
-            return self._interrupt(at)
+        if request.admitted < 0:
+            return self._unqueue(request, at)
+        if request in self._leaving:
+            self._leaving.remove(request)
+        self._dropped.append(request)
+        return self._interrupt(at)
+
+    def preempt(self, request: R, at: int) -> bool:
+        """Take a call off, its tokens kept; `ends` may move. Whether it is off.
+
+        One that runs leaves at the next boundary, where `credit` says so, unless it is complete by then.
+        """
+        if request in self.waiting:
+            self._unqueue(request, at)
+            return True
+        if request.admitted < 0:
+            return False  # it was complete before the core was told
+        if self._between:
+            self._displace(request)
+            return True
+        self._leaving.append(request)
+        self._interrupt(at)
+        return False
+
+    def tokens(self, request: R, at: int) -> int:
+        """How many of its answer a running call has made."""
+        done = 0
+        if self.ends is not None:
+            n = self._steps_until(at)
+            done = n if self._boundary(n) <= at else n - 1
+        return request.generated + self._step - request.admitted + done
+
+    def _unqueue(self, request: R, at: int) -> bool:
         self.waiting.remove(request)
         return bool(self.waiting) and self._interrupt(at, self.waiting[0])
 
@@ -176,9 +159,10 @@ class Replica(Generic[R]):
         return True
 
     def credit(self, at: int) -> tuple[list[tuple[R, int]], list[R]]:
-        """The run is over: count its tokens. What is complete leaves; the rest waits for `begin`.
+        """The run is over: count its tokens. What is complete or preempted leaves; the rest waits for `begin`.
 
-        Returns (request, tokens so far) of each report that is due, first tokens among them, and what is finished.
+        Returns (request, tokens so far) of each report that is due, first tokens among them, and what is finished. What
+        was taken off is in `displaced`.
         """
         self._step += self._n
         self.kv += self._n * len(self.running)
@@ -189,9 +173,14 @@ class Replica(Generic[R]):
             self._leave(request)
             finished.append(request)
             if self._cache is not None:
-                self._cache.put(request.key, request.prompt + request.output)
+                self._cache.keep(request.key, request.prompt + request.output)
                 if request.common is not None:
                     self._cache.keep(*request.common)
+        if self._leaving:
+            self.displaced = [request for request in self._leaving if request.admitted >= 0]
+            self._leaving.clear()
+            for request in self.displaced:
+                self._displace(request)
         return self._reports(at) if self._fresh or self._due else [], finished
 
     def _reports(self, at: int) -> list[tuple[R, int]]:
@@ -239,12 +228,18 @@ class Replica(Generic[R]):
     def _mixed(self) -> list[R]:
         """Admit what fits; if anything does, start the iteration that prefills it."""
         admitted: list[R] = []
-        decoding, kv = len(self.running), self._kv_read()
-        prefill_s = 0.0
+        decoding, kv, prefilled = len(self.running), self._kv_read(), 0
+        extra_s = self._saving_s
         while self.waiting and self._fits(self.waiting[0], self.kv):
             request = self.waiting.popleft()
             held = request.prompt + request.generated
-            prefill_s += self._pace.prefill(held - self._cached(request) if self.model.prefix_cache else held)
+            if request.saved is self:  # it decodes on, as if it had not been away
+                extra_s += self._swap_s(held)
+                decoding, kv = decoding + 1, max(kv, held) if self._slowest else kv + held
+            else:
+                extra_s += self._pace.prefill(held - self._cached(request, held) if self.model.prefix_cache else held)
+                prefilled += 1
+            request.saved, request.displaced = None, False
             self.kv += held
             request.admitted = self._step
             request.base = held - self._step
@@ -252,26 +247,28 @@ class Replica(Generic[R]):
             heapq.heappush(self._finishing, (self._step + request.output - request.generated, request.order, request))
             admitted.append(request)
         if admitted:
+            self._saving_s = 0.0
             self._fresh, self._n, self._slope = admitted, 1, 0
-            self._first = ticks(self._pace.iteration(prefill_s, len(admitted), decoding, kv))
+            self._first = ticks(self._pace.iteration(extra_s, prefilled, decoding, kv))
             self.ends = self._start + self._first
         return admitted
 
-    def _cached(self, request: R) -> int:
-        """Tokens of the prompt that another call has left here, or is holding, prefilled."""
+    def _cached(self, request: R, held: int) -> int:
+        """Of the `held` tokens to prefill, those that another call has left here or is holding, or that it left."""
         if self._slots is not None:
-            return self._slots.take(request.prompt, request.prefix, request.common)
-        if self._cache is None or (request.prefix is None and request.common is None):
+            own = (request.key, held) if request.displaced else None
+            return self._slots.take(held if own else request.prompt, request.prefix, request.common, own)
+        if self._cache is None or (request.prefix is None and request.common is None and not request.displaced):
             return 0
         self._cache.trim(self._limit - self.kv)
-        found = 0
+        found = self._cache.take(request.key) if request.displaced else 0
         if request.prefix is not None:
             key, tokens = request.prefix
-            held = self._cache.get(key)
+            left = self._cache.get(key)
             for other in self.running.values():
                 if other.key == key and other.admitted < self._step:
-                    held = other.base + self._step
-            found = min(tokens, held)
+                    left = other.base + self._step
+            found = max(found, min(tokens, left))
         if request.common is not None:
             found = max(found, self._common(*request.common))
         return found
@@ -288,14 +285,15 @@ class Replica(Generic[R]):
     def _decode(self) -> None:
         """Start a run that only decodes, as long as nothing happens. Without calls: rest."""
         calls = len(self.running)
+        saving_s, self._saving_s = self._saving_s, 0.0
         if not calls:
             self._n, self.ends = 0, None
             return
-        n = self._finishing[0][0] - self._step
+        n = 1 if saving_s else self._finishing[0][0] - self._step
         if calls > 1 and self.kv + n * calls > self._limit:
             n = min(n, int(self._limit - self.kv) // calls + 1)
         self._n = n
-        self._first = ticks(self._pace.iteration(0.0, 0, calls, self._kv_read()))
+        self._first = ticks(self._pace.iteration(saving_s, 0, calls, self._kv_read()))
         self._slope = ticks(self._pace.d2 * (1 if self._slowest else calls))
         while self._due and self._due[0][2].admitted < 0:
             heapq.heappop(self._due)  # it has finished since
@@ -311,21 +309,13 @@ class Replica(Generic[R]):
 
     def _boundary(self, n: int) -> int:
         """When the n-th iteration of this run ends."""
-        return self._start + n * self._first + self._slope * (n * (n - 1) // 2)
+        return self._start + length(n, self._first, self._slope)
 
     def _steps_until(self, at: int) -> int:
         """How many iterations of this run end before or at its first boundary >= `at` (at most all)."""
         if self._fresh:
             return self._n  # one mixed iteration cannot be split
-        # n·first + slope·n(n-1)/2 = x, solved without cancellation; then corrected by a step where rounding missed.
-        c, x = self._first - self._slope / 2, max(at - self._start, 0)
-        divisor = c + math.sqrt(c * c + 2 * self._slope * x)
-        n = min(math.ceil(2 * x / divisor), self._n) if divisor > 0 else 0
-        while n < self._n and self._boundary(n) < at:
-            n += 1
-        while n > 0 and self._boundary(n - 1) >= at:
-            n -= 1
-        return n
+        return steps(at - self._start, self._first, self._slope, self._n)
 
     def _fits(self, request: R, kv: float) -> bool:
         if not self.running:
@@ -341,13 +331,35 @@ class Replica(Generic[R]):
             self._slots.leave(request.key, request.prompt + request.generated, request.prefix, request.common)
 
     def _evict(self) -> None:
-        """The latest dispatched goes back to the head of the queue; its prompt and answer are prefilled again."""
+        """The latest dispatched goes back to the head of the queue, to be prefilled again with its answer."""
         if self._cache is not None:
             self._cache.trim(0)  # it yields before any running call does
         request = next(reversed(self.running.values()))
-        self._leave(request)
+        self._take_off(request)
         self.waiting.appendleft(request)
+
+    def _displace(self, request: R) -> None:
+        """It was preempted. Its KV memory may stay in the prefix cache, like that of a call that ended."""
+        self._take_off(request)
+        request.displaced = True
+        if self._cache is not None and request.saved is None:
+            self._cache.keep(request.key, request.prompt + request.generated)
+
+    def _take_off(self, request: R) -> None:
+        """It leaves before its end. Its KV memory is saved if to load it takes no longer than to compute it again.
+
+        That is the rule of Semantic Scheduling (arXiv 2506.12204); docs/decisions/preemption.md tells more.
+        """
+        self._leave(request)
         self._rebuild()
+        held = request.prompt + request.generated
+        if self.model.swap_s_per_token is not None and self._swap_s(held) <= self._pace.prefill(held):
+            request.saved = self
+            self._saving_s += self._swap_s(held)
+
+    def _swap_s(self, tokens: int) -> float:
+        """Seconds to save so much KV memory outside of the device, or to load it."""
+        return (self.model.swap_s_per_token or 0.0) * tokens
 
     def _rebuild(self) -> None:
         """Rare: calls left before their end."""

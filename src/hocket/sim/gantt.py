@@ -18,15 +18,29 @@ MOST_INCHES = 400
 LEGEND = "queued in hocket · | sent, waiting in its replica - | prefill ▒ | decode █ | tool ░"
 
 
-def phases(span: Span) -> Iterator[tuple[str, float, float]]:
-    """(phase, from, to) of a stage, in order; those that took no time are left out."""
+Part = tuple[str, float, float]
+"phase, from, to"
+
+
+def phases(span: Span) -> Iterator[Part]:
+    """(phase, from, to) of a stage, in order; those that took no time are left out. A displaced call queues again."""
     if span.kind == "tool":
         parts = [("tool", span.arrived, span.ended)]
     else:
         marks = [span.arrived, span.dispatched, span.started, span.first_token, span.ended]
         times = [span.ended if mark is None else mark for mark in marks]
         parts = [(name, times[i], times[i + 1]) for i, name in enumerate(("queued", "sent", "prefill", "decode"))]
+        for away in span.away:
+            parts = [piece for part in parts for piece in _cut(part, *away)]
     return ((name, start, end) for name, start, end in parts if end > start)
+
+
+def _cut(part: Part, off: float, on: float) -> list[Part]:
+    """A phase, of which the call was displaced from `off` to `on`."""
+    name, start, end = part
+    if on <= start or off >= end:
+        return [part]
+    return [(name, start, off), ("queued", max(start, off), min(end, on)), (name, on, end)]
 
 
 def in_order(spans: Sequence[Span]) -> list[Span]:

@@ -26,16 +26,11 @@ class PrefixCache:
         self._tokens: OrderedDict[Key, int] = OrderedDict()
         self._total = 0
 
-    def put(self, key: Key, tokens: int) -> None:
-        """A call has finished with `tokens` in the cache."""
-        self._tokens[key] = tokens
-        self._total += tokens
-
     def keep(self, key: Key, tokens: int) -> None:
-        """As `put`, of what may be there already."""
+        """A call has left `tokens` here, unless as many are here already."""
         if self.get(key) < tokens:
-            self._total -= self._tokens.pop(key, 0)
-            self.put(key, tokens)
+            self._total += tokens - self._tokens.pop(key, 0)
+            self._tokens[key] = tokens
 
     def get(self, key: Key) -> int:
         """Tokens that are left of that call. Counts as a use."""
@@ -43,6 +38,12 @@ class PrefixCache:
             return 0
         self._tokens.move_to_end(key)
         return self._tokens[key]
+
+    def take(self, key: Key) -> int:
+        """Tokens that are left of a call that was displaced: it goes on, so they are its own again."""
+        tokens = self._tokens.pop(key, 0)
+        self._total -= tokens
+        return tokens
 
     def trim(self, room: float) -> None:
         """Keep at most `room` tokens; the oldest loses its tail first."""

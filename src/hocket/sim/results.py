@@ -60,6 +60,7 @@ def report(draws: Sequence[Sequence[Job]], runs: Sequence[Run]) -> dict[str, Any
             for run in runs
             for name, why in run.outcome.rejected.items()
         },
+        "preemptions": sum(run.outcome.preemptions for run in runs),
         "makespan_s": round(max(run.outcome.makespan_s for run in runs), 9),
         "wall_s": round(sum(run.wall_s for run in runs), 3),
         **({"policy_error": errors[0]} if errors else {}),
