@@ -33,6 +33,7 @@ from hocket.gateway.openai import (
     with_usage,
 )
 from hocket.gateway.places import Place
+from hocket.gateway.resume import CONTINUES, ONE_EACH, Draft, count_tokens, resumable
 from hocket.gateway.upstream import Answer, Replica, ReplicaFailed, downstream_headers, upstream_headers
 from hocket.gateway.wire import Response
 
@@ -57,11 +58,13 @@ async def complete(gateway: Gateway, tenant: TenantSettings, http: web.BaseReque
         _check_before(gateway, tenant, asked.previous_response_id)
     place = gateway.places.place(tenant, http.headers, asked, chained=endpoint.streams)
     scheduler = gateway.driver.scheduler
-    if scheduler.engine_for(place.app, place.stage, asked.model) is None:
+    engine = scheduler.engine_for(place.app, place.stage, asked.model)
+    if engine is None:
         raise unknown_model(scheduler.models, asked.model)
-    call = gateway.places.arrive(place, asked)
+    kept = scheduler.spec.preemption is not None and resumable(gateway.engine(engine).kind, endpoint, asked, body)
+    call = gateway.places.arrive(place, asked, body, kept)
     try:
-        return await Relay(gateway, tenant.name, http, call, endpoint, asked, body, place).run()
+        return await Relay(gateway, tenant.name, http, call, endpoint, asked, body, place, kept).run()
     finally:
         gateway.places.leave(place, call)
 
@@ -74,12 +77,16 @@ def _check_before(gateway: Gateway, tenant: TenantSettings, response: object) ->
         raise ApiError(404, message, code="unknown_response", param="previous_response_id")
 
 
+class _Displaced(Exception):  # noqa: N818 - an order of the core, not a bug
+    """The core wants the slot for another call."""
+
+
 class Relay:
     """A call and what must be known to serve it."""
 
     __slots__ = (
-        "_accepted", "_arrived", "_asked", "_beat_s", "_body", "_call", "_client", "_endpoint", "_gateway", "_headers",
-        "_path", "_place", "_sifted", "_tenant", "_upstream",
+        "_accepted", "_arrived", "_asked", "_beat_s", "_body", "_call", "_client", "_draft", "_endpoint", "_gateway",
+        "_headers", "_kept", "_leaves", "_passed", "_path", "_place", "_sifted", "_task", "_tenant", "_upstream",
     )  # fmt: skip
 
     def __init__(
@@ -92,6 +99,7 @@ class Relay:
         asked: Request,
         body: bytes,
         place: Place,
+        kept: bool,
     ) -> None:
         self._gateway, self._call, self._endpoint, self._asked = gateway, call, endpoint, asked
         self._tenant, self._place = tenant, place
@@ -103,7 +111,7 @@ class Relay:
         if not asked.stream and accepts(self._accepted, CODING):
             # a stream would be unpacked here event by event, and gains little
             self._headers.append(("Accept-Encoding", CODING))
-        own = {"x-hocket-job": place.job, "x-hocket-call": call.id}
+        own = {"x-hocket-job": place.job, "x-hocket-call": call.id, **gateway.urgency.headers(call.id, place.decided)}
         self._client = Downstream(gateway, http, own, named=endpoint.path == "/v1/responses")
         self._beat_s = gateway.settings.heartbeat_s if asked.stream else None
         self._arrived = gateway.driver.clock()
@@ -111,6 +119,15 @@ class Relay:
         self._upstream: Response | None = None
         #: whether hocket alone asked for the usage
         self._sifted = False
+        #: whether the answer's text is kept, so that it can be gone on with
+        self._kept = kept
+        self._draft: Draft | None = None
+        #: whether the client has bytes of an engine
+        self._passed = False
+        #: whether the core wants the slot back
+        self._leaves = False
+        self._task = asyncio.current_task()
+        call.displace = self._displace
 
     async def run(self) -> web.StreamResponse:
         """Do what the core orders until the client has one answer or one error."""
@@ -138,17 +155,57 @@ class Relay:
                 if replica is None:
                     raise ReplicaFailed("connect", "the replica is gone")
                 call.started()
+                if self._leaves:
+                    raise _Displaced
                 self._client.own["x-hocket-queue-ms"] = f"{1000 * (self._gateway.driver.clock() - self._arrived):.1f}"
-                body = self._body_for(self._gateway.engine(order.engine))
+                self._client.own |= self._gateway.urgency.headers(call.id, self._place.decided)
+                engine = self._gateway.engine(order.engine)
+                if self._draft is not None and self._draft.passed:
+                    await self._count(self._draft, replica, engine)
+                body = self._body_for(engine)
                 serve = self._stream if self._asked.stream else self._whole
                 return await serve(replica, body, order)
             except ReplicaFailed as error:
                 failure = error
+                self._leaves = False
                 call.failed(error.kind, error.status, retry_after_s=error.retry_after_s)
+            except (_Displaced, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and not self._taken_off():
+                    raise
+                self._release(replica)  # before the core gives the slot away: the engine shall have it free
+                self._leaves = False
+                call.preempted(self._draft.cut() if self._draft is not None else 0)
             finally:
-                if replica is not None and self._upstream is not None:
-                    replica.release(self._upstream)
-                    self._upstream = None
+                self._release(replica)
+
+    def _release(self, replica: Replica | None) -> None:
+        if replica is not None and self._upstream is not None:
+            replica.release(self._upstream)
+            self._upstream = None
+
+    # ---------------------------------------------------------------- displaced
+
+    def _displace(self) -> None:
+        """The core wants the slot back: now, or at the next event behind which there can be a joint.
+
+        What cannot be gone on with runs on. The handler's own news may have led here: then it looks by itself.
+        """
+        draft = self._draft
+        if self._passed and (draft is None or not draft.movable):
+            return
+        self._leaves = True
+        if self._task is not None and self._task is not asyncio.current_task() and (draft is None or draft.fit):
+            self._task.cancel()
+
+    def _taken_off(self) -> bool:
+        """Whether it was the core who cancelled the task, and nobody besides: not its client's going, nor an abort."""
+        assert self._task is not None
+        return self._leaves and not self._call.aborted and self._task.uncancel() == 0
+
+    def _may_leave(self) -> bool:
+        """Whether the core wants the slot back, and there can be a joint here."""
+        draft = self._draft
+        return self._leaves and (draft.movable and draft.fit if draft is not None else not self._passed)
 
     def _body_for(self, engine: EngineSettings) -> bytes:
         """The request as this engine shall see it: the client's own bytes, unless the settings say otherwise."""
@@ -159,12 +216,24 @@ class Relay:
             urgency = self._gateway.scheduler.calls[self._call.id].urgency
             edits["priority"] = urgency if engine.priority == "low-first" else LEAST_URGENT - urgency
         self._sifted = False
-        if self._asked.stream and self._endpoint.usage_on_request and engine.kind in COUNTS_ON_REQUEST:
+        goes_on = self._draft is not None and self._draft.passed
+        counts = goes_on or (self._endpoint.usage_on_request and engine.kind in COUNTS_ON_REQUEST)
+        if self._asked.stream and counts:
             options = with_usage(self._asked.stream_options)
             if options is not None:
                 edits["stream_options"] = options
                 self._sifted = True
+        if self._draft is not None and goes_on:
+            if engine.kind not in CONTINUES:
+                raise ReplicaFailed("reset", f"an engine of kind {engine.kind} cannot go on with another's answer")
+            edits |= self._draft.edits(engine.kind, self._endpoint, self._asked)
         return edited(self._body, edits) if edits else self._body
+
+    async def _count(self, draft: Draft, replica: Replica, engine: EngineSettings) -> None:
+        """How many tokens the answer has so far, where its events do not tell: the engine knows."""
+        if b'"stop"' in self._body or not draft.text.isascii() or engine.kind not in ONE_EACH:
+            model = engine.upstream_model or self._asked.model
+            draft.counted(await count_tokens(replica, engine.kind, model, draft.text, self._headers))
 
     async def _whole(self, replica: Replica, body: bytes, order: Dispatch) -> web.StreamResponse:
         self._upstream = await replica.post(self._path, body, self._headers)
@@ -179,12 +248,7 @@ class Relay:
         chunk = await self._wait_for(self._first_chunk(replica, body))
         upstream, client = self._upstream, self._client
         assert upstream is not None
-        meter, packed = meter_for(
-            upstream.headers,
-            self._place.listen(ResponseMeter() if client.named else StreamMeter()),
-            "" if client.begun else self._accepted,
-            self._sifted,
-        )
+        meter, packed = self._meter(upstream)
         headers = downstream_headers(upstream.headers)
         if not packed:
             headers.popall("Content-Encoding", None)
@@ -199,6 +263,19 @@ class Relay:
             return await client.error(refusal(ended))
         self._remember(end.id, order)
         return response
+
+    def _meter(self, upstream: Response) -> tuple[Meter, bool]:
+        """The meter of a stream that begins or goes on, and whether it passes packed as it came."""
+        plain = coding_of(upstream.headers) is None
+        if self._draft is not None and self._draft.passed:
+            if not plain:
+                raise ReplicaFailed("garbage", "the rest of a plain stream came packed")
+            return self._draft.go_on(self._sifted), False
+        inner = self._place.listen(ResponseMeter() if self._client.named else StreamMeter())
+        self._draft = Draft(inner, self._sifted, self._asked.limit) if self._kept and plain else None
+        if self._draft is not None:
+            return self._draft, False
+        return meter_for(upstream.headers, inner, "" if self._client.begun else self._accepted, self._sifted)
 
     async def _pass_on(
         self,
@@ -215,7 +292,10 @@ class Relay:
             if upstream.drained:
                 break
             if passing:
+                self._passed = True
                 await response.write(passing)
+            if self._leaves and self._may_leave():
+                raise _Displaced
             chunk = await replica.next_chunk(upstream)
             if not chunk:
                 passing = b""

@@ -135,15 +135,18 @@ async def count_tokens(replica: Replica, kind: str, model: str, text: str, heade
 
 
 class Draft:
-    """An answer that may come in parts. A `Meter`; `inner` is that of the answer as the client gets it."""
+    """An answer that may come in parts, of `limit` tokens at most.
+
+    A `Meter`; `inner` is that of the answer as the client gets it.
+    """
 
     __slots__ = (
-        "_held", "_inner", "_parts", "_same", "_sieve", "_size", "_started", "_text", "_tokens", "_unread", "broken",
+        "_held", "_inner", "_limit", "_parts", "_same", "_sieve", "_size", "_started", "_text", "_tokens", "_unread", "broken",
         "ended",
     )  # fmt: skip
 
-    def __init__(self, inner: Meter, sifted: bool) -> None:
-        self._inner = inner
+    def __init__(self, inner: Meter, sifted: bool, limit: int | None) -> None:
+        self._inner, self._limit = inner, limit
         self._sieve: Meter = WithoutUsage(inner) if sifted else inner
         self._held = b""
         self._unread: list[bytes] = []
@@ -205,7 +208,7 @@ class Draft:
     def movable(self) -> bool:
         """Whether another slot can go on with this answer: it is plain text, and not at its end."""
         self._read()
-        return not (self.broken or self.ended)
+        return not (self.broken or self.ended or (self._limit is not None and self._tokens >= self._limit))
 
     @property
     def fit(self) -> bool:
