@@ -76,7 +76,6 @@ def sent(*calls: str, to: str = "r", engine: str = "e") -> list[Command]:
 def place(orderings: Sequence[Ordering], call: Call, view: View) -> tuple[Any, ...]:
     """Where a call stands: its keys, after each scope whose keys can move what it is about, and the arrival numbers."""
     about = {
-        Scope.CLASS: call.urgency,
         Scope.TENANT: call.job.tenant.number,
         Scope.APPLICATION: call.job.app.number,
         Scope.JOB: call.job.number,
@@ -86,6 +85,6 @@ def place(orderings: Sequence[Ordering], call: Call, view: View) -> tuple[Any, .
     moving = max((ordering.scope for ordering in orderings if ordering.reads), default=-1)
     for scope, group in groupby(orderings, key=lambda ordering: ordering.scope):
         out += (part for ordering in group for part in ordering.key(call, view))
-        if scope <= moving:
+        if Scope.CLASS < scope <= moving:  # classes of one key wait together
             out.append(about[scope])
     return (*out, call.job.number, call.number)

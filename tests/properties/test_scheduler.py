@@ -29,6 +29,8 @@ POLICIES = [
     ["urgency", "las"],
     ["fair", "sjf", "las"],
     ["urgency", "fair", "las"],
+    ["urgency:strict=0:within_s=2", "las"],
+    ["urgency:strict=1:ratio=8:within_s=1", "fair", "fcfs"],
     ["urgency", "flaky"],
     ["fair", "flaky"],
 ]

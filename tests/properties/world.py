@@ -16,6 +16,7 @@ from hocket.assembly import build
 from hocket.core import events as ev
 from hocket.core.commands import Abort, CloseJob, Command, Dispatch, Reject, WakeAt
 from hocket.core.ordering import View
+from hocket.core.queue import classes_of
 from hocket.core.scheduler import MAX_ATTEMPTS, MAX_DELAYS, Scheduler
 from hocket.core.snapshot import restore, save
 from hocket.core.spec import EngineSpec, Route, SchedulerSpec, TenantSpec
@@ -65,7 +66,7 @@ def spec_of(
         routing=routing,
         observe=observe,
         routes=[Route("e2", stage="long")] if routed and both else [],
-        tenants=[TenantSpec("x", 2.0), TenantSpec("y", 0.5)],
+        tenants=[TenantSpec("x", 2.0), TenantSpec("y", 0.5, urgent_share=0.1, urgent_burst_s=1.0)],
         job_idle_s=idle_s,
         queue_timeout_s=timeout_s,
     )
@@ -280,13 +281,22 @@ class World:
         if self.spec.queue_timeout_s is not None and hungry:
             assert self.wakes, "nobody looks after calls that wait"
 
+    def _aged(self, call: Call, first: Call, rivals: Sequence[Call]) -> bool:
+        """Whether `call` goes before the more urgent `first` because it has waited for the longest, and too long."""
+        classes = classes_of(self.orderings)
+        assert classes is not None and classes.within_s is not None
+        behind = [rival for rival in rivals if rival.urgency > first.urgency]
+        oldest = min(behind, key=lambda rival: (rival.arrived_at, rival.number))
+        return call is oldest and self.now - call.arrived_at >= classes.within_s
+
     def _watch(self, scheduler: Scheduler) -> None:
         dispatch = scheduler._dispatch
 
         def checked(call: Call, out: list[Command]) -> None:
             orderings = compose(["call-fcfs"]) if scheduler.policy_error else self.orderings
             rivals = [c for c in scheduler.calls.values() if c.state is CallState.QUEUED and c.engine is call.engine]
-            assert call is min(rivals, key=lambda rival: place(orderings, rival, scheduler)), "another was first"
+            first = min(rivals, key=lambda rival: place(orderings, rival, scheduler))
+            assert call is first or self._aged(call, first, rivals), "another was first"
             dispatch(call, out)
 
         scheduler._dispatch = checked  # type: ignore[method-assign]

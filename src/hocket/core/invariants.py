@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from hocket.core.budget import URGENT
 from hocket.core.state import CallState
 
 if TYPE_CHECKING:
@@ -43,4 +44,9 @@ def check(scheduler: Scheduler) -> None:
         states = Counter(call.state for call in job.calls.values())
         assert job.waiting == states[CallState.QUEUED], f"job {job.id}: waiting {job.waiting}"
         assert job.running == len(job.calls) - job.waiting, f"job {job.id}: running {job.running}"
+        over = job.tenant.budget is not None and job.claimed < URGENT
+        assert job.urgency in (job.claimed, job.claimed + over), f"job {job.id}: {job.claimed} became {job.urgency}"
+        for call in job.calls.values():
+            same, lower = call.urgency == job.urgency, call.urgency > job.urgency
+            assert lower if call.own_class else same, f"{call.id}: of class {call.urgency}, its job of {job.urgency}"
         assert job.calls or not job.closed, f"job {job.id}: closed, empty, and not forgotten"

@@ -69,6 +69,8 @@ class Scheduler(Jobs):
             self.now = at
         out: list[Command] = []
         self._handlers[type(event)](event, out)
+        if self._displaces:
+            self._displace(out)
         return out
 
     # ---------------------------------------------------------------- what drivers may ask
@@ -132,6 +134,7 @@ class Scheduler(Jobs):
             event.prefix,
             job.path_s,
             own_class,
+            resumable=event.resumable,
         )
         if self.beliefs is not None:
             self._believe(job, self.beliefs.arrived, call)
@@ -157,9 +160,12 @@ class Scheduler(Jobs):
             _stray(call)
             return
         replica = call.replica
+        call.tokens = max(event.tokens, 1)
         if replica is not None and replica.search is not None:
             self._learn(call, replica, event.tokens)
             self._fill(call.engine, out)
+        if call.engine.holders is not None:
+            self._ask(call.engine.holders.streamed, call)
         self._charge(call)
         if self.beliefs is not None:
             self._believe(call.job, self.beliefs.streamed, call, event.tokens)
@@ -226,6 +232,9 @@ class Scheduler(Jobs):
             _stray(call)
             return
         call.attempts -= 1
+        call.preempted += 1
+        call.tokens = call.kept_tokens = event.tokens_kept
+        call.path_s += self.now - call.sent_at
         self._wait_again(call, out)
 
     def _call_revised(self, event: ev.CallRevised, out: list[Command]) -> None:
@@ -246,6 +255,7 @@ class Scheduler(Jobs):
         """A call that is in a slot goes back to the queue."""
         before, job = call.engine, call.job
         self._leave_slot(call)
+        call.leaving = False
         if job.waiting:  # a chooser may have to look at the job again: another of its calls waits
             self._touch(Fact.BELIEF, job)
         self._place(call, out)
@@ -314,7 +324,10 @@ class Scheduler(Jobs):
             call.job.waiting -= 1
         self._rebuild(spec, policy)
         self._serve(spec)
+        for job in self.jobs.values():  # its tenant may have another budget, or none
+            self._classify(job, out)
         self._believe_anew(policy)
+        self._hold(spec)
         self._idle.idle_s = spec.job_idle_s
         for call in sorted(waiting, key=lambda call: call.number):
             self._place(call, out)
