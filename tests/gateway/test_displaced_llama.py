@@ -195,4 +195,4 @@ async def test_two_hundred_times(start: Start) -> None:
             stream = await written(world, asks("Tell me about the rivers of the world.", 240, True), 1)
             check(stream, witness.parts, 240)
             assert len(stream.texts) == 240, "an event a token"
-            assert len(kept(world)) == len(witness.parts) - 1 >= 200
+            assert len(kept(world)) >= len(witness.parts) - 1 >= 200

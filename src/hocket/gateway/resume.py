@@ -141,8 +141,8 @@ class Draft:
     """
 
     __slots__ = (
-        "_held", "_inner", "_limit", "_parts", "_same", "_sieve", "_size", "_started", "_text", "_tokens", "_unread", "broken",
-        "ended",
+        "_held", "_inner", "_limit", "_parts", "_same", "_sieve", "_size", "_started", "_text", "_tokens", "_unread",
+        "broken", "ended",
     )  # fmt: skip
 
     def __init__(self, inner: Meter, sifted: bool, limit: int | None) -> None:
