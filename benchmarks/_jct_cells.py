@@ -186,13 +186,6 @@ def _learn(app: str, jobs: Sequence[Job]) -> str:
 # ---------------------------------------------------------------- running
 
 
-def named(policy: str) -> tuple[str, dict[str, dict[str, float]]]:
-    """What `hocket:told=0.4` stands for: the policy, and its parameters as a Setup has them."""
-    name, _, values = policy.partition(":")
-    pairs = (value.split("=") for value in values.split(":") if value)
-    return name, {name: {key: float(number) for key, number in pairs}} if values else {}
-
-
 _profiles: dict[Kind, dict[str, str]] = {}
 "what a worker process has"
 
@@ -222,9 +215,8 @@ def run_draw(draw: Draw, cells: Sequence[Cell]) -> list[Result]:
             if cell.load != load:
                 continue
             learned = _profiles[cell.workload, cell.engines, cell.profiles]
-            policy, parameters = named(cell.policy)
             start = time.process_time()
-            outcome = simulate(jobs, msgspec.structs.replace(setup, policies=parameters), policy, profiles=learned)
+            outcome = simulate(jobs, setup, cell.policy, profiles=learned)
             cpu_s = time.process_time() - start
             assert outcome.policy_error is None, f"{cell}: {outcome.policy_error}"
             assert not outcome.rejected, f"{cell}: {outcome.rejected}"
