@@ -13,6 +13,7 @@ import msgspec
 from hocket.core.belief import Beliefs, World
 from hocket.core.events import ProfileReplaced
 from hocket.core.ordering import Fact, Ordering
+from hocket.core.preemption import check_preemption
 from hocket.core.scheduler import Scheduler
 from hocket.core.slots import Policy
 from hocket.core.snapshot import restore
@@ -39,6 +40,11 @@ def build(
 
     def policy_of(spec: SchedulerSpec) -> Policy:
         orderings = compose(spec.policy, extra, spec.parameters)
+        if spec.preemption is not None:
+            try:
+                check_preemption(spec.preemption, orderings)
+            except ValueError as error:
+                raise InputError(f"policy {' > '.join(spec.policy)}: {error}") from None
         return Policy(orderings, compose(["call-fcfs"]), routing(spec.routing), _beliefs(orderings))
 
     scheduler = Scheduler(spec, policy_of)

@@ -69,6 +69,19 @@ class KeyedHeap(Generic[Item]):
             heappop(entries)
         return None
 
+    def ordered(self) -> Iterator[Item]:
+        """Live items, smallest first, while nothing changes. O(k log k) for the first k, stale entries beside them."""
+        self.first()  # which drops the stale ones before it
+        entries = self._entries
+        ahead = [(*entry, 0) for entry in entries[:1]]
+        while ahead:
+            key, item, index = heappop(ahead)
+            if item.key is key:
+                yield item
+            for child in (2 * index + 1, 2 * index + 2):
+                if child < len(entries):
+                    heappush(ahead, (*entries[child], child))
+
     def pop(self) -> Item | None:
         """Take the item with the smallest key out, or None."""
         entries = self._entries

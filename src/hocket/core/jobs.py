@@ -128,7 +128,7 @@ class Jobs(Replicas):
             call.own_class = call.own_class and call.urgency > urgency
             if not call.own_class and call.urgency != urgency:
                 self._reclass(call, urgency, out)
-        if job.waiting:
+        if job.waiting or self._displaces:
             self._touch(Fact.CLASS, job)
 
     def _reclass(self, call: Call, urgency: int, out: list[Command]) -> None:
@@ -139,6 +139,8 @@ class Jobs(Replicas):
         call.urgency = urgency
         if waits:
             self._enqueue(call, out)
+        elif call.engine.holders is not None:
+            self._ask(call.engine.holders.moved, call)
 
     def _end(self, call: Call, out: list[Command]) -> None:
         raise NotImplementedError  # by the half above, which knows where calls are
@@ -155,10 +157,10 @@ class Jobs(Replicas):
             self.beliefs = None
             self._fall_back(error)
             return
-        if job.waiting and (belief is None or belief.moves != before):
+        if (job.waiting or self._displaces) and (belief is None or belief.moves != before):
             self._touch(Fact.BELIEF, job)
         for other in others:
-            if other.waiting:
+            if other.waiting or self._displaces:
                 self._touch(Fact.BELIEF, other)
                 for call in other.calls.values():  # each may have a key of its own
                     self._touch(Fact.BELIEF, call)

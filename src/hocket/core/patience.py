@@ -63,4 +63,4 @@ class Patience:
 def _waits(entry: tuple[float, int, Call], urgency: int) -> bool:
     """Whether the call of an entry still waits in that class. (It waits in one queue at most; see `ReadyQueue`.)"""
     call = entry[2]
-    return call.node is not None and call.urgency == urgency
+    return call.replica is None and call.node is not None and call.urgency == urgency

@@ -148,6 +148,27 @@ class ReadyQueue:
         call: Call | None = node.heap.first() if node is not None else None
         return call
 
+    def ordered(self) -> Iterator[Call]:
+        """All of them by their keys, the first of which is `first`, while nothing changes. O(k log k) for k of them."""
+        return self._ordered(self._root)
+
+    def _ordered(self, node: Node) -> Iterator[Call]:
+        below = node.heap.ordered()
+        if node.depth == len(self._levels):
+            yield from below
+        else:
+            for child in below:
+                yield from self._ordered(child)
+
+    def place(self, call: Call) -> tuple[Key, ...]:
+        """Where a call of this queue stands: the keys on its path, from the top level down to its own."""
+        node: Node | None = call.node
+        keys = [call.key]
+        while node is not None and node.key is not None:
+            keys.append(node.key)
+            node = node.parent
+        return tuple(key for key in reversed(keys) if key is not None)
+
     def remove(self, call: Call) -> None:
         """Take a waiting call out, wherever it stands."""
         node = call.node

@@ -10,7 +10,6 @@ from __future__ import annotations
 from hocket.core import events as ev
 from hocket.core.commands import Command
 from hocket.core.slots import Slots
-from hocket.core.spec import SchedulerSpec
 from hocket.core.state import Call, Engine, Replica
 from hocket.core.windows import WindowSearch
 
@@ -28,8 +27,6 @@ UNBOUNDED = 2**31
 
 class Replicas(Slots):
     """The scheduler's knowledge of replicas."""
-
-    spec: SchedulerSpec
 
     def _replica_added(self, event: ev.ReplicaAdded, out: list[Command]) -> None:
         engine = self._engine(event.engine)
@@ -109,7 +106,7 @@ class Replicas(Slots):
         """News for the search of a window: `call` has made so many tokens so far, or has ended."""
         search = replica.search
         assert search is not None, "its window is given"
-        made = search.made(call.id, call.prompt_tokens, tokens, ended)
+        made = search.made(call.id, call.prompt_tokens, max(tokens - call.kept_tokens, 0), ended)
         search.report(self.now, call.charged_at, made, ended, replica.inflight)
         if search.size != replica.window:
             replica.window = search.size

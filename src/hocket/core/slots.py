@@ -7,13 +7,14 @@ The lower half of the scheduler. It knows engines, replicas and the policy; what
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hocket.core.belief import Beliefs, World
 from hocket.core.budget import URGENT
-from hocket.core.commands import Command, Dispatch, WakeAt
+from hocket.core.commands import Command, Dispatch, Preempt, WakeAt
 from hocket.core.fairclock import FairClock
 from hocket.core.ordering import Fact, Ordering
+from hocket.core.preemption import Holders
 from hocket.core.queue import ReadyQueue, classes_of
 from hocket.core.rng import Rng
 from hocket.core.routing import Routing
@@ -41,6 +42,8 @@ class Policy(NamedTuple):
 class Slots:
     """Dispatches the first waiting call of an engine whenever one of its replicas has room."""
 
+    spec: SchedulerSpec
+
     def __init__(self, spec: SchedulerSpec, policy: Policy) -> None:
         self.now = 0.0
         self.rng = Rng(spec.seed)
@@ -61,6 +64,7 @@ class Slots:
         self._timers = Timers()
         self._waits = Waits(spec.queue_timeout_s)
         self._use(policy.orderings)
+        self._hold(spec)
         #: what is expected of jobs; None where no ordering reads it
         self.beliefs: Beliefs | None = None
 
@@ -89,7 +93,7 @@ class Slots:
         call.state = QUEUED
         call.replica = None
         call.job.waiting += 1
-        if self._waits.limit_s is not None:
+        if self._waits.limit_s is not None and not call.preempted:  # a part of an answer is not refused for waiting
             self._wake_at(self._waits.began(call, self.now), out)
         try:
             call.engine.queue.push(call)
@@ -141,17 +145,21 @@ class Slots:
             tenant.last_served = job.last_served = self._dispatches
             self._slots_moved(job, engine)
         out.append(Dispatch(call.id, engine.name, replica.id))
+        if engine.holders is not None:
+            self._ask(engine.holders.entered, call)
 
     def _leave_slot(self, call: Call) -> None:
         replica, now, job = call.replica, self.now, call.job
         assert replica is not None, "the call is in no slot"
+        if self._displaces:
+            self._let_go(call)
         if replica.search is not None:
             self._learn(call, replica, ended=True)
         # what _charge does, written out: the call would cost more than the work
         job.service_s += now - call.charged_at
         if job.tenant.budget is not None and call.urgency < URGENT:
             job.tenant.budget.spend(now - call.charged_at)
-        if self._reads_service and job.waiting:
+        if self._reads_service and (job.waiting or self._displaces):
             self._touch(Fact.SERVICE, job)
         inflight = replica.inflight = replica.inflight - 1
         if inflight < replica.limit:
@@ -186,6 +194,8 @@ class Slots:
                 for other in self.engines.values():
                     if Fact.BATCH in other.queue.reads:
                         other.queue.touch_all()
+                        if other.holders is not None:
+                            other.holders.touch_all()
             except Exception as error:  # noqa: BLE001  a policy may raise anything
                 self._fall_back(error)
 
@@ -208,7 +218,7 @@ class Slots:
         if job.tenant.budget is not None and call.urgency < URGENT:
             job.tenant.budget.spend(self.now - call.charged_at)
         call.charged_at = self.now
-        if self._reads_service and job.waiting:
+        if self._reads_service and (job.waiting or self._displaces):
             self._touch(Fact.SERVICE, job)
 
     def _touch(self, fact: Fact, entity: Tenant | Application | Job | Call) -> None:
@@ -216,6 +226,8 @@ class Slots:
             for engine in self.engines.values():
                 if fact in engine.queue.reads:
                     engine.queue.touch(entity)
+                    if engine.holders is not None:
+                        engine.holders.touch(entity)
         except Exception as error:  # noqa: BLE001  a policy may raise anything
             self._fall_back(error)
 
@@ -232,7 +244,7 @@ class Slots:
     @property
     def wants_progress(self) -> bool:
         """Whether `CallStreamed` after the first token is of use: to the policy, or to the search for a window."""
-        return self._reads_service or any(engine.auto_window for engine in self.engines.values())
+        return self._reads_service or self._displaces or any(engine.auto_window for engine in self.engines.values())
 
     def _fall_back(self, error: Exception) -> None:
         """An ordering raised, or its keys do not compare: order by the fallback from now on, and lose no call.
@@ -246,6 +258,51 @@ class Slots:
         for call in self.calls.values():
             if call.state is QUEUED:
                 call.engine.queue.push(call)
+        self._hold(self.spec)
+
+    # ---------------------------------------------------------------- preemption
+
+    def _hold(self, spec: SchedulerSpec) -> None:
+        """Who may be displaced, by the orderings in use. O(open calls)."""
+        preemption = None if spec.observe else spec.preemption
+        self._displaces = preemption is not None
+        for engine in (*self.engines.values(), *self.gone.values()):
+            before, engine.holders = engine.holders, None
+            one = next((e for e in spec.engines if e.name == engine.name), None)
+            if preemption is not None and one is not None and not one.preempts:
+                engine.holders = Holders(preemption, one, self._orderings, self, before)
+        try:
+            for call in self.calls.values():
+                if call.replica is not None:
+                    call.node = call.key = None
+                    if call.engine.holders is not None:
+                        call.engine.holders.entered(call)
+        except Exception as error:  # noqa: BLE001  a policy may raise anything
+            self._fall_back(error)  # which comes here again
+
+    def _displace(self, out: list[Command]) -> None:
+        """Where calls wait, let them take the slots of running ones, if that pays. O(log n) a call."""
+        for engine in self.engines.values():
+            while engine.holders is not None and len(engine.holders) and len(engine.queue):
+                call = self._ask(engine.holders.displace, engine.queue, self._weights, self.now)
+                if call is None:
+                    break
+                out.append(Preempt(call.id))
+
+    def _let_go(self, call: Call) -> None:
+        """`call` leaves its slot: whatever happens from here on, it holds none."""
+        call.replica = None
+        holders = call.engine.holders
+        if holders is not None:
+            self._ask(holders.left, call, self.now)
+
+    def _ask(self, about: Callable[..., Call | None], *what: Any) -> Call | None:
+        """Keys are made or compared, and a policy may raise anything: then the fallback takes over."""
+        try:
+            return about(*what)
+        except Exception as error:  # noqa: BLE001
+            self._fall_back(error)
+            return None
 
     def _wake_at(self, at: float, out: list[Command]) -> None:
         if self._timers.ask(at):

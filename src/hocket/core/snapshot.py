@@ -36,6 +36,7 @@ _CALL = (
     *("id", "number", "stage", "model", "urgency", "arrived_at", "prompt_tokens", "max_tokens"),
     *("parent", "hint_output_tokens", "prefix", "state"),
     *("path_s", "own_class", "attempts", "delays", "sent_at", "charged_at"),
+    *("resumable", "tokens", "kept_tokens", "preempted", "leaving"),
 )
 
 
@@ -56,6 +57,7 @@ def save(scheduler: Scheduler) -> Plain:
         "turns": {e.name: e.queue.patience and e.queue.patience.since_turn for e in s.engines.values()},
         "apps": [_plain(app, _APP) for app in s.apps.values()],
         "replicas": {e.name: [_replica(replica) for replica in e.listed.values()] for e in _engines(s)},
+        "paces": {e.name: None if e.holders is None else [e.holders.held_s, e.holders.ends] for e in _engines(s)},
         "batches": {e.name: e.batch for e in _engines(s)},
         "routings": {e.name: e.routing.save() for e in s.engines.values()},
         "jobs": [_job(s, job) for job in s.jobs.values()],
@@ -125,6 +127,10 @@ def _wait_again(s: Scheduler, state: Plain) -> None:
     for call in sorted(s.calls.values(), key=lambda call: call.number):
         if call.state is CallState.QUEUED:
             s._enqueue(call, [])
+    s._hold(s.spec)
+    for engine in s.engines.values():
+        if engine.holders is not None:
+            engine.holders.held_s, engine.holders.ends = state["paces"][engine.name]
     s._waits.entries = OrderedDict((s.calls[call], at) for at, call in state["waits"])
     for at, count, name, replica_id in state["resting"]:
         engine = _engine(s, name)

@@ -16,6 +16,7 @@ import msgspec
 if TYPE_CHECKING:
     from hocket.core.belief import Belief
     from hocket.core.budget import Budget
+    from hocket.core.preemption import Holders
     from hocket.core.queue import Node, ReadyQueue
     from hocket.core.routing import Routing
     from hocket.core.windows import WindowSearch
@@ -145,9 +146,9 @@ class Call(msgspec.Struct, eq=False, gc=False):
     replica: Replica | None = None
     "None while queued"
     node: Node | None = None
-    "its place in the ready queue; None while in a slot"
+    "its place in the ready queue; while in a slot among those that may be displaced, or None"
     key: tuple[Any, ...] | None = None
-    "its key in the ready queue; None while in a slot"
+    "its key there"
     attempts: int = 0
     "dispatches so far"
     delays: int = 0
@@ -156,6 +157,16 @@ class Call(msgspec.Struct, eq=False, gc=False):
     "the replica that failed it last: a retry goes elsewhere if it can"
     sent_at: float = 0.0
     "when it was dispatched last"
+    resumable: bool = False
+    "whether a part of its answer can be continued"
+    tokens: int = 0
+    "of its answer, as last heard; above 0 once its first byte is out"
+    kept_tokens: int = 0
+    "of these, how many were made before it was displaced last"
+    preempted: int = 0
+    "times that it was displaced"
+    leaving: bool = False
+    "whether it was asked to leave its slot, and still is in it"
     charged_at: float = 0.0
     "until when its slot time has been added to the job's service"
 
@@ -213,6 +224,8 @@ class Engine:
     "its replica, if it has one alone: then there is nothing to choose"
     auto_window: bool = False
     "whether the windows of its replicas are searched for"
+    holders: Holders | None = None
+    "the calls in its slots that may be displaced; None where none may"
     batch: int = 1
     "calls that a replica of it works on at once, as a power of two; kept where an ordering reads Fact.BATCH"
     listed: dict[str, Replica] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 from hocket.core.belief import Belief, Posterior
 from hocket.core.ordering import Fact, Index, Scope, View
 from hocket.core.rng import Rng
-from hocket.core.state import Call, Job
+from hocket.core.state import Call, CallState, Job
 from hocket.policies.informed import belief_of
 from hocket.policies.orderings import Key
 
@@ -153,7 +153,7 @@ def _row(job: Job, engine: str, informs: int) -> _Row:
     expected, posterior = _expected(job), belief_of(job).posterior
     low, high = expected.interval_s
     gain, stage = -1.0, ""
-    waiting = (call.stage for call in job.calls.values() if call.node is not None and call.engine.name == engine)
+    waiting = (call.stage for call in job.calls.values() if call.state is CallState.QUEUED and call.engine.name == engine)
     for ready in sorted(set(waiting)):
         told = 0.0 if posterior is None else posterior.gain(ready, informs)
         if told > gain:
