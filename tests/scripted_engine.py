@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gzip
+import math
 import time
 import zlib
 from collections import deque
@@ -54,6 +55,10 @@ class Script(msgspec.Struct, frozen=True):
     "bytes added to each chunk"
     split: int = 0
     "bytes of each write of a stream: events end anywhere; 0 = an event a write"
+    says: str | None = None
+    "the text of a whole chat answer"
+    tops: dict[str, float] = {}
+    "token -> probability, of the first token of a whole chat answer, where `logprobs` are asked for"
     gzip: bool = False
     "the answer comes packed, whatever the request accepts"
     hang_s: float = 60.0
@@ -86,6 +91,7 @@ class _StreamOptions(msgspec.Struct):
 
 class _Asked(msgspec.Struct):
     scripted: Script | None = None
+    logprobs: Any = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
 
@@ -141,6 +147,8 @@ class ScriptedEngine:
         raw = await request.read()
         asked = _asked.decode(raw or b"{}")
         script = asked.scripted or (self.plan.popleft() if self.plan else self.default)
+        if not asked.logprobs:
+            script = msgspec.structs.replace(script, tops={})
         if script.usage_asked:
             options = asked.stream_options
             script = msgspec.structs.replace(script, usage=options is not None and options.include_usage is True)
@@ -249,7 +257,7 @@ async def _until_close(request: web.BaseRequest, script: Script, seen: Seen) -> 
 
 def whole(script: Script, method: str = "POST", path: str = "/v1/chat/completions") -> web.Response:
     """A complete answer. Its spacing is odd on purpose: a gateway that parses and writes it again shows."""
-    text = "x" * (script.chunks + script.pad)
+    text = "x" * (script.chunks + script.pad) if script.says is None else script.says
     sizes = (script.chunks, 7 + script.chunks)
     if path == "/v1/embeddings":
         body = (
@@ -267,10 +275,19 @@ def whole(script: Script, method: str = "POST", path: str = "/v1/chat/completion
     else:
         body = (
             b'{"id":"cmpl-1",  "object":"chat.completion","created":1,"model":"scripted","unknown":{"n":1.50},'
-            b'"choices":[{"index":0,"message":{"role":"assistant","content":"%b"},"finish_reason":"stop"}],'
-            b'"usage":{"prompt_tokens":7,"completion_tokens":%d,"total_tokens":%d}}' % (text.encode(), *sizes)
+            b'"choices":[{"index":0,"message":{"role":"assistant","content":"%b"},%b"finish_reason":"stop"}],'
+            b'"usage":{"prompt_tokens":7,"completion_tokens":%d,"total_tokens":%d}}'
+            % (text.encode(), _logprobs(script.tops), *sizes)
         )
     return web.Response(body=body, headers={"Content-Type": "application/json", "x-engine": "scripted"})
+
+
+def _logprobs(tops: dict[str, float]) -> bytes:
+    """The probabilities of the first token, as OpenAI tells them."""
+    if not tops:
+        return b""
+    told = [{"token": token, "logprob": math.log(p), "bytes": None} for token, p in tops.items()]
+    return b'"logprobs":{"content":[%b]},' % msgspec.json.encode({**told[0], "top_logprobs": told})
 
 
 def _response(text: str, sizes: tuple[int, int]) -> bytes:

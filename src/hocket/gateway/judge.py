@@ -146,38 +146,43 @@ class Judge:
         self._in_flight += 1
         return True
 
-    async def ask(self, domain: ReaderSettings, text: str, prior: int) -> tuple[Outcome, int | None]:
-        """The class of a job that is declared to be `prior` and begins with `text`; None where the judge cannot say.
+    async def ask(self, domain: ReaderSettings, text: str, prior: int, tell: Callable[[int], bool]) -> Outcome:
+        """What is the class of a job that is declared to be `prior` and begins with `text`?
 
-        Takes `timeout_s` at most. Raises nothing but CancelledError.
+        `tell` is called with it where there is an answer, and says whether it still counts. Takes `timeout_s` at most.
         """
         settings, driver = self._settings, self._driver
+        if settings is None:  # switched off a moment ago
+            self._in_flight -= 1
+            return "failed"
+        question = self._question(domain)
+
+        def heard(answer: bytes) -> Outcome:
+            urgency = judgement(probabilities(answer, question.labels), prior, domain.moves_at_most)
+            if urgency is None:
+                return "unclear"
+            return "late" if not tell(urgency) else "kept" if urgency == prior else "moved"
+
         key, call = f"{JUDGE}/{driver.new_id('judge')}", None
+        model = settings.model or self._engine_of(settings.engine).served[0]
+        driver.open_job(key, JUDGE, JUDGE, URGENT)
         try:
-            if settings is None:  # switched off a moment ago
-                return "failed", None
-            question = self._question(domain)
-            model = settings.model or self._engine_of(settings.engine).served[0]
-            body = self._body(question, text)
-            driver.open_job(key, JUDGE, JUDGE, URGENT)
             async with asyncio.timeout(settings.timeout_s):
-                stage, tokens = f"judge-{domain.name}", len(body["messages"][0]["content"] + text) // BYTES_PER_TOKEN
+                stage, tokens = f"judge-{domain.name}", (len(question.system) + len(text)) // BYTES_PER_TOKEN
                 call = driver.arrive(key, stage, model, prompt_tokens=tokens, max_tokens=1, prefix=question.fingerprint)
-                answer = await self._answer(call, {"model": model, **body})
+                return await self._hear(call, {"model": model, **self._body(question, text)}, tokens, heard)
         except TimeoutError:
-            return "timeout", None
+            return "timeout"
         finally:
             self._in_flight -= 1
             if call is not None:
                 driver.leave(call)
             driver.end_job(key)
-        if answer is None:
-            return "failed", None
-        urgency = judgement(probabilities(answer, question.labels), prior, domain.moves_at_most)
-        return ("unclear", None) if urgency is None else ("moved" if urgency != prior else "kept", urgency)
 
-    async def _answer(self, call: LiveCall, body: dict[str, Any]) -> bytes | None:
-        """What the engine says, by way of the core like everyone's call; None if it does not."""
+    async def _hear(
+        self, call: LiveCall, body: dict[str, Any], tokens: int, heard: Callable[[bytes], Outcome]
+    ) -> Outcome:
+        """Have the engine answer, by way of the core like everyone's call."""
         while isinstance(order := await call.order(), Dispatch):
             replica, upstream = self._replicas.get((order.engine, order.replica)), None
             engine = self._engine_of(order.engine)
@@ -200,12 +205,13 @@ class Judge:
                     self._tells = False
                 call.failed(error.kind, error.status, retry_after_s=error.retry_after_s)
             else:
-                call.finished(sizes.prompt_tokens or 0, sizes.output_tokens)
-                return answer
+                outcome = heard(answer)  # before its slot is free: the call that it is about may want that one
+                call.finished(tokens if sizes.prompt_tokens is None else sizes.prompt_tokens, sizes.output_tokens)
+                return outcome
             finally:
                 if replica is not None and upstream is not None:
                     replica.release(upstream)
-        return None
+        return "failed"
 
     # ---------------------------------------------------------------- the question
 

@@ -204,10 +204,11 @@ class Urgency:
 
     async def _ask(self, decided: Decided, first: First, text: str, judge: Judge) -> None:
         """Ask the judge."""
-        outcome, urgency = await judge.ask(first.domain.settings, text, first.prior)
-        if urgency is not None and not self._revise(decided, first, max(urgency, first.most_urgent), "judge"):
-            outcome = "late"
-        self._metrics.judged(outcome)
+
+        def tell(urgency: int) -> bool:
+            return self._revise(decided, first, max(urgency, first.most_urgent), "judge")
+
+        self._metrics.judged(await judge.ask(first.domain.settings, text, first.prior, tell))
 
     def _revise(self, decided: Decided, first: First, urgency: int, source: Source) -> bool:
         """The job is of this class, unless it is over or someone has said more since. Returns whether it counted."""
