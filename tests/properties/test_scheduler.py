@@ -38,6 +38,8 @@ WHICH = st.integers(0, 50)
 "picks one of whatever there is"
 LATER = st.sampled_from([0, 0, 1, 7, 64, 200]).map(lambda n: n / 64)
 "seconds until something happens; sums of these are exact"
+ACROSS = st.sampled_from([None, "class", "key"])
+"what running calls are displaced across"
 FAILURES = st.sampled_from(
     [(kind, 0) for kind in ("connect", "reset", "timeout", "garbage", "cosmic")]
     + [("status", status) for status in (400, 404, 429, 429, 429, 500, 503)]
@@ -52,9 +54,10 @@ class Machine(RuleBasedStateMachine):
         idle_s=st.sampled_from([2.0, 1000.0]),
         routed=st.booleans(),
         windows=st.lists(st.integers(0, 3), min_size=2, max_size=2),
+        across=ACROSS,
     )
-    def begin(self, policy: list[str], idle_s: float, routed: bool, windows: list[int]) -> None:
-        self.world = World(policy, idle_s, routed)
+    def begin(self, policy: list[str], idle_s: float, routed: bool, windows: list[int], across: Any) -> None:
+        self.world = World(policy, idle_s, routed, across)
         self.names = 0
         for engine, window in zip(("e1", "e2"), windows, strict=True):
             if window:
@@ -97,11 +100,11 @@ class Machine(RuleBasedStateMachine):
         model=st.sampled_from(["m1", "m1", "m2", "both", "none"]),
         stage=st.sampled_from(["s", "long"]),
         urgency=st.none() | st.integers(0, 4),
-        prefix=st.sampled_from([None, "p", "q"]),
+        more=st.fixed_dictionaries({"prefix": st.sampled_from([None, "p", "q"]), "resumable": st.booleans()}),
         later=LATER,
     )
     def calls_arrive(
-        self, which: int, count: int, model: str, stage: str, urgency: int | None, prefix: str | None, later: float
+        self, which: int, count: int, model: str, stage: str, urgency: int | None, more: dict[str, Any], later: float
     ) -> None:
         job, world = self.pick(self.jobs(), which), self.world
         self.after(later)
@@ -110,7 +113,8 @@ class Machine(RuleBasedStateMachine):
             call = self.name("c")
             world.open[call], world.job_of[call], world.engine_of[call] = WAITS, job, engine or ""
             world.asked[call], world.since[call] = (stage, model), world.now
-            world.tell(ev.CallArrived(world.now, call, job, stage, model, 10, urgency=urgency, prefix=prefix))
+            world.resumable |= {call} if more["resumable"] else set()
+            world.tell(ev.CallArrived(world.now, call, job, stage, model, 10, urgency=urgency, **more))
             assert (world.ended.get(call) == "rejected 404") == (engine is None)
 
     @precondition(in_slots)
@@ -119,6 +123,9 @@ class Machine(RuleBasedStateMachine):
         call, at = self.pick(self.in_slots(), which), self.after(later)
         self.world.tell(ev.CallStarted(at, call))
         self.world.charge(call)
+        self.world.begun.add(call)
+        if call not in self.world.resumable:  # it was not taken off before its first byte, so it stays
+            self.world.leaving.discard(call)
         self.world.tell(ev.CallStreamed(at, call, 3))
 
     @precondition(in_slots)
@@ -150,12 +157,14 @@ class Machine(RuleBasedStateMachine):
         self.world.tell(ev.CallCancelled(at, call))
 
     @precondition(in_slots)
-    @rule(which=WHICH, later=LATER)
-    def call_is_preempted(self, which: int, later: float) -> None:
-        call, at = self.pick(self.in_slots(), which), self.after(later)
-        self.world.requeue(call)
-        self.world.attempts[call] -= 1
-        self.world.tell(ev.CallPreempted(at, call, 5))
+    @rule(which=WHICH, kept=st.sampled_from([0, 5]), later=LATER)
+    def call_is_preempted(self, which: int, kept: int, later: float) -> None:
+        self.world.displace(self.pick(self.in_slots(), which), self.after(later), kept)
+
+    @precondition(lambda self: self.world.leaving)
+    @rule(which=WHICH, kept=st.sampled_from([0, 5]), later=LATER)
+    def driver_obeys(self, which: int, kept: int, later: float) -> None:
+        self.world.displace(self.pick(sorted(self.world.leaving), which), self.after(later), kept)
 
     @precondition(lambda self: self.world.open)
     @rule(which=WHICH, urgency=st.none() | st.integers(0, 4))
@@ -248,6 +257,7 @@ class Machine(RuleBasedStateMachine):
                 "routing": st.sampled_from(["least-loaded", "affinity", "affinity"]),
                 "auto": st.booleans(),
                 "observe": st.sampled_from([False, False, False, True]),
+                "across": ACROSS,
             }
         ),
         later=LATER,

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from hocket.assembly import build
 from hocket.core import events as ev
-from hocket.core.commands import Abort, CloseJob, Command, Dispatch, Reject, WakeAt
+from hocket.core.commands import Abort, CloseJob, Command, Dispatch, Preempt, Reject, WakeAt
 from hocket.core.ordering import View
 from hocket.core.queue import classes_of
 from hocket.core.scheduler import MAX_ATTEMPTS, MAX_DELAYS, Scheduler
 from hocket.core.snapshot import restore, save
-from hocket.core.spec import EngineSpec, Route, SchedulerSpec, TenantSpec
+from hocket.core.spec import EngineSpec, PreemptionSpec, Route, SchedulerSpec, TenantSpec
 from hocket.core.state import Call, CallState
 from hocket.journal import encode
 from hocket.policies import compose
@@ -34,6 +34,7 @@ REST_S = 1.0
 MAX_REST_S = 8.0
 FAILURES = 5
 MISSES = 2
+AT_MOST = 2
 
 
 class Flaky(Las):
@@ -57,6 +58,7 @@ def spec_of(
     routing: str = "least-loaded",
     auto: bool = False,
     observe: bool = False,
+    across: Literal["class", "key"] | None = None,
 ) -> SchedulerSpec:
     """The settings of a world; without `both`, the second engine is gone; with `auto`, windows are searched for."""
     engines = [EngineSpec("e1", ["m1", "both"], auto), EngineSpec("e2", ["m2", "both"], auto)]
@@ -65,6 +67,7 @@ def spec_of(
         policy=tuple(policy),
         routing=routing,
         observe=observe,
+        preemption=None if across is None else PreemptionSpec("class" if "fair" in policy else across, AT_MOST),
         routes=[Route("e2", stage="long")] if routed and both else [],
         tenants=[TenantSpec("x", 2.0), TenantSpec("y", 0.5, urgent_share=0.1, urgent_burst_s=1.0)],
         job_idle_s=idle_s,
@@ -82,8 +85,10 @@ def engine_of(spec: SchedulerSpec, stage: str, model: str) -> str | None:
 class World:
     """A scheduler, its twin that is fed the same, and what must be true of both."""
 
-    def __init__(self, policy: Sequence[str], idle_s: float, routed: bool) -> None:
-        self.spec = spec_of(policy, idle_s, routed)
+    def __init__(
+        self, policy: Sequence[str], idle_s: float, routed: bool, across: Literal["class", "key"] | None = None
+    ) -> None:
+        self.spec = spec_of(policy, idle_s, routed, across=across)
         self.flaky = [Flaky(), Flaky()]
         self.scheduler, self.twin = (build(self.spec, {"flaky": flaky}) for flaky in self.flaky)
         self.orderings = compose(policy, {"flaky": Las()})
@@ -96,6 +101,11 @@ class World:
         self.ended: dict[str, str] = {}  # calls that have -> how
         self.attempts: dict[str, int] = defaultdict(int)
         self.delays: dict[str, int] = defaultdict(int)
+        self.resumable: set[str] = set()
+        self.begun: set[str] = set()  # calls of whose answers there is a part
+        self.kept: set[str] = set()  # calls of which a part was kept when they were displaced
+        self.leaving: set[str] = set()  # calls that the core wants off
+        self.displaced: dict[str, int] = defaultdict(int)
         self.charged: dict[str, float] = {}
         self.service: dict[str, float] = defaultdict(float)
         self.heard: dict[str, float] = {}
@@ -132,8 +142,11 @@ class World:
                 self.open[call] = where
                 self.attempts[call] += 1
                 self.charged[call] = self.now
+            case Preempt(call):
+                self._asked_to_leave(call)
             case Reject(call, 503, "queue_timeout"):
                 limit = self.spec.queue_timeout_s
+                assert not self.displaced[call], "its answer has begun"
                 assert limit is not None and self.open[call] == WAITS and self.now - self.since[call] >= limit
                 self.end(call, "timed out")
             case Reject(call, status):
@@ -147,6 +160,41 @@ class World:
             case WakeAt(at):
                 self.wakes.append(at)
 
+    def _asked_to_leave(self, name: str) -> None:
+        """The call with the largest key leaves, once, for one that goes before it and for which no other leaves."""
+        preemption, engine, s = self.spec.preemption, self.engine_of[name], self.scheduler
+        assert preemption is not None and not self.spec.observe and self.open[name] != WAITS
+        orderings = compose(["call-fcfs"]) if s.policy_error else self.orderings
+        here = [call for call in s.calls.values() if call.engine.name == engine]
+
+        def key(call: Call) -> tuple[Any, ...]:
+            first = (call.urgency,) if preemption.across == "class" else ()
+            return (*first, place(orderings, call, s))
+
+        waiting = sorted((c for c in here if self.open[c.id] == WAITS), key=lambda c: place(orderings, c, s))
+        slots = [call for call in here if self.open[call.id] != WAITS]
+        waiter = waiting[sum(call.id in self.leaving for call in slots)]
+        victim = max((call for call in slots if self._may_leave(call.id)), key=key)
+        assert victim.id == name, f"{name} leaves, not {victim.id}"
+        assert key(waiter) < key(victim)
+        assert preemption.across == "key" or waiter.urgency < victim.urgency
+        self.leaving.add(name)
+
+    def _may_leave(self, call: str) -> bool:
+        fits = self.held(self.open[call]) <= self.limit(self.open[call]) if self.open[call] in self.windows else False
+        rests = self.rests.get(self.open[call], 0.0) > self.now
+        begun = call in self.begun and call not in self.resumable
+        return fits and not rests and not begun and call not in self.leaving and self.displaced[call] < AT_MOST
+
+    def displace(self, call: str, at: float, kept: int) -> None:
+        """A call has been taken off its replica."""
+        self.requeue(call)
+        self.attempts[call] -= 1
+        self.displaced[call] += 1
+        self.kept = self.kept | {call} if kept else self.kept - {call}
+        self.begun = self.begun | {call} if kept else self.begun - {call}
+        self.tell(ev.CallPreempted(at, call, kept))
+
     def charge(self, call: str) -> None:
         """The slot time of a call that is in one is its job's service."""
         if self.open[call] != WAITS:
@@ -157,6 +205,8 @@ class World:
         """A call leaves its slot, and waits again."""
         self.charge(call)
         self.open[call] = WAITS
+        self.leaving.discard(call)
+        self.begun = self.begun - {call} | {call} & self.kept
         self.since[call] = self.now
         self.engine_of[call] = engine_of(self.spec, *self.asked[call]) or ""
 
@@ -165,6 +215,7 @@ class World:
         assert call in self.open, f"{call} ended twice: {self.ended.get(call)}, then {how}"
         self.charge(call)
         del self.open[call]
+        self.leaving.discard(call)
         self.ended[call] = how
         self.heard[self.job_of.pop(call)] = self.now
 

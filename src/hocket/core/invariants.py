@@ -10,6 +10,7 @@ from hocket.core.state import CallState
 
 if TYPE_CHECKING:
     from hocket.core.scheduler import Scheduler
+    from hocket.core.state import Call, Engine
 
 
 def check(scheduler: Scheduler) -> None:
@@ -21,6 +22,7 @@ def check(scheduler: Scheduler) -> None:
         waits = call.state is CallState.QUEUED
         assert waits == (call.id in waiting), f"{call.id}: state {call.state}, but its place in the queue differs"
         assert waits == (call.replica is None), f"{call.id}: waits and has a replica, or runs without one"
+        assert not (waits and call.leaving), f"{call.id}: waits, and is leaving a slot"
         assert call.job.calls.get(call.id) is call, f"{call.id}: unknown to its job"
     assert waiting <= scheduler.calls.keys(), "a call waits that has ended"
 
@@ -40,6 +42,7 @@ def check(scheduler: Scheduler) -> None:
             assert replica.free == max(0, replica.limit - replica.inflight), f"{replica.id}: free {replica.free}"
             assert replica.present or not replica.limit, f"{replica.id}: removed, but it may be sent calls"
             assert replica.search is None or replica.search.size == replica.window, f"{replica.id}: window"
+        _check_holders(engine, [call for call in in_slots if call.engine is engine])
     for job in scheduler.jobs.values():
         states = Counter(call.state for call in job.calls.values())
         assert job.waiting == states[CallState.QUEUED], f"job {job.id}: waiting {job.waiting}"
@@ -50,3 +53,17 @@ def check(scheduler: Scheduler) -> None:
             same, lower = call.urgency == job.urgency, call.urgency > job.urgency
             assert lower if call.own_class else same, f"{call.id}: of class {call.urgency}, its job of {job.urgency}"
         assert job.calls or not job.closed, f"job {job.id}: closed, empty, and not forgotten"
+
+
+def _check_holders(engine: Engine, in_slots: list[Call]) -> None:
+    """Those that may be displaced are known, by keys that are up to date."""
+    holders = engine.holders
+    if holders is None:
+        assert all(call.node is None for call in in_slots), f"{engine.name}: may be displaced, but nobody may"
+        return
+    may = [call for call in in_slots if holders.may_leave(call)]
+    assert sorted(call.id for call in holders) == sorted(call.id for call in may), (
+        f"{engine.name}: who may be displaced"
+    )
+    leaving = sum(call.leaving for call in in_slots)
+    assert holders.leaving == leaving, f"{engine.name}: {leaving} are leaving, not {holders.leaving}"

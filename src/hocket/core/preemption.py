@@ -75,8 +75,13 @@ class Holders(ReadyQueue):
         """`call` got a slot."""
         if call.leaving:
             self.leaving += 1
-        elif call.node is None and call.preempted < self._spec.at_most and (call.resumable or not call.tokens):
+        elif call.node is None and self.may_leave(call):
             self.push(call)
+
+    def may_leave(self, call: Call) -> bool:
+        """Whether `call`, in a slot, could be asked to leave it."""
+        begun = call.tokens > 0 and not call.resumable
+        return not (begun or call.leaving or call.preempted >= self._spec.at_most)
 
     def streamed(self, call: Call) -> None:
         """`call`, in a slot, has made tokens: if its answer cannot be continued, it stays, also if it was to leave."""
@@ -111,9 +116,10 @@ class Holders(ReadyQueue):
 
         The first calls of `queue` will get the slots of those that are leaving, so it is about the one after them.
         """
-        # a replica that holds more than it may would not take another in its place
-        victim = next((call for call in self.ordered() if _makes_room(call)), None)
-        waiter = next(islice(queue.ordered(), self.leaving, None), None) if victim is not None else None
+        victim = self.first()
+        if victim is not None and not _makes_room(victim):
+            victim = next(filter(_makes_room, self.ordered()), None)
+        waiter = queue.first() if not self.leaving else next(islice(queue.ordered(), self.leaving, None), None)
         if victim is None or waiter is None or not self._goes_before(waiter, victim, queue):
             return None
         lost_s = self._lost_s(victim, now)
@@ -162,6 +168,7 @@ class Holders(ReadyQueue):
 
 
 def _makes_room(call: Call) -> bool:
+    """Whether its replica takes another in its place: not if it holds more than it may."""
     replica = call.replica
     assert replica is not None, "the call is in no slot"
     return replica.inflight <= replica.limit

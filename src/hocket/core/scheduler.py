@@ -233,7 +233,7 @@ class Scheduler(Jobs):
             return
         call.attempts -= 1
         call.preempted += 1
-        call.tokens = call.kept_tokens = event.tokens_kept
+        call.kept_tokens = event.tokens_kept
         call.path_s += self.now - call.sent_at
         self._wait_again(call, out)
 
@@ -255,7 +255,7 @@ class Scheduler(Jobs):
         """A call that is in a slot goes back to the queue."""
         before, job = call.engine, call.job
         self._leave_slot(call)
-        call.leaving = False
+        call.leaving, call.tokens = False, call.kept_tokens
         if job.waiting:  # a chooser may have to look at the job again: another of its calls waits
             self._touch(Fact.BELIEF, job)
         self._place(call, out)
