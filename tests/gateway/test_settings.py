@@ -9,6 +9,7 @@ import pytest
 from hocket.cli import main
 from hocket.core.spec import EngineSpec, Route, SchedulerSpec, TenantSpec
 from hocket.errors import InputError
+from hocket.policies import spell_out
 from hocket.settings import EngineSettings, Settings, load_settings
 
 KEY = "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8"
@@ -37,7 +38,7 @@ def test_the_contract(tmp_path: Path) -> None:
     settings = load_settings(write(tmp_path, CONTRACT))
     assert settings.to_spec() == SchedulerSpec(
         engines=[EngineSpec("small", ["small"])],
-        policy=("hocket",),
+        policy=spell_out(["default"]),
         routing="affinity",
         tenants=[TenantSpec("team-a", 2.0)],
     )

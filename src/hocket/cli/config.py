@@ -9,6 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hocket.core.spec import PreemptionSpec
+    from hocket.settings import ReaderSettings, Settings, TenantSettings
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -43,9 +48,55 @@ def run(args: argparse.Namespace) -> int:
             f"  engine   {engine.name} ({engine.kind}): {', '.join(engine.served)}; "
             f"{count} replica(s) x {engine.max_concurrency} calls"
         )
-    tenants = ", ".join(f"{t.name} (weight {t.weight:g}, most urgent {t.most_urgent})" for t in settings.tenants)
-    print(f"  tenants  {tenants or 'none: open, loopback only'}")
-    return 0 if settings.profiles is None else _check_profiles(settings.profiles)
+    print(f"  tenants  {', '.join(map(_tenant, settings.tenants)) or 'none: open, loopback only'}")
+    preemption = settings.to_spec().preemption
+    if preemption is not None:
+        print(f"  preempt  {_preemption(preemption)}")
+    unread = _check_urgency(settings)
+    return max(unread, 0 if settings.profiles is None else _check_profiles(settings.profiles))
+
+
+def _tenant(tenant: TenantSettings) -> str:
+    said = [f"weight {tenant.weight:g}", f"most urgent {tenant.most_urgent}"]
+    if tenant.urgency is not None:
+        said.append(f"urgency {tenant.urgency}")
+    if tenant.urgent_share is not None:
+        said.append(f"urgent share {tenant.urgent_share:g}")
+    return f"{tenant.name} ({', '.join(said)})"
+
+
+def _preemption(spec: PreemptionSpec) -> str:
+    return f"across {spec.across}, {spec.at_most} times a call at most"
+
+
+def _check_urgency(settings: Settings) -> int:
+    """Who decides how urgent a call is; 1 where a reader's model cannot be read."""
+    from hocket.errors import InputError
+    from hocket.gateway.reading import reader_of
+
+    urgency, judge, bad = settings.urgency, settings.urgency.judge, 0
+    deadlines = ", ".join(f"{seconds:g}" for seconds in urgency.deadlines_s)
+    print(f"  urgency  {urgency.default} unless something says another; deadlines {deadlines} s")
+    for reader in urgency.readers:
+        print(f"  reader   {_reader(reader)}")
+        try:
+            reader_of(reader)
+        except InputError as error:
+            print(f"reader '{reader.name}' cannot read: {error}", file=sys.stderr)
+            bad = 1
+    if judge is not None:
+        (engine,) = (engine for engine in settings.engines if engine.name == judge.engine)
+        bounds = f"{judge.max_calls_in_flight} in flight, {judge.per_minute:g} a minute, {judge.timeout_s:g} s each"
+        print(f"  judge    {judge.model or engine.served[0]} on {judge.engine}: {bounds}")
+    return bad
+
+
+def _reader(reader: ReaderSettings) -> str:
+    by = f"head {reader.head}" if reader.head else f"described classes {', '.join(map(str, sorted(reader.classes)))}"
+    whose = [f"{key} {', '.join(names)}" for key in ("apps", "tenants") if (names := getattr(reader, key))]
+    classes = "1 class" if reader.moves_at_most == 1 else f"{reader.moves_at_most} classes"
+    encoder = reader.encoder or ("the head's encoder" if reader.head else "static")
+    return f"{reader.name} ({encoder}, {by}): {'; '.join(whose) or 'all jobs'}; moves {classes} at most"
 
 
 def _check_profiles(folder: str) -> int:
