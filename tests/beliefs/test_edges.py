@@ -48,7 +48,7 @@ HAPPENINGS: dict[str, Callable[[Live], object]] = {
     ("kind", "name"),
     [
         *((Tracker, name) for name in ("arrived", "finished", "lost", "closed", "served")),
-        *((JobBelief, name) for name in ("_work_out", "began", "_over")),
+        *((JobBelief, name) for name in ("_work_out", "began", "finished", "lost")),
     ],
 )
 def test_whatever_raises_and_whenever_each_call_is_dispatched(

@@ -11,13 +11,15 @@ for another. Where a length predictor told of all its open calls, these are what
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from hocket.beliefs.facts import BEGAN, LOST, Facts
 from hocket.beliefs.lesson import Lesson
 from hocket.beliefs.posterior import JobPosterior
-from hocket.beliefs.record import Record, Step
+from hocket.beliefs.record import Step
 from hocket.beliefs.samples import Column, Floats, Kernel, Samples, scaled
 
 SUPPORT = 16
@@ -51,88 +53,85 @@ class _Open(NamedTuple):
     "whether a length predictor told of it"
 
 
-class JobBelief:
+class JobBelief(Facts):
     """The belief about one job. The tracker feeds it; orderings read its properties.
 
-    Feeding it only keeps the record: what the facts do to the rows is worked out when somebody reads. So a gateway
+    Feeding it only notes what was told: what the facts do to the rows is worked out when somebody reads. So a gateway
     where no call ever waits pays nothing for it.
     """
 
     __slots__ = (
-        "_ahead", "_attained", "_facts", "_fits", "_frontier", "_known", "_lacks", "_left", "_lesson", "_log",
-        "_misfits", "_open", "_path", "_places", "_posterior", "_remaining", "_rest", "_turns", "_typical",
-        "_weights", "ended", "moves", "read", "record",
+        "_ahead", "_attained", "_fits", "_known", "_lacks", "_left", "_log", "_misfits", "_open", "_path", "_places",
+        "_posterior", "_remaining", "_rest", "_weights", "foretold", "lesson", "read", "typical_s",
     )  # fmt: skip
 
     def __init__(self, lesson: Lesson, features: dict[str, float], typical_s: float = 10.0) -> None:
         """`typical_s`: engine seconds that a job of which nothing is known is taken to have left."""
-        self.record = Record([], features)
-        "what it has shown so far; sizes of steps that have not ended are 0"
-        self.ended: list[int] = []
-        "indexes of the steps that have ended, in that order"
-        self.moves = 0
-        "how often it has moved"
+        Facts.__init__(self, features)
+        self.lesson = lesson
+        self.typical_s = typical_s
         self.read = False
         "whether anybody has asked"
-        self._lesson = lesson
-        self._typical = typical_s
-        self._facts: list[tuple[Any, ...]] = []  # all that was told, in order; the first `_known` are worked out
-        self._known = -1  # not even the features are
-        self._turns: dict[str, int] = {}
-        self._frontier: list[int] = []
+        self.foretold: tuple[Floats, Floats] | None = None
+        "sizes and their weights, as believed when its first step ended; None if nobody had asked by then"
+        self._known = -1  # facts that are worked out; not even the features are
         self._posterior: JobPosterior | None = None
 
-    # ---------------------------------------------------------------- what is told
-
-    def began(self, stage: str, model: str | None, prompt_tokens: int, most: int | None, hint: int | None) -> int:
-        """A step became visible: a call, or (without a model) a tool run. Returns its index in the record."""
-        index = len(self.record.steps)
-        self.record.steps.append(Step(stage, model, prompt_tokens, 0, 0.0, list(self._frontier)))
-        turn = self._turns[stage] = self._turns.get(stage, -1) + 1
-        self._facts.append((index, turn, prompt_tokens, most, hint))
-        self.moves += 1
-        return index
-
     def finished(self, index: int, prompt_tokens: int, output_tokens: int, duration_s: float = 0.0) -> None:
-        """A step ended, with these sizes."""
-        step = self.record.steps[index]
-        if prompt_tokens:
-            step.prompt_tokens = prompt_tokens
-        step.output_tokens, step.duration_s = output_tokens, duration_s
-        self._over(index, lost=False)
+        """See `Facts`."""
+        if self.read and not self.over:
+            self.foretold = self.rows()
+        Facts.finished(self, index, prompt_tokens, output_tokens, duration_s)
 
     def lost(self, index: int) -> None:
-        """A step will never end: nothing is learned from it, and it is no longer to be done."""
-        self._over(index, lost=True)
+        """See `Facts`."""
+        if self.read and not self.over:
+            self.foretold = self.rows()
+        Facts.lost(self, index)
 
-    def _over(self, index: int, *, lost: bool) -> None:
-        after = set(self.record.steps[index].after)
-        self._frontier = [before for before in self._frontier if before not in after]
-        self._frontier.append(index)
-        self.ended.append(index)
-        self._facts.append((index, lost))
-        self.moves += 1
+    def judge_by(self, lesson: Lesson) -> None:
+        """Judge the job by another lesson."""
+        read, judged = self.read, self.foretold is not None
+        told, moves = self._forget(), self.moves
+        self.lesson, self.foretold = lesson, None
+        self._known, self._posterior = -1, None
+        self.retell(told, read=read, judged=judged)
+        self.moves = moves + 1
+
+    def retell(self, told: Iterable[Sequence[Any]], *, read: bool, judged: bool) -> None:
+        """Take in all that was told of a job which was `read` in the end, and `judged` by what was foretold of it."""
+        self.read = judged
+        for fact in told:
+            if len(fact) == BEGAN:
+                self.began(*fact[1:])
+            elif len(fact) == LOST:
+                self.lost(*fact)
+            else:
+                self.finished(*fact)
+        self.read = read
 
     # ---------------------------------------------------------------- what it does to the rows
 
     @property
     def samples(self) -> Samples:
         """The recorded jobs that it is judged by."""
-        return self._lesson.samples
+        return self.lesson.samples
 
     def _work_out(self) -> None:
         """Take in the facts that were told since somebody read."""
         self.read = True
         if self._known < 0:
             self._begin()
-        if self._known == len(self._facts):
+        if self._known == len(self.told):
             return
-        for fact in self._facts[self._known :]:
-            if len(fact) == 2:
-                self._take_end(*fact)
+        steps = self.record.steps
+        for fact in self.told[self._known :]:
+            index = fact[0]
+            if len(fact) == BEGAN:
+                self._take_begin(index, steps[index], *fact[3:])
             else:
-                self._take_begin(*fact)
-        self._known = len(self._facts)
+                self._take_end(index, steps[index], lost=len(fact) == LOST)
+        self._known = len(self.told)
         self._update()
 
     def _begin(self) -> None:
@@ -151,13 +150,12 @@ class JobBelief:
         self._places: list[int | None] = []
         self._rest: dict[str, float] = {}
         for name, kernel in samples.features.items():
-            self._agree(kernel, self.record.features.get(name))
+            self._agree(kernel, self.features.get(name))
         self._update()
 
-    def _take_begin(self, index: int, turn: int, prompt: int, most: int | None, hint: int | None) -> None:
-        step = self.record.steps[index]
+    def _take_begin(self, index: int, step: Step, prompt: int, most: int | None, hint: int | None) -> None:
         stage, model = step.stage, step.model
-        column = self.samples.column(stage, turn)
+        column = self.samples.column(stage, self._turn_of[index])
         place = None if column is None else column.place
         self._places.append(place)
         if column is not None:
@@ -178,8 +176,8 @@ class JobBelief:
         elif column is not None:
             self._open[index] = _Open(column, 0.0, 0.0)
 
-    def _take_end(self, index: int, lost: bool) -> None:
-        step, work = self.record.steps[index], 0.0
+    def _take_end(self, index: int, step: Step, *, lost: bool) -> None:
+        work = 0.0
         opened = self._open.pop(index, None)
         if not lost and step.model is not None:
             work = self.samples.pace(step.stage, step.model).unloaded(step.prompt_tokens, step.output_tokens)
@@ -292,7 +290,7 @@ class JobBelief:
         for call in self._open.values():
             tail = 0.0 if call.column is None else self.samples.tail[call.column.place]
             path = np.maximum(path, call.work + tail)
-        if not self._open and self.ended:
+        if not self._open and self.over:
             last = [place for place in (self._places[i] for i in self._frontier) if place is not None]
             path = self.samples.tail[last].max(axis=0) if last else self._remaining
         return self._mixed(float(self._weights @ path))
@@ -301,8 +299,12 @@ class JobBelief:
     def posterior(self) -> JobPosterior | None:
         """What the Bayesian network of its application says; None if there is none."""
         self.read = True  # for drift is told from what the rows foretold, whoever was asked
-        if self._posterior is None and self._lesson.network is not None:
-            self._posterior = JobPosterior(self._lesson.network, self.record, self.ended)
+        network = self.lesson.network
+        if network is None:
+            return None
+        record = self.record  # with all that was told by now
+        if self._posterior is None:
+            self._posterior = JobPosterior(network, record, self.ended)
         return self._posterior
 
     def rows(self) -> tuple[Floats, Floats]:
@@ -329,7 +331,7 @@ class JobBelief:
         calls = [step for step in self._open.values() if step.mean]
         if calls and all(call.hinted for call in calls):
             return sum(call.mean for call in calls)
-        return self._typical
+        return self.typical_s
 
     def _update(self) -> None:
         self._path = None
@@ -340,8 +342,8 @@ class JobBelief:
         for stage, done in self._rest.items():
             remaining = remaining - np.minimum(samples.rest[stage], done)
         self._remaining = np.maximum(remaining, 0.0)
-        visible = samples.visible[min(len(self.ended), len(samples.visible) - 1)]
-        shape = SHAPE * np.minimum(np.abs(visible - len(self.record.steps)), MOST_SHAPE)
+        visible = samples.visible[min(self.over, len(samples.visible) - 1)]
+        shape = SHAPE * np.minimum(np.abs(visible - self.begun), MOST_SHAPE)
         self._weights = _weights(self._lacks + shape, self._log)
 
 

@@ -20,7 +20,6 @@ from hocket.beliefs.lesson import Lesson
 from hocket.beliefs.posterior import Bound
 from hocket.beliefs.profile import MOST_RECORDS, Network, decode_profile
 from hocket.beliefs.record import Record
-from hocket.beliefs.samples import Floats
 from hocket.core.belief import World
 from hocket.core.latency import Latency
 from hocket.core.state import Call, Job
@@ -66,63 +65,41 @@ class Learned:
         "see Story.error; for the operator, nothing depends on it"
 
 
-class Story:
-    """What an open job has shown, in order: enough to believe the same again."""
+class Story(JobBelief):
+    """The belief about an open job, and what the tracker must know to feed it."""
 
-    __slots__ = ("behind", "belief", "calls", "facts", "foretold", "job", "learned", "lesson", "runs", "typical_s")
+    __slots__ = ("behind", "calls", "job", "learned", "runs")
 
     def __init__(
         self, job: Job, learned: Learned, lesson: Lesson, features: dict[str, float], typical_s: float
     ) -> None:
+        JobBelief.__init__(self, lesson, features, typical_s)
         self.job = job
         self.learned = learned
-        self.lesson = lesson
-        self.typical_s = typical_s
-        job.belief = self.belief = JobBelief(lesson, features, typical_s)
-        self.facts: list[tuple[str, tuple[Any, ...]]] = []
         self.calls: dict[str, int] = {}
         "open calls -> index of their step"
-        self.runs: dict[str, tuple[int, float]] = {}
-        "open tool runs -> index of their step, and since when"
+        self.runs: dict[str, tuple[int, float]] | None = None
+        "open tool runs -> index of their step, and since when; None: it never had one"
         self.behind = False
         "whether a lesson tells much more than its own: it goes by that as soon as a call of it waits"
-        self.foretold: tuple[Floats, Floats] | None = None
-        "sizes and their weights, as believed when its first step ended; None if nobody had asked by then"
-
-    def tell(self, fact: str, *arguments: Any) -> Any:
-        """Take in a fact and remember it: `began`, `finished` or `lost` of JobBelief."""
-        if fact != "began" and self.belief.read and not self.belief.ended:
-            self.foretold = self.belief.rows()
-        self.facts.append((fact, arguments))
-        return getattr(self.belief, fact)(*arguments)
+        job.belief = self
 
     def judge_by(self, lesson: Lesson) -> None:
-        """Judge the job by another lesson."""
-        facts, read, judged, moves = self.facts, self.belief.read, self.foretold is not None, self.belief.moves
-        self.lesson, self.behind = lesson, False
-        self.job.belief = self.belief = JobBelief(lesson, self.belief.record.features, self.typical_s)
-        self.facts, self.foretold = [], None
-        self.retell(facts, read=read, judged=judged)
-        self.belief.moves = moves + 1
-
-    def retell(self, facts: Iterable[tuple[str, Iterable[Any]]], *, read: bool, judged: bool) -> None:
-        """Take in the facts of a story that was `read` in the end, and `judged` by what was foretold of it."""
-        self.belief.read = judged
-        for fact, arguments in facts:
-            self.tell(fact, *arguments)
-        self.belief.read = read
+        """See `JobBelief`."""
+        self.behind = False
+        JobBelief.judge_by(self, lesson)
 
     def quantile(self) -> float:
         """Where its size came to lie in what was foretold: 1/2 on average, if that was right."""
         assert self.foretold is not None
         sizes, weights = self.foretold
-        return float(weights @ ((sizes < self.belief.attained_s) + 0.5 * (sizes == self.belief.attained_s)))
+        return float(weights @ ((sizes < self.attained_s) + 0.5 * (sizes == self.attained_s)))
 
     def error(self) -> float:
         """How far off its size was from what was foretold, as a ratio: |ln|."""
         assert self.foretold is not None
         sizes, weights = self.foretold
-        return abs(math.log(max(self.belief.attained_s, LEAST_S) / max(float(weights @ sizes), LEAST_S)))
+        return abs(math.log(max(self.attained_s, LEAST_S) / max(float(weights @ sizes), LEAST_S)))
 
 
 class Tracker:
@@ -131,9 +108,10 @@ class Tracker:
     def __init__(self, world: World) -> None:
         self._world = world
         self._apps: dict[str, Learned] = {}
-        self._stories: dict[str, Story] = {}
+        self._open = 0  # jobs
         self._size_s = FIRST_SIZE_S  # mean engine work of a job, of all applications
         self._sizes = 0  # jobs that it is the mean of
+        self._typical_s = _typical(FIRST_SIZE_S)
 
     def served(self) -> None:
         """Engines may have another pace: every lesson is bound anew, and every open job's story told again."""
@@ -146,64 +124,74 @@ class Tracker:
     # ---------------------------------------------------------------- jobs
 
     def opened(self, job: Job) -> None:
-        learned = self._learned(job.app.name)
-        features = {name: value for name, value in job.features.items() if math.isfinite(value)}
-        story = Story(job, learned, learned.lesson, features, self._typical_s())
-        self._stories[job.id] = learned.stories[job.id] = story
+        learned, features = self._apps.get(job.app.name) or self._learned(job.app.name), job.features
+        if not all(map(math.isfinite, features.values())):
+            features = {name: value for name, value in features.items() if math.isfinite(value)}
+        learned.stories[job.id] = Story(job, learned, learned.lesson, features, self._typical_s)
+        self._open += 1
 
     def arrived(self, call: Call) -> None:
-        story = self._stories[call.job.id]
+        story = call.job.belief
+        assert isinstance(story, Story)
         if story.behind:
             story.judge_by(story.learned.lesson)
         sizes = call.prompt_tokens, call.max_tokens, call.hint_output_tokens
-        story.calls[call.id] = story.tell("began", call.stage, call.model, *sizes)
+        story.calls[call.id] = story.began(call.stage, call.model, *sizes)
 
     def streamed(self, call: Call, tokens: int) -> None:
         """Nothing is made of it."""
 
     def finished(self, call: Call, prompt_tokens: int, output_tokens: int) -> None:
-        story = self._stories[call.job.id]
+        story = call.job.belief
+        assert isinstance(story, Story)
         index = story.calls.pop(call.id, None)
         if index is not None:
-            sizes = (min(max(tokens, 0), MOST_TOKENS) for tokens in (prompt_tokens, output_tokens))
-            story.tell("finished", index, *sizes)
+            story.finished(index, _within_reason(prompt_tokens), _within_reason(output_tokens))
 
     def lost(self, call: Call) -> None:
-        story = self._stories[call.job.id]
+        story = call.job.belief
+        assert isinstance(story, Story)
         index = story.calls.pop(call.id, None)
         if index is not None:
-            story.tell("lost", index)
+            story.lost(index)
 
     def tool_started(self, job: Job, run: str, name: str) -> None:
         if name == GAP:  # a replayed trace reports what a live job does not
             return
-        story = self._stories[job.id]
-        story.runs[run] = story.tell("began", name, None, 0, None, None), self._world.now
+        story = job.belief
+        assert isinstance(story, Story)
+        if story.runs is None:
+            story.runs = {}
+        story.runs[run] = story.began(name, None, 0, None, None), self._world.now
 
     def tool_finished(self, job: Job, run: str) -> None:
-        story = self._stories[job.id]
-        begun = story.runs.pop(run, None)
+        story = job.belief
+        assert isinstance(story, Story)
+        begun = None if story.runs is None else story.runs.pop(run, None)
         if begun is not None:
-            story.tell("finished", begun[0], 0, 0, self._world.now - begun[1])
+            story.finished(begun[0], 0, 0, self._world.now - begun[1])
 
     def closed(self, job: Job) -> Iterable[Job]:
-        story = self._stories.pop(job.id)
-        job.belief = None
-        learned, belief = story.learned, story.belief
+        story, job.belief = job.belief, None
+        assert isinstance(story, Story)
+        learned = story.learned
         del learned.stories[job.id]
-        if job.aborted or story.calls or not any(fact == "finished" for fact, _ in story.facts):
+        self._open -= 1
+        if job.aborted or story.calls or not story.answered:
             return ()  # cut short, or nothing came of it
-        learned.records.append(belief.record)
-        learned.lesson.prepare(belief.record)
+        record = story.record
+        learned.records.append(record)
+        learned.lesson.prepare(record)
         learned.jobs += 1
         learned.due -= 1
-        if belief.read:
-            self._size_s += (belief.attained_s - self._size_s) / (self._sizes + 1)
+        if story.read:
+            self._size_s += (story.attained_s - self._size_s) / (self._sizes + 1)
             self._sizes = min(self._sizes + 1, MOST_RECORDS)
+            self._typical_s = _typical(self._size_s)
         if story.foretold is not None and story.lesson.records:
             learned.errors.append(story.error())
             if len(story.lesson.records) >= RECENT:
-                learned.strange.append(belief.misfit)
+                learned.strange.append(story.misfit)
                 learned.quantiles.append(story.quantile())
         if _drifted(learned):
             learned.records = deque(list(learned.records)[-RECENT:], MOST_RECORDS)
@@ -244,14 +232,10 @@ class Tracker:
         for app, learned in self._apps.items():
             yield app, learned.jobs, list(learned.errors)
 
-    def _typical_s(self) -> float:
-        """The size of a typical job. A power of 4: it moves rarely, so that unknown jobs go by arrival."""
-        return float(4.0 ** round(math.log(max(self._size_s, LEAST_S), 4)))
-
     def _learned(self, app: str) -> Learned:
         learned = self._apps.get(app)
         if learned is None:
-            if len(self._apps) > 2 * len(self._stories) + MOST_APPLICATIONS:
+            if len(self._apps) > 2 * self._open + MOST_APPLICATIONS:
                 idle = sorted((len(known.records), name) for name, known in self._apps.items() if not known.stories)
                 for _, name in idle[: len(idle) // 2]:
                     del self._apps[name]
@@ -313,21 +297,21 @@ class Tracker:
             }
             for name, learned in self._apps.items()
         }
-        names = {id(learned): name for name, learned in self._apps.items()}
         stories = {
             job: {
-                "app": names[id(story.learned)],
+                "app": name,
                 "lesson": number(story.lesson),
-                "features": story.belief.record.features,
-                "facts": story.facts,
-                "read": story.belief.read,
+                "features": story.features,
+                "told": story.told,
+                "read": story.read,
                 "judged": story.foretold is not None,
                 "typical_s": story.typical_s,
                 "behind": story.behind,
                 "calls": story.calls,
                 "runs": story.runs,
             }
-            for job, story in self._stories.items()
+            for name, learned in self._apps.items()
+            for job, story in learned.stories.items()
         }
         return {
             "networks": [None if bound is None else msgspec.to_builtins(bound.network) for bound in networks],
@@ -351,6 +335,7 @@ class Tracker:
             return lessons[number]
 
         self._size_s, self._sizes = saved["sizes"]
+        self._typical_s = _typical(self._size_s)
         for name, fields in saved["apps"].items():
             learned = self._apps[name] = Learned(lesson(name, fields["lesson"]))
             learned.records = deque(msgspec.convert(fields["records"], list[Record]), MOST_RECORDS)
@@ -361,11 +346,13 @@ class Tracker:
             learned = self._apps[fields["app"]]
             judged_by = lesson(fields["app"], fields["lesson"])
             story = Story(jobs[job], learned, judged_by, fields["features"], fields["typical_s"])
-            story.retell(fields["facts"], read=fields["read"], judged=fields["judged"])
+            story.retell(fields["told"], read=fields["read"], judged=fields["judged"])
             story.calls = fields["calls"]
-            story.runs = {run: (index, since) for run, (index, since) in fields["runs"].items()}
+            if fields["runs"] is not None:
+                story.runs = {run: (index, since) for run, (index, since) in fields["runs"].items()}
             story.behind = fields["behind"]
-            self._stories[job] = learned.stories[job] = story
+            learned.stories[job] = story
+            self._open += 1
 
 
 def _growth(records: int) -> int:
@@ -378,3 +365,12 @@ def _drifted(learned: Learned) -> bool:
         return False
     strange = sum(learned.strange) / RECENT >= STRANGE
     return strange or abs(sum(learned.quantiles) / RECENT - 0.5) >= OFF
+
+
+def _typical(size_s: float) -> float:
+    """The size of a typical job. A power of 4: it moves rarely, so that unknown jobs go by arrival."""
+    return float(4.0 ** round(math.log(max(size_s, LEAST_S), 4)))
+
+
+def _within_reason(tokens: int) -> int:
+    return tokens if 0 <= tokens <= MOST_TOKENS else min(max(tokens, 0), MOST_TOKENS)
