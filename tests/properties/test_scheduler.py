@@ -38,7 +38,7 @@ WHICH = st.integers(0, 50)
 "picks one of whatever there is"
 LATER = st.sampled_from([0, 0, 1, 7, 64, 200]).map(lambda n: n / 64)
 "seconds until something happens; sums of these are exact"
-ACROSS = st.sampled_from([None, "class", "key"])
+ACROSS = st.sampled_from([None, "class", "class", "key"])
 "what running calls are displaced across"
 FAILURES = st.sampled_from(
     [(kind, 0) for kind in ("connect", "reset", "timeout", "garbage", "cosmic")]
@@ -92,6 +92,13 @@ class Machine(RuleBasedStateMachine):
         job = self.name("j")
         self.world.heard[job] = self.after(later)
         self.world.tell(ev.JobOpened(self.world.now, job, f"app-{app % 4}", tenant, urgency))
+
+    @rule(urgency=st.sampled_from([0, 0, 1, 4, 4]), count=st.integers(1, 3), resumable=st.booleans(), later=LATER)
+    def job_comes_with_calls(self, urgency: int, count: int, resumable: bool, later: float) -> None:
+        """So that there are often calls of classes that displace each other."""
+        self.open_job(0, "z", urgency, later)
+        more = {"prefix": None, "resumable": resumable}
+        self.calls_arrive(len(self.jobs()) - 1, count, "m1", "s", None, more, 0.0)
 
     @precondition(jobs)
     @rule(
