@@ -138,6 +138,7 @@ class Metrics(Collector):
         self.duration = Histogram("hocket_call_duration_seconds", "from a call's arrival to its end", "engine")
         self.tokens = Counter("hocket_tokens", "tokens of finished calls", "engine", "direction")
         self.failures = Counter("hocket_replica_failures", "calls that a replica failed", "engine", "kind")
+        self.displaced = Counter("hocket_calls_displaced", "calls that left a slot to others", "engine", "goes_on")
         self.jobs = Counter("hocket_jobs", "jobs that ended", "app", "reason")
         self.job_duration = Histogram("hocket_job_duration_seconds", "job arrival to its last stage's end", "app")
         self.tools = Counter("hocket_tool_runs", "tool runs that ended", "app")
@@ -158,6 +159,7 @@ class Metrics(Collector):
             ev.CallFinished: self._finished,
             ev.CallCancelled: self._cancelled,
             ev.CallFailed: self._failed,
+            ev.CallPreempted: self._displaced,
             ev.JobOpened: self._opened,
             ev.JobClosed: self._closing,
             ev.ToolFinished: self._tool_finished,
@@ -168,7 +170,7 @@ class Metrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """See `Collector`."""
-        counted = (self.calls, self.wait, self.first_token, self.duration, self.tokens, self.failures)
+        counted = (self.calls, self.wait, self.first_token, self.duration, self.tokens, self.failures, self.displaced)
         urgency = (self.classes, self.demotions, self.readings, self.reading, self.judgements)
         others = (self.jobs, self.job_duration, self.tools, self.refused, self.profiles_refused)
         for one in (*counted, *others, *urgency):
@@ -282,6 +284,11 @@ class Metrics(Collector):
         call = self._calls.get(event.call)
         if call is not None:
             self.failures.add((call.engine, event.kind))
+
+    def _displaced(self, event: ev.CallPreempted) -> None:
+        call = self._calls.get(event.call)
+        if call is not None:
+            self.displaced.add((call.engine, "resumed" if event.tokens_kept else "anew"))
 
     def _ended(self, call_id: str, outcome: str, at: float) -> None:
         call = self._calls.pop(call_id, None)

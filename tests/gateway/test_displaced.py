@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from hocket.core.spec import PreemptionSpec
 from hocket.settings import EngineSettings
 from tests.gateway.conftest import Running, Start, soon
 from tests.writing_engine import PROMPT_TOKENS, WritingEngine
@@ -27,14 +26,10 @@ async def writer() -> AsyncIterator[WritingEngine]:
 
 
 async def serve(start: Start, *engines: WritingEngine, window: int = 1, **more: Any) -> Running:
-    """A gateway in front of engines that can go on; calls are displaced by `displace` alone."""
+    """A gateway in front of engines that can go on, where urgent calls displace others."""
     urls = [engine.url for engine in engines]
     settings = EngineSettings(name="small", kind=engines[0].kind, replicas=urls, max_concurrency=window)
-    more = {"policy": ["urgency"], "engines": [settings], **more}
-    world = await start(**more)
-    scheduler = world.gateway.scheduler
-    scheduler.spec = msgspec.structs.replace(scheduler.spec, preemption=PreemptionSpec())
-    return world
+    return await start(**{"policy": ["urgency"], "preemption": True, "engines": [settings], **more})
 
 
 class Stream:
@@ -85,8 +80,8 @@ def kept(world: Running) -> list[int]:
     return [event.tokens_kept for event in found]
 
 
-async def urgent(world: Running, engine: WritingEngine, displaced: Any) -> asyncio.Task[None]:
-    """A call of class 0 that takes the slot of `displaced`, and holds it until it is cancelled."""
+async def urgent(world: Running, engine: WritingEngine) -> asyncio.Task[None]:
+    """A call of class 0 that takes the slot of the one that runs, and holds it until it is cancelled."""
 
     async def call() -> None:
         async with world.post({"stream": True}, headers={"x-hocket-urgency": "0"}) as response:
@@ -94,8 +89,6 @@ async def urgent(world: Running, engine: WritingEngine, displaced: Any) -> async
 
     engine.gap_s = 30.0
     task = asyncio.create_task(call())
-    await soon(lambda: len(world.gateway.driver.live) == 2)
-    displaced.preempt()
     await soon(lambda: bool(engine.seen) and engine.seen[-1].before == "" and len(engine.seen) == 2)
     return task
 
@@ -192,7 +185,7 @@ async def test_the_joint_is_not_behind_white_space(start: Start) -> None:
 async def test_the_slot_is_free_at_once_and_the_call_waits_its_turn(start: Start, writer: WritingEngine) -> None:
     world = await serve(start, writer, heartbeat_s=0.05)
     stream = await begin(world, 3)
-    other = await urgent(world, writer, the_call(world))
+    other = await urgent(world, writer)
     assert writer.seen[0].gone and writer.running == 1
     before = len(stream.texts)
     stream.raw += await stream.response.content.readany()
@@ -268,18 +261,17 @@ async def test_an_answer_that_turns_out_not_to_be_plain_text_runs_on(start: Star
 # ---------------------------------------------------------------- while it is displaced
 
 
-async def error_of(stream: Stream) -> tuple[str, str]:
+async def error_of(stream: Stream) -> str:
     await stream.rest()
-    last = stream.events[-1]["error"]
     assert b"[DONE]" not in stream.raw
-    return last["type"], last["code"]
+    return str(stream.events[-1]["error"]["code"])
 
 
 async def test_the_client_goes(start: Start, writer: WritingEngine) -> None:
     world = await serve(start, writer)
     stream = await begin(world, 3)
     call = the_call(world)
-    other = await urgent(world, writer, call)
+    other = await urgent(world, writer)
     stream.response.close()
     await soon(lambda: call.id not in world.gateway.driver.live)
     assert world.inflight == 1
@@ -288,32 +280,34 @@ async def test_the_client_goes(start: Start, writer: WritingEngine) -> None:
     assert len(writer.seen) == 2
 
 
-async def test_it_has_waited_for_too_long(start: Start, writer: WritingEngine) -> None:
-    world = await serve(start, writer, queue_timeout=0.2)
+async def test_it_may_wait_for_as_long_as_it_takes(start: Start, writer: WritingEngine) -> None:
+    """A part of an answer is not refused for waiting, whatever `queue_timeout` says of a call that has got nothing."""
+    world = await serve(start, writer, queue_timeout=0.1)
     stream = await begin(world, 3)
-    other = await urgent(world, writer, the_call(world))
-    assert await error_of(stream) == ("service_unavailable", "queue_timeout")
+    other = await urgent(world, writer)
+    await asyncio.sleep(0.3)
     await release(other, writer)
+    await stream.rest()
+    assert stream.texts == WORDS
 
 
 async def test_its_job_is_aborted(start: Start, writer: WritingEngine) -> None:
     world = await serve(start, writer)
     stream = await begin(world, 3)
-    call = the_call(world)
-    other = await urgent(world, writer, call)
+    other = await urgent(world, writer)
     job = stream.response.headers["x-hocket-job"]
     async with world.http.delete(f"{world.url}/v1/jobs/{job}?abort=true") as response:
         assert response.status == 200
-    assert (await error_of(stream))[1] == "job_aborted"
+    assert await error_of(stream) == "job_aborted"
     await release(other, writer)
 
 
 async def test_the_gateway_stops(start: Start, writer: WritingEngine) -> None:
     world = await serve(start, writer, shutdown_s=0.2)
     stream = await begin(world, 3)
-    other = await urgent(world, writer, the_call(world))
+    other = await urgent(world, writer)
     stopping = asyncio.create_task(world.gateway.stop())
-    assert (await error_of(stream))[1] == "shutdown"
+    assert await error_of(stream) == "shutdown"
     await stopping
     await asyncio.gather(other, return_exceptions=True)
 
@@ -321,7 +315,7 @@ async def test_the_gateway_stops(start: Start, writer: WritingEngine) -> None:
 async def test_a_stopping_gateway_lets_it_end(start: Start, writer: WritingEngine) -> None:
     world = await serve(start, writer, shutdown_s=10)
     stream = await begin(world, 3)
-    other = await urgent(world, writer, the_call(world))
+    other = await urgent(world, writer)
     stopping = asyncio.create_task(world.gateway.stop())
     await asyncio.sleep(0.05)
     await release(other, writer)
@@ -339,7 +333,7 @@ async def test_its_engine_dies_and_another_goes_on(start: Start, writer: Writing
     call = the_call(world)
     first.gap_s = 30.0
     await first.stop()  # cuts the stream: displaced or not, what was begun cannot be ended
-    assert (await error_of(stream))[1] == "upstream_reset"
+    assert await error_of(stream) == "upstream_reset"
     stream = await begin(world, 3)
     other = second if first is writer else writer
     before = len(other.seen)
@@ -355,8 +349,7 @@ async def test_the_engine_that_shall_go_on_is_dead(start: Start, writer: Writing
     world = await serve(start, writer, health={"interval_s": 0.1})
     stream = await begin(world, 3)
     port = int(writer.url.rpartition(":")[2])
-    call = the_call(world)
-    other = await urgent(world, writer, call)
+    other = await urgent(world, writer)
     await writer.stop()
     await release(other, writer)
     again = WritingEngine(WORDS)
@@ -378,7 +371,7 @@ async def test_an_engine_that_will_not_go_on(start: Start, writer: WritingEngine
 async def test_the_settings_change(start: Start, writer: WritingEngine) -> None:
     world = await serve(start, writer)
     stream = await begin(world, 3)
-    other = await urgent(world, writer, the_call(world))
+    other = await urgent(world, writer)
     settings = world.gateway.settings
     await world.gateway.reload(msgspec.structs.replace(settings, queue_timeout=60.0))
     await release(other, writer)
