@@ -12,6 +12,7 @@ import yaml
 
 from hocket.beliefs.declared import Declared
 from hocket.cli import COMMANDS
+from hocket.planner.inputs import Cluster, Models
 from hocket.settings import Settings
 from hocket.sim.experiment import load_setup
 from hocket.yamlfile import parse_yaml
@@ -26,16 +27,19 @@ def of(language: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("page", "block"), chosen, ids=[f"{label(p)}:{b.line}" for p, b in chosen])
 
 
+READ_AS = {"graph.yaml": Declared, "cluster.yaml": Cluster, "models.yaml": Models}
+
+
 @of("yaml")
 def test_yaml_is_read_by_its_loader(page: Path, block: Block, tmp_path: Path) -> None:
-    """A block is `hocket.yaml`, unless the comment above says `engines.yaml`, `graph.yaml` or `part` (of one)."""
+    """A block is `hocket.yaml`, unless the comment above names another file, or says `part` (of one)."""
     source = f"{label(page)}:{block.line}"
     if block.name == "engines.yaml":
         file = tmp_path / "engines.yaml"
         file.write_text(block.text)
         load_setup(str(file))
-    elif block.name == "graph.yaml":
-        parse_yaml(block.text, Declared, source)
+    elif block.name in READ_AS:
+        parse_yaml(block.text, READ_AS[block.name], source)
     elif block.name == "part":
         yaml.safe_load(block.text)
     else:

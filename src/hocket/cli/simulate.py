@@ -28,6 +28,9 @@ MOST_DRAWN = 20
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("jobs", nargs="?", metavar="JOBS.jsonl", help="a trace: one job a line")
     parser.add_argument("--engines", metavar="FILE", help="engines.yaml: the engine model of each engine")
+    parser.add_argument("--plan", metavar="FILE", help="plan.json instead, with --models and --cluster")
+    parser.add_argument("--models", metavar="FILE", help="models.yaml: weights and performance tables")
+    parser.add_argument("--cluster", metavar="FILE", help="cluster.yaml: nodes and their devices")
     parser.add_argument("--policy", default="call-fcfs,default", help="as 'fcfs,urgency>las,oracle' (%(default)s)")
     parser.add_argument("--preempt", choices=["class", "key", "never"], help="what running calls are displaced across")
     parser.add_argument("--load", type=float, metavar="X", help="scale arrivals to X times what the engines can serve")
@@ -51,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from hocket.sim import experiment
     from hocket.trace import read_jobs
 
-    setup = experiment.with_preemption(experiment.load_setup(args.engines), args.preempt)
+    setup = experiment.with_preemption(_setup(args), args.preempt)
     policies = experiment.parse_policies(args.policy, setup)
     jobs = read_jobs(args.jobs)
     profiles = _profiles(args, jobs)
@@ -85,8 +88,13 @@ def _tell_errors(blocks: dict[str, Any]) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if not args.jobs or not args.engines:
-        raise InputError("give a trace and --engines FILE (or --journal FILE); see --help")
+    planned = [args.plan, args.models, args.cluster]
+    if not args.jobs or not (args.engines or args.plan):
+        raise InputError("give a trace and --engines FILE or --plan FILE (or --journal FILE); see --help")
+    if any(planned) and not all(planned):
+        raise InputError("--plan needs --models and --cluster, and they need it; give all three")
+    if args.engines and args.plan:
+        raise InputError("--engines and --plan: two sets of engines; give one of them")
     if args.load is not None and not 0 < args.load < math.inf:
         raise InputError(f"--load {args.load}: use a number above 0, such as 0.9")
     for name in ("seeds", "processes"):
@@ -100,6 +108,19 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--learn-from and --profiles: two sources of profiles; give one of them")
     if args.visibility == "declared":
         raise InputError("--visibility declared: not yet; leave it out, the core then sees what a live gateway sees")
+
+
+def _setup(args: argparse.Namespace) -> Setup:
+    """The engines, from `engines.yaml` or from a plan."""
+    if args.engines:
+        from hocket.sim.experiment import load_setup
+
+        return load_setup(args.engines)
+    from hocket.planner.inputs import load_cluster, load_models
+    from hocket.planner.plan import load_plan
+    from hocket.planner.simulated import setup_of
+
+    return setup_of(load_plan(args.plan), load_cluster(args.cluster), load_models(args.models))
 
 
 def _replay(args: argparse.Namespace) -> int:
@@ -195,7 +216,10 @@ def _result(
 
     inputs = {
         "jobs": str(args.jobs),
-        "engines": str(args.engines),
+        "engines": args.engines,
+        "plan": args.plan,
+        "models": args.models,
+        "cluster": args.cluster,
         "policies": policies,
         "preempt": args.preempt,
         "load": args.load,

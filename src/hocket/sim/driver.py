@@ -19,6 +19,7 @@ from hocket.core.scheduler import Scheduler
 from hocket.sim.engine import TICKS_A_SECOND, Replica, Request, ticks
 from hocket.sim.model import EngineModel
 from hocket.sim.oracle import Oracle
+from hocket.sim.sharing import SharedReplica, Sharing, replicas_of
 from hocket.trace import Job, Stage, graph_of
 
 ARRIVAL, TOOL, CREDIT, TICK, BEGIN = range(5)
@@ -121,9 +122,10 @@ class Simulation:
         record: frozenset[str] = frozenset(),
         observe: Callable[[ev.Event, list[cmd.Command]], None] | None = None,
         progress: Callable[[int], None] | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
         """`record`: of which jobs to keep spans; `observe` sees every event with its commands; `progress` the count
-        of jobs that are done.
+        of jobs that are done; `sharing`: the devices of the replicas, where some have a part of one.
         """
         self._jobs = sorted(jobs, key=lambda job: job.arrival_s)
         self._scheduler = scheduler
@@ -134,11 +136,9 @@ class Simulation:
         self._preempts = scheduler.spec.preemption is not None
         self._progress = progress
         self._models = {engine.name: engine for engine in engines}
-        self._replicas: list[Replica[_Call]] = [
-            Replica(engine, f"{engine.name}/{i}", report=scheduler.wants_progress)
-            for engine in engines
-            for i in range(engine.replicas)
-        ]
+        self._replicas: Sequence[Replica[_Call] | SharedReplica[_Call]] = replicas_of(
+            engines, scheduler.wants_progress, sharing, self._push_boundary
+        )
         self._places = {replica.name: index for index, replica in enumerate(self._replicas)}
         self._calls: dict[str, _Call] = {}
         self._count = 0  # calls and tool runs so far
@@ -348,7 +348,7 @@ class Simulation:
         else:
             self._begin(place, None)
 
-    def _measure(self, oracle: Oracle, replica: Replica[_Call]) -> None:
+    def _measure(self, oracle: Oracle, replica: Replica[_Call] | SharedReplica[_Call]) -> None:
         """Calls may be displaced for what is left of them, so it counts while they run, too."""
         for call in replica.running.values():
             tokens = replica.tokens(call, self._now)

@@ -23,6 +23,7 @@ from hocket.sim.driver import FOREVER_S, Outcome, Simulation
 from hocket.sim.model import EngineModel
 from hocket.sim.oracle import Oracle
 from hocket.sim.results import Run
+from hocket.sim.sharing import Sharing
 from hocket.trace import Job
 from hocket.yamlfile import load_yaml
 
@@ -38,6 +39,8 @@ class Setup(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     "whether running calls may be displaced"
     routes: list[Route] = []
     tenants: list[TenantSpec] = []
+    sharing: Sharing | None = None
+    "the devices of all replicas, where some have a part of one"
 
     def __post_init__(self) -> None:
         """Check what types cannot say. An error begins with its key, which the loader turns into a line."""
@@ -57,6 +60,10 @@ class Setup(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
         for index, tenant in enumerate(self.tenants):
             if not 0 < tenant.weight < float("inf"):
                 raise ValueError(f"`tenants[{index}].weight`: {tenant.weight}; use a number above 0")
+        replicas = sum(engine.replicas for engine in self.engines)
+        if self.sharing is not None and len(self.sharing.placements) != replicas:
+            placed = len(self.sharing.placements)
+            raise ValueError(f"`sharing.placements`: {placed} for {replicas} replicas; give one each, in their order")
 
 
 def load_setup(path: str) -> Setup:
@@ -88,7 +95,7 @@ def simulate(
     """
     oracle = Oracle() if "oracle" in parse_policy(policy) else None
     scheduler = build(scheduler_spec(setup, policy), {"oracle": oracle} if oracle else None, profiles)
-    return Simulation(jobs, setup.engines, scheduler, oracle, record, progress=progress).run()
+    return Simulation(jobs, setup.engines, scheduler, oracle, record, progress=progress, sharing=setup.sharing).run()
 
 
 def scheduler_spec(setup: Setup, policy: str) -> SchedulerSpec:

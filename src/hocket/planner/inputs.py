@@ -1,0 +1,192 @@
+"""`cluster.yaml` and `models.yaml`: what there is to serve with, and what is to be served.
+
+Every mistake is an InputError that names the file, the line, the key and the remedy.
+"""
+
+from __future__ import annotations
+
+from functools import cache, cached_property
+from importlib.resources import files
+from math import isfinite
+from typing import Annotated, NamedTuple
+
+import msgspec
+from msgspec import Meta, Struct
+
+from hocket.core.latency import Latency
+from hocket.yamlfile import load_yaml
+
+USABLE = 0.9
+"share of a device's memory that weights and KV caches may fill"
+PAGE = "docs/reference/plan.md"
+
+Positive = Annotated[float, Meta(gt=0)]
+
+
+class Node(Struct, frozen=True, forbid_unknown_fields=True):
+    """A machine with like devices."""
+
+    name: str
+    devices: Annotated[int, Meta(ge=1, le=4096)]
+    kind: str
+    "what performance tables call it: h100, a100, cpu"
+    memory_gib: Positive
+    "of one device"
+    domain: str | None = None
+    "a fast interconnect, shared with nodes that name the same; None = the node's own. Tensor parallelism stays inside"
+
+
+class Device(NamedTuple):
+    """One accelerator, or one core."""
+
+    name: str
+    node: str
+    kind: str
+    memory_gib: float
+    domain: str
+
+
+class Cluster(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
+    """`cluster.yaml`."""
+
+    nodes: list[Node]
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        if not self.nodes:
+            raise ValueError("`nodes`: empty; list at least one")
+        names = [node.name for node in self.nodes]
+        for i, node in enumerate(self.nodes):
+            if node.name in names[:i]:
+                raise ValueError(f"`nodes[{i}].name`: '{node.name}' is there already; each needs its own")
+        kinds: dict[str, str] = {}
+        for i, node in enumerate(self.nodes):
+            domain = node.domain or node.name
+            if kinds.setdefault(domain, node.kind) != node.kind:
+                problem = f"'{domain}' holds devices of kind {kinds[domain]}; a fast domain has one kind"
+                raise ValueError(f"`nodes[{i}].domain`: {problem}")
+
+    @cached_property
+    def devices(self) -> dict[str, Device]:
+        """By name ("node0/gpu1"), in the order of the file."""
+        named = (
+            Device(f"{node.name}/gpu{i}", node.name, node.kind, node.memory_gib, node.domain or node.name)
+            for node in self.nodes
+            for i in range(node.devices)
+        )
+        return {device.name: device for device in named}
+
+
+class Model(Struct, frozen=True):
+    """A model that is to be served, and how fast it is."""
+
+    name: str
+    weights_gib: float
+    kv_bytes_per_token: float
+    latency: dict[str, dict[int, Latency]]
+    "kind of device -> tensor-parallel degree -> the engine model's constants (seconds, tokens)"
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        if not self.latency:
+            raise ValueError("`latency`: empty; give a table for at least one kind of device")
+        for kind, table in self.latency.items():
+            if not table:
+                raise ValueError(f"`latency.{kind}`: empty; give at least the degree 1")
+            self._check(kind, table)
+
+    def _check(self, kind: str, table: dict[int, Latency]) -> None:
+        before: tuple[int, float] | None = None
+        for degree in sorted(table):
+            where = f"`latency.{kind}.{degree}`"
+            if degree < 1 or degree & (degree - 1):
+                raise ValueError(f"{where}: tensor parallelism goes by powers of two: 1, 2, 4, 8 ...")
+            constants = msgspec.structs.asdict(table[degree])
+            for key, value in constants.items():
+                if not (value >= 0.0 and isfinite(value)):
+                    raise ValueError(f"{where}.{key}: {value}; use seconds, 0 or more")
+            if not table[degree].d0 + table[degree].d1 > 0.0 or not table[degree].q1 + table[degree].q2 > 0.0:
+                raise ValueError(f"{where}: a hole: a decode step (d0, d1) or a prompt (q1, q2) would take no time")
+            step_s = table[degree].unloaded(1024, 256)
+            if before is not None and step_s > before[1]:
+                problem = f"slower than degree {before[0]}: {step_s:.3g} s for 1024 + 256 tokens, not {before[1]:.3g} s"
+                raise ValueError(f"{where}: {problem}; leave out what does not pay, or correct the table")
+            before = degree, step_s
+
+    def memory_gib(self, tensor_parallel: int, kv_tokens: float) -> float:
+        """GiB that a replica takes of each of its devices."""
+        return (self.weights_gib + kv_tokens * self.kv_bytes_per_token / 2**30) / tensor_parallel
+
+
+class ModelEntry(Struct, frozen=True, forbid_unknown_fields=True):
+    """An entry of `models.yaml`: a model, with what is left out taken from a bundled table."""
+
+    name: str
+    table: str | None = None
+    "one of `tables()`"
+    weights_gib: Positive | None = None
+    kv_bytes_per_token: Positive | None = None
+    latency: dict[str, dict[int, Latency]] = {}
+
+    def model(self) -> Model:
+        """The model. Raises ValueError for an unknown table, and where something is missing or cannot be."""
+        bundled = tables()
+        if self.table is not None and self.table not in bundled:
+            raise ValueError(f"`table`: no table '{self.table}'; there is {', '.join(bundled)}")
+        base = None if self.table is None else bundled[self.table]
+        weights_gib = self.weights_gib or (base and base.weights_gib)
+        kv_bytes_per_token = self.kv_bytes_per_token or (base and base.kv_bytes_per_token)
+        if not weights_gib or not kv_bytes_per_token:
+            key = "kv_bytes_per_token" if weights_gib else "weights_gib"
+            raise ValueError(f"`{key}`: missing; give it, or a `table`: {', '.join(bundled)}")
+        latency = {**(base.latency if base else {}), **self.latency}
+        return Model(self.name, weights_gib, kv_bytes_per_token, latency)
+
+
+class Table(Struct, frozen=True):
+    """A bundled table: what is known of a published model."""
+
+    weights_gib: float
+    kv_bytes_per_token: float
+    latency: dict[str, dict[int, Latency]]
+
+
+@cache
+def tables() -> dict[str, Table]:
+    """The bundled tables by name. Written by benchmarks/fit_tables.py, which names their source."""
+    text = files("hocket.planner").joinpath("tables.json").read_bytes()
+    return msgspec.json.decode(text, type=dict[str, Table])
+
+
+class Models(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
+    """`models.yaml`."""
+
+    models: list[ModelEntry]
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say."""
+        if not self.models:
+            raise ValueError("`models`: empty; list at least one")
+        names = [model.name for model in self.models]
+        for i, entry in enumerate(self.models):
+            if entry.name in names[:i]:
+                raise ValueError(f"`models[{i}].name`: '{entry.name}' is there already; each needs its own")
+            try:
+                entry.model()
+            except ValueError as error:
+                raise ValueError(f"`models[{i}].{str(error)[1:]}") from None
+
+    @cached_property
+    def named(self) -> dict[str, Model]:
+        """By name."""
+        return {entry.name: entry.model() for entry in self.models}
+
+
+def load_cluster(path: str) -> Cluster:
+    """Read `cluster.yaml`. Raises InputError: file, line, key, remedy."""
+    return load_yaml(path, Cluster, PAGE)
+
+
+def load_models(path: str) -> Models:
+    """Read `models.yaml`. Raises InputError: file, line, key, remedy."""
+    return load_yaml(path, Models, PAGE)
