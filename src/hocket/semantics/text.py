@@ -1,7 +1,7 @@
 """What of a request is read: the words of the user's last turn, and the fields that an application declares.
 
-Nothing here fails: whatever cannot be read gives no text and a reason. Cost is bounded, since a text is cut before it is
-looked at.
+Nothing here fails: whatever cannot be read gives no text and a reason. Cost is bounded, since a text is cut before it
+is looked at.
 """
 
 from __future__ import annotations
