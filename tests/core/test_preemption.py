@@ -240,6 +240,13 @@ def test_one_that_cannot_be_continued_and_has_begun_meanwhile_runs_on() -> None:
     assert core.feed(ev.CallPreempted(1.2, "a4", 1), ev.CallFinished(2.0, "b4")) == sent("a0", "a4")
 
 
+def test_one_that_cannot_be_taken_off_stays_and_is_not_asked_again() -> None:
+    core = leaving()
+    assert core.feed(ev.CallStreamed(1.2, "b4", 0)) == preempt("a4"), "another leaves instead"
+    assert core.feed(*come(1.3, "b0")) == []
+    assert core.scheduler.calls["b4"].tokens == 5
+
+
 def test_who_waited_for_it_may_be_gone() -> None:
     core = leaving()
     core.feed(ev.CallCancelled(1.2, "a0"))

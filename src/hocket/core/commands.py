@@ -20,8 +20,8 @@ class Dispatch(Command, frozen=True, gc=False, tag=True):
 class Preempt(Command, frozen=True, gc=False, tag=True):
     """Take this call off its replica; answer with `CallPreempted`, and let it go on where a later `Dispatch` says.
 
-    A call that ends first has ended, and one that is not resumable and whose client has been sent a byte runs on: then
-    there is no answer but the call's own news. No second `Preempt` comes before the call has been dispatched again.
+    A call that ends first has ended, and one that cannot be taken off runs on: then there is no answer but the call's
+    own news (`CallStreamed`). No second `Preempt` comes before the call has been dispatched again.
     """
 
     call: str

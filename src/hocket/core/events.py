@@ -72,12 +72,13 @@ class CallStarted(Event, frozen=True, gc=False, tag=True):
 class CallStreamed(Event, frozen=True, gc=False, tag=True):
     """The first token is out (then at most every 250 ms: `tokens` so far).
 
-    After a `Preempt` of a call that is not resumable it says that the driver did not obey: the call runs on.
+    After a `Preempt` of a call that is not resumable it says that the driver did not obey: the call runs on. With 0
+    tokens it says so of any call.
     """
 
     call: str
     tokens: int = 1
-    "of the whole answer, with what was made before it was displaced"
+    "of the whole answer, with what was made before it was displaced; 0 = there is no news but that it runs on"
 
 
 class CallFinished(Event, frozen=True, gc=False, tag=True):

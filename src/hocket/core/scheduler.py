@@ -160,12 +160,17 @@ class Scheduler(Jobs):
             _stray(call)
             return
         replica = call.replica
-        call.tokens = max(event.tokens, 1)
+        if event.tokens:
+            call.tokens = event.tokens
+        else:  # it cannot be taken off, and so is like one that has begun and cannot be continued
+            call.resumable, call.tokens = False, max(call.tokens, 1)
+        if call.engine.holders is not None:
+            self._ask(call.engine.holders.streamed, call)
+        if not event.tokens:
+            return
         if replica is not None and replica.search is not None:
             self._learn(call, replica, event.tokens)
             self._fill(call.engine, out)
-        if call.engine.holders is not None:
-            self._ask(call.engine.holders.streamed, call)
         self._charge(call)
         if self.beliefs is not None:
             self._believe(call.job, self.beliefs.streamed, call, event.tokens)
