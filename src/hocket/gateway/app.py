@@ -78,7 +78,7 @@ class Gateway:
         self._created = int(time.time())
         self._stopping = False
         self._routes: dict[tuple[str, str], Handler] = {
-            **{("POST", path): self._complete for path in ENDPOINTS},
+            **{("POST", path): self._complete_at(path) for path in ENDPOINTS},
             ("POST", "/tokenize"): self._tokenize,
             ("POST", "/detokenize"): self._tokenize,
             ("GET", "/v1/models"): self._models,
@@ -176,8 +176,9 @@ class Gateway:
             return self.error(http, ApiError(500, "hocket failed; its log says how", code="internal_error"))
 
     async def _answer(self, http: web.BaseRequest) -> web.StreamResponse:
-        path = http.path
         self.guard.check(http)
+        handler = self._routes.get((http.method, http.raw_path))  # as it is written, most of the time
+        path = "" if handler is not None else http.path
         public = self._public.get(path)
         if public is not None and http.method == "GET":
             return public()
@@ -186,7 +187,7 @@ class Gateway:
         if self._stopping:
             raise ApiError(503, "the gateway is shutting down; try again", code="shutdown")
         tenant = self.tenants.of(http.headers.get("Authorization"))
-        handler = self._routes.get((http.method, path))
+        handler = handler or self._routes.get((http.method, path))
         if handler is not None:
             return await handler(http, tenant)
         if path.startswith("/v1/jobs/"):
@@ -240,8 +241,8 @@ class Gateway:
 
     # ---------------------------------------------------------------- handlers
 
-    async def _complete(self, http: web.BaseRequest, tenant: TenantSettings) -> web.StreamResponse:
-        return await complete(self, tenant, http, http.path)
+    def _complete_at(self, path: str) -> Handler:
+        return lambda http, tenant: complete(self, tenant, http, path)
 
     async def _tokenize(self, http: web.BaseRequest, tenant: TenantSettings) -> web.StreamResponse:
         return await tokenize(self, http)

@@ -52,14 +52,14 @@ class Observer(Protocol):
 class LiveCall:
     """One call of one client: the bridge between its request handler and the core."""
 
-    __slots__ = ("_driver", "_order", "_progress_at", "_task", "_waiter", "displace", "id")
+    __slots__ = ("_driver", "_order", "_progress_at", "_waiter", "displace", "id", "task")
 
     def __init__(self, driver: Driver, call_id: str) -> None:
         self.id = call_id
         self._driver = driver
         self._order: Dispatch | Reject | Abort | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._task = asyncio.current_task()
+        self.task = asyncio.current_task(driver.loop)
         self._progress_at = 0.0
         self.displace: Callable[[], None] | None = None
         """what takes the call off its replica, if it can be taken off; ends in `preempted`"""
@@ -67,7 +67,7 @@ class LiveCall:
     async def order(self) -> Dispatch | Reject | Abort:
         """What the core wants done with this call: wait until it says so."""
         while self._order is None:
-            self._waiter = asyncio.get_running_loop().create_future()
+            self._waiter = self._driver.loop.create_future()
             try:
                 await self._waiter
             finally:
@@ -88,8 +88,8 @@ class LiveCall:
         if self._waiter is not None:
             if not self._waiter.done():
                 self._waiter.set_result(None)
-        elif isinstance(order, Abort) and self._task is not None:
-            self._task.cancel()
+        elif isinstance(order, Abort) and self.task is not None:
+            self.task.cancel()
 
     def preempt(self) -> None:
         """The core wants the slot back, from the driver."""
@@ -144,7 +144,7 @@ class Driver:
         journal: Journal | None = None,
         observers: Sequence[Observer] = (),
     ) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self.scheduler = scheduler
         self.clock = clock
         self.live: dict[str, LiveCall] = {}
@@ -220,7 +220,7 @@ class Driver:
             # a loop's timer may fire a tick of its clock early
             self.tell(ev.Tick(max(at, self.clock())))
 
-        handle = self._loop.call_later(max(at - self.clock(), 0.0), wake)
+        handle = self.loop.call_later(max(at - self.clock(), 0.0), wake)
         self._timers.add(handle)
 
     # ---------------------------------------------------------------- jobs

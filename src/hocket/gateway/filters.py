@@ -45,7 +45,10 @@ def accepts(accepted: str, coding: str) -> bool:
 
 def coding_of(headers: Mapping[str, str]) -> str | None:
     """How an answer is packed: `Content-Encoding` without its spellings; None if it is plain."""
-    coding = headers.get("Content-Encoding", "").strip().lower().removeprefix("x-")
+    coding = headers.get("Content-Encoding")
+    if coding is None:
+        return None
+    coding = coding.strip().lower().removeprefix("x-")
     return coding if coding not in {"", "identity"} else None
 
 

@@ -103,7 +103,7 @@ class Relay:
     ) -> None:
         self._gateway, self._call, self._endpoint, self._asked = gateway, call, endpoint, asked
         self._tenant, self._place = tenant, place
-        query = http.rel_url.raw_query_string
+        query = http.rel_url.raw_query_string if "?" in http.raw_path else ""
         self._path = f"{endpoint.path}?{query}" if query else endpoint.path
         self._body = body
         self._accepted = http.headers.get("Accept-Encoding", "")
@@ -126,7 +126,7 @@ class Relay:
         self._passed = False
         #: whether the core wants the slot back
         self._leaves = False
-        self._task = asyncio.current_task()
+        self._task = call.task
         call.displace = self._displace
 
     async def run(self) -> web.StreamResponse:

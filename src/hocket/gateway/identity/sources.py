@@ -19,18 +19,34 @@ FOREIGN: dict[str, Callable[[MultiMapping[str], Request], Claim]] = {
 "the sources of the setting `identity.sources`, but for `inferred`, which says only which job it is"
 
 
+MAX_NAMES, MAX_NAME = 1000, 100
+"names of headers that are remembered, and characters of one"
 _HEADERS = READ | set(HEADERS.values()) | {"traceparent", "baggage"}
 
 
 def claim_of(headers: MultiMapping[str], request: Request, sources: Sequence[str]) -> Claim:
     """What a request says of itself. Raises ApiError 400 for what it says to hocket; the rest never fails."""
-    silent = _HEADERS.isdisjoint(map(str.lower, headers))
+    silent = _others.issuperset(headers) or _silent(headers)
     claim = NOTHING if silent and not request.metadata else explicit(headers, request.metadata)
     for name in sources:
         read = FOREIGN.get(name)
         if read is not None and not (silent and read is not body_fields):
             claim = merge(claim, read(headers, request))
     return claim
+
+
+_others: set[str] = set()
+"names of headers, as they are written, that say nothing here: the same few come again and again"
+
+
+def _silent(headers: MultiMapping[str]) -> bool:
+    """Whether no header says anything of where a call belongs."""
+    for name in headers:
+        if name.lower() in _HEADERS:
+            return False
+        if len(_others) < MAX_NAMES and len(name) < MAX_NAME:  # the other side may make up any number, of any length
+            _others.add(name)
+    return True
 
 
 def retry_of(headers: MultiMapping[str]) -> int:
