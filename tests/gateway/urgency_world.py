@@ -29,7 +29,7 @@ class Plain:
     """Reads the class that a text names as `class=N`, or the feature `n`; abstains where there is neither."""
 
     def __init__(self, encoder: str, slow_s: float = 0.0) -> None:
-        self.encoder = SimpleNamespace(name=encoder)
+        self.model = SimpleNamespace(encoder=SimpleNamespace(name=encoder))
         self.seen: list[tuple[str, dict[str, Any]]] = []
         self._slow_s = slow_s
 

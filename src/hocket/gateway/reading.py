@@ -49,7 +49,7 @@ class Domain:
     def __init__(self, settings: ReaderSettings, reader: Reader) -> None:
         self.settings, self._reader = settings, reader
         self.name = settings.name
-        self._quick = reader.encoder.name in QUICK
+        self._quick = reader.model.encoder.name in QUICK
         self._failed = False
 
     def quick(self, body: bytes) -> bool:
@@ -120,7 +120,7 @@ def reader_of(settings: ReaderSettings) -> Reader:
         classes = {number: [one.means, *one.examples] for number, one in settings.classes.items()}
         return Reader.described(classes, settings.encoder or "static", bound=bound)
     reader = Reader.load(settings.head, bound=bound)
-    trained_on = reader.encoder.name
+    trained_on = reader.model.encoder.name
     if settings.encoder not in (None, trained_on):
         raise InputError(
             f"{settings.head} was trained on the encoder {trained_on}, not {settings.encoder}; "
