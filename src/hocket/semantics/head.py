@@ -66,10 +66,6 @@ class Head(msgspec.Struct, kw_only=True):
     held_out: dict[str, Any] = {}
     "measures of the training rows, each held out once"
 
-    def declared(self) -> list[str]:
-        """Dotted paths of the fields."""
-        return [field.name for field in self.fields]
-
 
 class Predicted(NamedTuple):
     """For n texts, with K classes."""
@@ -105,7 +101,7 @@ class Featurizer:
         return np.concatenate([columns, more + len(kept.buckets)]).astype(np.int64), np.concatenate([values, further])
 
 
-class Model:
+class Trained:
     """A head that is ready to predict, with its encoder. Raises InputError where the two do not go together."""
 
     def __init__(self, head: Head, encoder: Encoder) -> None:
@@ -114,7 +110,8 @@ class Model:
                 f"the head was trained on the encoder {head.encoder!r} ({len(head.domain.mean)} dimensions), "
                 f"not on {encoder.name!r} ({encoder.dimension}); {_REMEDY} --encoder {encoder.name}"
             )
-        self.head, self.encoder = head, encoder
+        self.head, self.encoder, self.classes = head, encoder, head.classes
+        self.declared = [field.name for field in head.fields]
         self._features = Featurizer(head.fields, (head.words, head.pieces))
         self._weights = head.weights.astype(np.float64)
 
