@@ -110,7 +110,7 @@ async def test_declared_features_are_found_in_the_message_or_beside_it(
     engine: ScriptedEngine, start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     plain = reads(monkeypatch)
-    domain = ReaderSettings("triage", head="triage.head", features={"hr": "patient.vitals.hr", "n": "n"})
+    domain = ReaderSettings("triage", head="triage.head", features={"hr": "patient.vitals.hr"})
     world = await start(engine, urgency=urgency(domain))
     patient = {"vitals": {"hr": 171, "other": 1}}
     assert await told(world, says("chest pain", patient=patient, n=1)) == ("1", "words")

@@ -29,7 +29,8 @@ class Plain:
     """Reads the class that a text names as `class=N`, or the feature `n`; abstains where there is neither."""
 
     def __init__(self, encoder: str, slow_s: float = 0.0) -> None:
-        self.model = SimpleNamespace(encoder=SimpleNamespace(name=encoder))
+        self.encoder = SimpleNamespace(name=encoder)
+        self.model = SimpleNamespace(declared=["hr", "n"])
         self.seen: list[tuple[str, dict[str, Any]]] = []
         self._slow_s = slow_s
 

@@ -49,7 +49,9 @@ class Domain:
     def __init__(self, settings: ReaderSettings, reader: Reader) -> None:
         self.settings, self._reader = settings, reader
         self.name = settings.name
-        self._quick = reader.model.encoder.name in QUICK
+        #: feature -> where it stands in a request, which is under its own name if the settings do not say
+        self._paths = {name: settings.features.get(name, name) for name in reader.model.declared}
+        self._quick = reader.encoder.name in QUICK
         self._failed = False
 
     def quick(self, body: bytes) -> bool:
@@ -73,15 +75,14 @@ class Domain:
     def _read(self, asked: Request, body: bytes, began: float) -> Read:
         from hocket.semantics.text import declared_fields, words_of
 
-        features = self.settings.features
-        paths = tuple(features.values())
+        paths = tuple(self._paths.values())
         found = words_of(memoryview(asked.messages) or memoryview(asked.input) or memoryview(asked.prompt), paths)
         if found.reason != "read":
             return Read(None, found.reason)
         fields = found.fields
         if len(fields) < len(paths):
             fields = {**declared_fields(_object.decode(body), paths), **fields}
-        named = {name: fields[path] for name, path in features.items() if path in fields}
+        named = {name: fields[path] for name, path in self._paths.items() if path in fields}
         reading = self._reader.read(found.text, named)
         return Read(reading.urgency, reading.reason, found.text, time.perf_counter() - began)
 
@@ -120,10 +121,14 @@ def reader_of(settings: ReaderSettings) -> Reader:
         classes = {number: [one.means, *one.examples] for number, one in settings.classes.items()}
         return Reader.described(classes, settings.encoder or "static", bound=bound)
     reader = Reader.load(settings.head, bound=bound)
-    trained_on = reader.model.encoder.name
+    trained_on, declared = reader.encoder.name, reader.model.declared
     if settings.encoder not in (None, trained_on):
         raise InputError(
             f"{settings.head} was trained on the encoder {trained_on}, not {settings.encoder}; "
             f"train it anew with --encoder {settings.encoder}, or leave `encoder` out"
         )
+    for name in settings.features:
+        if name not in declared:
+            known = ", ".join(declared) or "none"
+            raise InputError(f"{settings.head} was trained without the feature '{name}' (with: {known}); remove it")
     return reader
