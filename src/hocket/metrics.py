@@ -262,7 +262,7 @@ class Metrics(Collector):
 
     def _streamed(self, event: ev.CallStreamed) -> None:
         call = self._calls.get(event.call)
-        if call is not None and not call.streamed:
+        if call is not None and event.tokens and not call.streamed:
             call.streamed = True
             call.of.first_token.observe(event.at - call.arrived_at)
 

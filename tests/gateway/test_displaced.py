@@ -195,22 +195,91 @@ async def test_the_slot_is_free_at_once_and_the_call_waits_its_turn(start: Start
     assert stream.texts == WORDS
 
 
-async def test_before_its_first_byte_a_call_starts_anew(start: Start, writer: WritingEngine) -> None:
-    """Also one that could not be resumed: it is streamed with a seed, or not streamed at all."""
+@pytest.mark.parametrize("stream", [True, False])
+async def test_before_its_first_byte_a_call_starts_anew(start: Start, writer: WritingEngine, stream: bool) -> None:
+    """Also one that could not be resumed, as it has a seed."""
+    writer.kind, writer.gap_s = "vllm", 30.0
     world = await serve(start, writer)
-    for body in ({"stream": True, "seed": 1}, {}):
-        writer.gap_s = 30.0
-        writer.seen.clear()
-        task = asyncio.create_task(begin(world, 0, body) if body else world.post({}))
-        await soon(lambda: len(writer.seen) == 1)
-        writer.gap_s = 0.0
+    task = asyncio.create_task(world.post({"stream": stream, "seed": 1}))
+    await soon(lambda: len(writer.seen) == 1)
+    writer.gap_s = 0.0
+    the_call(world).preempt()
+    assert (await (await task).text()).count("w59") == 1
+    first, again = writer.seen
+    assert first.gone and first.body == again.body and kept(world) == [0]
+
+
+async def test_an_engine_that_would_work_on_for_nobody_keeps_the_call(start: Start, writer: WritingEngine) -> None:
+    """llama.cpp does not notice that the client of a whole answer has gone: to leave would free nothing."""
+    world = await serve(start, writer)
+    task = asyncio.create_task(world.post({"seed": 1}, headers={"x-hocket-urgency": "4"}))
+    await soon(lambda: len(writer.seen) == 1)
+    async with world.post({"stream": True}, headers={"x-hocket-urgency": "0"}) as response:
+        assert (await response.text()).count("w59") == 1
+    assert (await (await task).text()).count("w59") == 1 and len(writer.seen) == 2 and kept(world) == []
+    orders = [type(command).__name__ for record in world.records() for command in record.commands]
+    assert orders.count("Preempt") == 1
+    assert world.gateway.scheduler.engines["small"].holders.leaving == 0  # type: ignore[union-attr]
+
+
+# ---------------------------------------------------------------- answers that are wanted whole
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+async def test_a_whole_answer_goes_on_too(start: Start, writer: WritingEngine, path: str) -> None:
+    world = await serve(start, writer)
+    task = asyncio.create_task(world.post({"max_tokens": 50, "prompt": "Once"}, path=path))
+    for n in (1, 2, 3):
+        await soon(lambda n=n: len(writer.seen) == n and writer.seen[-1].sent > 5)  # type: ignore[misc]
         the_call(world).preempt()
-        response = await task
-        text = await (response.response if body else response).text()
-        assert text.count("w59") == 1
-        first, again = writer.seen
-        assert first.gone and first.body == again.body
-    assert kept(world) == [0, 0]
+    response = await task
+    assert response.headers["Content-Type"] == "application/json"
+    answer = await response.json()
+    (choice,) = answer["choices"]
+    text = choice["message"]["content"] if "chat" in path else choice["text"]
+    assert text == "".join(WORDS[:50]) and choice["finish_reason"] == "length"
+    assert (answer["id"], answer["created"], answer["model"]) == ("cmpl-1", 1001, "writer")
+    assert answer["object"] == ("chat.completion" if "chat" in path else "text_completion")
+    sizes = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": 50, "total_tokens": PROMPT_TOKENS + 50}
+    assert answer["usage"] == sizes
+    assert len(kept(world)) == 3 and all(kept(world)) and all(part.body["stream"] for part in writer.seen)
+
+
+async def test_a_whole_answer_of_more_than_text_is_the_engines_own(start: Start, writer: WritingEngine) -> None:
+    writer.delta = {"reasoning_content": "hm"}
+    world = await serve(start, writer)
+    async with world.post({}) as response:
+        assert (await response.json())["choices"][0]["message"]["content"] == "".join(WORDS)
+    first, again = writer.seen
+    assert first.body["stream"] and "stream" not in again.body
+    async with world.post({}) as response:
+        await response.read()
+    assert "stream" not in writer.seen[-1].body and len(writer.seen) == 3, "known from then on"
+
+
+async def test_a_whole_answer_that_cannot_be_gone_on_with_is_made_anew(start: Start, writer: WritingEngine) -> None:
+    writer.refuses = 400
+    world = await serve(start, writer)
+    task = asyncio.create_task(world.post({}))
+    await soon(lambda: bool(writer.seen) and writer.seen[-1].sent > 5)
+    the_call(world).preempt()
+    answer = await (await task).json()
+    assert answer["choices"][0]["message"]["content"] == "".join(WORDS)
+    assert len(writer.seen) == 3
+
+
+async def test_a_whole_answer_that_was_cut_goes_on_elsewhere(start: Start, writer: WritingEngine) -> None:
+    second = WritingEngine(WORDS)
+    await second.start()
+    world = await serve(start, writer, second)
+    task = asyncio.create_task(world.post({}))
+    await soon(lambda: any(engine.seen and engine.seen[-1].sent > 5 for engine in (writer, second)))
+    first, other = (writer, second) if writer.seen else (second, writer)
+    await first.stop()
+    answer = await (await task).json()
+    assert answer["choices"][0]["message"]["content"] == "".join(WORDS)
+    assert other.seen[0].before
+    await second.stop()
 
 
 @pytest.mark.parametrize(

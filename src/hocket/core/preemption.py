@@ -9,27 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 from math import inf
-from typing import Any, ClassVar
+from typing import Any
 
 from hocket.core.heap import Key
-from hocket.core.ordering import Fact, Ordering, Scope, View
+from hocket.core.ordering import Fact, Ordering, View
 from hocket.core.queue import Entity, ReadyQueue, chooser_of
 from hocket.core.spec import EngineSpec, PreemptionSpec
 from hocket.core.state import Call
 
 MEMORY = 64
 "ends after which what was seen of slot times counts a third"
-
-
-class ByClass:
-    """The order in which calls are displaced begins with their class, whatever the policy makes of it."""
-
-    name: ClassVar[str] = "class"
-    scope: ClassVar[Scope] = Scope.CLASS
-    reads: ClassVar[frozenset[Fact]] = frozenset()
-
-    def key(self, call: Call, view: View) -> tuple[Any, ...]:
-        return (call.urgency,)
 
 
 class _Largest(tuple[Any, ...]):
@@ -57,12 +46,10 @@ class Holders(ReadyQueue):
         before: Holders | None = None,
     ) -> None:
         """`before`: what these take the place of; what it has seen stays known."""
-        across_classes = spec.across == "class"
-        super().__init__([ByClass(), *orderings] if across_classes else orderings, view)
+        super().__init__(orderings, view)
         self.patience = None  # it is no matter here who has waited
         self._lone_key = None
         self._spec, self._engine = spec, engine
-        self._across_classes = across_classes
         #: calls that were asked to leave, and are still in their slots
         self.leaving = 0
         #: slot-seconds, and calls that have ended in them, both fading
@@ -131,8 +118,9 @@ class Holders(ReadyQueue):
         return victim
 
     def _goes_before(self, waiter: Call, victim: Call, queue: ReadyQueue) -> bool:
-        if self._across_classes:
-            return waiter.urgency < victim.urgency
+        """Whether `waiter` would go first if both waited, and may displace `victim`."""
+        if self._spec.across == "class" and waiter.urgency >= victim.urgency:
+            return False
         return queue.place(waiter) < self.place(victim)
 
     def _saved_s(self, victim: Call) -> float:

@@ -146,6 +146,8 @@ class Scheduler(Jobs):
             self._dispatch(call, out)
         else:
             self._enqueue(call, out)
+            if engine.unbegun:
+                self._recall(engine.unbegun, call.urgency, out)
 
     def _call_started(self, event: ev.CallStarted, out: list[Command]) -> None:
         call = self.calls.get(event.call)
@@ -153,6 +155,8 @@ class Scheduler(Jobs):
             _stray(call)
             return
         call.state = RUNNING
+        if call.engine.unbegun:
+            call.engine.unbegun.pop(call.id, None)
 
     def _call_streamed(self, event: ev.CallStreamed, out: list[Command]) -> None:
         call = self.calls.get(event.call)

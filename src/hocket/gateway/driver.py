@@ -113,7 +113,11 @@ class LiveCall:
         now = self._driver.clock()
         if self._progress_at == 0.0 or (now >= self._progress_at and self._driver.scheduler.wants_progress):
             self._progress_at = now + PROGRESS_S
-            self._driver.tell(ev.CallStreamed(now, self.id, tokens))
+            self._driver.tell(ev.CallStreamed(now, self.id, max(tokens, 1)))
+
+    def stays(self) -> None:
+        """The call cannot be taken off its replica: it runs on."""
+        self._driver.tell(ev.CallStreamed(self._driver.clock(), self.id, 0))
 
     def finished(self, prompt_tokens: int, output_tokens: int) -> None:
         """The answer is complete."""

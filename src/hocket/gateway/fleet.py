@@ -34,6 +34,8 @@ class Served(Struct):
     settings: EngineSettings
     key: str | None
     embedded: EmbeddedEngine | None = None
+    plain: bool = True
+    "its answers are plain text as far as was seen, and can be gone on with"
 
 
 class Fleet:

@@ -18,6 +18,7 @@ from aiohttp import web
 
 from hocket.core.commands import Abort, Dispatch, Reject
 from hocket.gateway.answers import GarbageError, Meter, ResponseMeter, Sizes, StreamEnd, StreamMeter, sizes_of
+from hocket.gateway.displacement import Displaced, Displacement
 from hocket.gateway.downstream import Downstream
 from hocket.gateway.driver import LiveCall
 from hocket.gateway.filters import CODING, accepts, coding_of, meter_for, readable, unpack
@@ -33,7 +34,7 @@ from hocket.gateway.openai import (
     with_usage,
 )
 from hocket.gateway.places import Place
-from hocket.gateway.resume import CONTINUES, ONE_EACH, Draft, count_tokens, resumable
+from hocket.gateway.resume import CONTINUES, Draft, resumable
 from hocket.gateway.upstream import Answer, Replica, ReplicaFailed, downstream_headers, upstream_headers
 from hocket.gateway.wire import Response
 
@@ -61,7 +62,9 @@ async def complete(gateway: Gateway, tenant: TenantSettings, http: web.BaseReque
     engine = scheduler.engine_for(place.app, place.stage, asked.model)
     if engine is None:
         raise unknown_model(scheduler.models, asked.model)
-    kept = scheduler.spec.preemption is not None and resumable(gateway.engine(engine).kind, endpoint, asked, body)
+    served = gateway.fleet.engines[engine]
+    kept = scheduler.spec.preemption is not None and served.plain
+    kept = kept and resumable(served.settings.kind, endpoint, asked, body)
     call = gateway.places.arrive(place, asked, body, kept)
     try:
         return await Relay(gateway, tenant.name, http, call, endpoint, asked, body, place, kept).run()
@@ -77,16 +80,12 @@ def _check_before(gateway: Gateway, tenant: TenantSettings, response: object) ->
         raise ApiError(404, message, code="unknown_response", param="previous_response_id")
 
 
-class _Displaced(Exception):  # noqa: N818 - an order of the core, not a bug
-    """The core wants the slot for another call."""
-
-
 class Relay:
     """A call and what must be known to serve it."""
 
     __slots__ = (
-        "_accepted", "_arrived", "_asked", "_beat_s", "_body", "_call", "_client", "_draft", "_endpoint", "_gateway",
-        "_headers", "_kept", "_leaves", "_passed", "_path", "_place", "_sifted", "_task", "_tenant", "_upstream",
+        "_accepted", "_arrived", "_asked", "_beat_s", "_body", "_call", "_client", "_endpoint", "_gateway", "_headers",
+        "_path", "_place", "_seat", "_sifted", "_tenant", "_upstream",
     )  # fmt: skip
 
     def __init__(
@@ -108,7 +107,7 @@ class Relay:
         self._body = body
         self._accepted = http.headers.get("Accept-Encoding", "")
         self._headers = upstream_headers(http.headers, keep_authorization=gateway.tenants.open)
-        if not asked.stream and accepts(self._accepted, CODING):
+        if not (asked.stream or kept) and accepts(self._accepted, CODING):
             # a stream would be unpacked here event by event, and gains little
             self._headers.append(("Accept-Encoding", CODING))
         own = {"x-hocket-job": place.job, "x-hocket-call": call.id, **gateway.urgency.headers(call.id, place.decided)}
@@ -119,15 +118,7 @@ class Relay:
         self._upstream: Response | None = None
         #: whether hocket alone asked for the usage
         self._sifted = False
-        #: whether the answer's text is kept, so that it can be gone on with
-        self._kept = kept
-        self._draft: Draft | None = None
-        #: whether the client has bytes of an engine
-        self._passed = False
-        #: whether the core wants the slot back
-        self._leaves = False
-        self._task = call.task
-        call.displace = self._displace
+        self._seat = Displacement(gateway, call, bool(asked.stream), kept)
 
     async def run(self) -> web.StreamResponse:
         """Do what the core orders until the client has one answer or one error."""
@@ -155,26 +146,25 @@ class Relay:
                 if replica is None:
                     raise ReplicaFailed("connect", "the replica is gone")
                 call.started()
-                if self._leaves:
-                    raise _Displaced
+                if self._seat.wanted:
+                    raise Displaced
                 self._client.own["x-hocket-queue-ms"] = f"{1000 * (self._gateway.driver.clock() - self._arrived):.1f}"
                 self._client.own |= self._gateway.urgency.headers(call.id, self._place.decided)
                 engine = self._gateway.engine(order.engine)
-                if self._draft is not None and self._draft.passed:
-                    await self._count(self._draft, replica, engine)
+                if self._seat.resumes:
+                    await self._seat.count(replica, engine, self._asked.model, self._body, self._headers)
                 body = self._body_for(engine)
-                serve = self._stream if self._asked.stream else self._whole
+                serve = self._stream if self._asked.stream else self._gather if self._seat.kept else self._whole
                 return await serve(replica, body, order)
             except ReplicaFailed as error:
                 failure = error
-                self._leaves = False
+                self._seat.cut()
                 call.failed(error.kind, error.status, retry_after_s=error.retry_after_s)
-            except (_Displaced, asyncio.CancelledError) as error:
-                if isinstance(error, asyncio.CancelledError) and not self._taken_off():
+            except (Displaced, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and not self._seat.cancelled():
                     raise
                 self._release(replica)  # before the core gives the slot away: the engine shall have it free
-                self._leaves = False
-                call.preempted(self._draft.cut() if self._draft is not None else 0)
+                call.preempted(self._seat.cut())
             finally:
                 self._release(replica)
 
@@ -182,30 +172,6 @@ class Relay:
         if replica is not None and self._upstream is not None:
             replica.release(self._upstream)
             self._upstream = None
-
-    # ---------------------------------------------------------------- displaced
-
-    def _displace(self) -> None:
-        """The core wants the slot back: now, or at the next event behind which there can be a joint.
-
-        What cannot be gone on with runs on. The handler's own news may have led here: then it looks by itself.
-        """
-        draft = self._draft
-        if self._passed and (draft is None or not draft.movable):
-            return
-        self._leaves = True
-        if self._task is not None and self._task is not asyncio.current_task() and (draft is None or draft.fit):
-            self._task.cancel()
-
-    def _taken_off(self) -> bool:
-        """Whether it was the core who cancelled the task, and nobody besides: not its client's going, nor an abort."""
-        assert self._task is not None
-        return self._leaves and not self._call.aborted and self._task.uncancel() == 0
-
-    def _may_leave(self) -> bool:
-        """Whether the core wants the slot back, and there can be a joint here."""
-        draft = self._draft
-        return self._leaves and (draft.movable and draft.fit if draft is not None else not self._passed)
 
     def _body_for(self, engine: EngineSettings) -> bytes:
         """The request as this engine shall see it: the client's own bytes, unless the settings say otherwise."""
@@ -216,24 +182,64 @@ class Relay:
             urgency = self._gateway.scheduler.calls[self._call.id].urgency
             edits["priority"] = urgency if engine.priority == "low-first" else LEAST_URGENT - urgency
         self._sifted = False
-        goes_on = self._draft is not None and self._draft.passed
-        counts = goes_on or (self._endpoint.usage_on_request and engine.kind in COUNTS_ON_REQUEST)
+        draft = self._seat.draft if self._seat.resumes else None
+        if self._seat.kept and not self._asked.stream:
+            edits |= {"stream": True, "stream_options": {"include_usage": True}}
+        counts = draft is not None or (self._endpoint.usage_on_request and engine.kind in COUNTS_ON_REQUEST)
         if self._asked.stream and counts:
             options = with_usage(self._asked.stream_options)
             if options is not None:
                 edits["stream_options"] = options
                 self._sifted = True
-        if self._draft is not None and goes_on:
+        if draft is not None:
             if engine.kind not in CONTINUES:
                 raise ReplicaFailed("reset", f"an engine of kind {engine.kind} cannot go on with another's answer")
-            edits |= self._draft.edits(engine.kind, self._endpoint, self._asked)
+            edits |= draft.edits(engine.kind, self._endpoint, self._asked)
         return edited(self._body, edits) if edits else self._body
 
-    async def _count(self, draft: Draft, replica: Replica, engine: EngineSettings) -> None:
-        """How many tokens the answer has so far, where its events do not tell: the engine knows."""
-        if b'"stop"' in self._body or not draft.text.isascii() or engine.kind not in ONE_EACH:
-            model = engine.upstream_model or self._asked.model
-            draft.counted(await count_tokens(replica, engine.kind, model, draft.text, self._headers))
+    async def _gather(self, replica: Replica, body: bytes, order: Dispatch) -> web.StreamResponse:
+        """An answer that its client wants whole, and the engine streams: so it can leave, and be gone on with."""
+        try:
+            chunk = await self._first_chunk(replica, body)
+        except ReplicaFailed as error:
+            if not self._refused(error):
+                raise
+            return await self._whole_after_all(replica, order)
+        upstream, call = self._upstream, self._call
+        assert upstream is not None
+        meter, _ = self._meter(upstream)
+        draft = self._seat.draft
+        while chunk and draft is not None and not draft.strange:
+            _fed(draft, chunk)
+            call.streamed(meter.events)
+            if self._seat.due:
+                raise Displaced
+            chunk = b"" if upstream.drained else await replica.next_chunk(upstream)
+        if draft is None or draft.broken:
+            self._seat.not_plain("they hold more than text")
+            return await self._whole_after_all(replica, order)
+        meter.flush()
+        end = meter.end()
+        if not end.done:
+            raise ReplicaFailed("reset", "cut before its last event")
+        self._finished(end)
+        headers = downstream_headers(upstream.headers)
+        headers["Content-Type"] = "application/json"
+        return self._client.whole(Answer(upstream.status, headers, draft.whole()))
+
+    def _refused(self, error: ReplicaFailed) -> bool:
+        """Whether the engine did not like to go on with an answer that it did not begin."""
+        refused = self._seat.resumes and 400 <= error.status < 500 and error.status != 429
+        if refused:
+            self._seat.not_plain(f"status {error.status}")
+        return refused
+
+    async def _whole_after_all(self, replica: Replica, order: Dispatch) -> web.StreamResponse:
+        """It cannot be put together here: what was streamed is no plain text, or the rest of it is not to be had."""
+        self._release(replica)
+        self._seat.draft, self._seat.kept = None, False
+        engine = self._gateway.engine(order.engine)
+        return await self._whole(replica, self._body_for(engine), order)
 
     async def _whole(self, replica: Replica, body: bytes, order: Dispatch) -> web.StreamResponse:
         self._upstream = await replica.post(self._path, body, self._headers)
@@ -245,7 +251,11 @@ class Relay:
         return self._client.whole(readable(answer, self._accepted))
 
     async def _stream(self, replica: Replica, body: bytes, order: Dispatch) -> web.StreamResponse:
-        chunk = await self._wait_for(self._first_chunk(replica, body))
+        try:
+            chunk = await self._wait_for(self._first_chunk(replica, body))
+        except ReplicaFailed as error:
+            self._refused(error)
+            raise
         upstream, client = self._upstream, self._client
         assert upstream is not None
         meter, packed = self._meter(upstream)
@@ -267,14 +277,15 @@ class Relay:
     def _meter(self, upstream: Response) -> tuple[Meter, bool]:
         """The meter of a stream that begins or goes on, and whether it passes packed as it came."""
         plain = coding_of(upstream.headers) is None
-        if self._draft is not None and self._draft.passed:
+        seat = self._seat
+        if seat.draft is not None and seat.resumes:
             if not plain:
                 raise ReplicaFailed("garbage", "the rest of a plain stream came packed")
-            return self._draft.go_on(self._sifted), False
+            return seat.draft.go_on(self._sifted), False
         inner = self._place.listen(ResponseMeter() if self._client.named else StreamMeter())
-        self._draft = Draft(inner, self._sifted, self._asked.limit) if self._kept and plain else None
-        if self._draft is not None:
-            return self._draft, False
+        seat.draft = Draft(inner, self._sifted, self._asked.limit) if seat.kept and plain else None
+        if seat.draft is not None:
+            return seat.draft, False
         return meter_for(upstream.headers, inner, "" if self._client.begun else self._accepted, self._sifted)
 
     async def _pass_on(
@@ -292,10 +303,10 @@ class Relay:
             if upstream.drained:
                 break
             if passing:
-                self._passed = True
+                self._seat.passed = True
                 await response.write(passing)
-            if self._leaves and self._may_leave():
-                raise _Displaced
+            if self._seat.wanted and self._seat.due:
+                raise Displaced
             chunk = await replica.next_chunk(upstream)
             if not chunk:
                 passing = b""

@@ -73,6 +73,7 @@ class _Choice(msgspec.Struct):
 
 class _Event(msgspec.Struct):
     choices: list[_Choice] = []
+    usage: dict[str, Any] | None = None
     error: Any = None
 
 
@@ -80,8 +81,8 @@ _events = msgspec.json.Decoder(_Event)
 
 
 def resumable(kind: str, endpoint: Endpoint, asked: Request, body: bytes) -> bool:
-    """Whether an engine of this kind can go on with a streamed answer to this request where another left off."""
-    if not asked.stream or kind not in CONTINUES or endpoint.path not in {CHAT, TEXT}:
+    """Whether an engine of this kind can go on with an answer to this request where another left off."""
+    if kind not in CONTINUES or endpoint.path not in {CHAT, TEXT}:
         return False
     for key, raw in _fields.decode(body).items():
         value = bytes(raw)
@@ -141,8 +142,8 @@ class Draft:
     """
 
     __slots__ = (
-        "_held", "_inner", "_limit", "_parts", "_same", "_sieve", "_size", "_started", "_text", "_tokens", "_unread",
-        "broken", "ended",
+        "_held", "_inner", "_limit", "_parts", "_same", "_sieve", "_size", "_started", "_strange", "_text", "_tokens",
+        "_unread", "broken", "ended", "reason", "usage",
     )  # fmt: skip
 
     def __init__(self, inner: Meter, sifted: bool, limit: int | None) -> None:
@@ -160,9 +161,14 @@ class Draft:
         #: what every event of an answer says alike; the first part's counts
         self._same: dict[str, object] | None = None
         self.broken = False
-        "more than one plain text: only the engine that began it can end it"
+        "it is no text that another slot could go on with"
+        self._strange = False
         self.ended = False
-        "the engine has said how it ended"
+        "the engine has said that it ended"
+        self.reason: str | None = None
+        "why it ended: `finish_reason`"
+        self.usage: dict[str, Any] | None = None
+        "of all parts together, where the engine said it"
 
     # ---------------------------------------------------------------- a meter
 
@@ -209,6 +215,12 @@ class Draft:
         """Whether another slot can go on with this answer: it is plain text, and not at its end."""
         self._read()
         return not (self.broken or self.ended or (self._limit is not None and self._tokens >= self._limit))
+
+    @property
+    def strange(self) -> bool:
+        """Whether it holds more than text, as the thoughts of a model that reasons."""
+        self._read()
+        return self._strange
 
     @property
     def fit(self) -> bool:
@@ -263,9 +275,23 @@ class Draft:
             if text:
                 self._text.append(text)
                 self._tokens += 1
-            strange = any(value for key, value in delta.items() if key not in {"role", "content"})
-            self.broken = self.broken or strange or choice.logprobs is not None or choice.index != 0
-            self.ended = self.ended or choice.finish_reason is not None
+            self._strange = self._strange or any(delta[key] for key in delta.keys() - {"role", "content"})
+            self.broken = self.broken or self._strange or choice.logprobs is not None or choice.index != 0
+            if choice.finish_reason is not None:
+                self.ended, self.reason = True, choice.finish_reason
+        self.usage = event.usage or self.usage
+
+    def whole(self) -> bytes:
+        """The answer to a request that did not ask for a stream."""
+        self._read()
+        answer = dict(self._same or {})
+        choice: dict[str, Any] = {"index": 0, "finish_reason": self.reason}
+        if answer.get("object") == "text_completion":
+            choice |= {"text": self.text, "logprobs": None}
+        else:
+            answer["object"] = "chat.completion"
+            choice["message"] = {"role": "assistant", "content": self.text}
+        return msgspec.json.encode({**answer, "choices": [choice], "usage": self.usage})
 
     # ---------------------------------------------------------------- the next part
 
@@ -350,6 +376,7 @@ class Draft:
         if isinstance(prompt, int) and isinstance(output, int):
             usage["prompt_tokens"], usage["completion_tokens"] = max(prompt - kept, 0), output + kept
             usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
+            self.usage = usage
         usage.pop("prompt_tokens_details", None)  # what was cached of it is this part's affair
 
 

@@ -297,7 +297,7 @@ class Ledger:
 
     def _call_streamed(self, event: ev.CallStreamed) -> None:
         found = self._calls.get(event.call)
-        if found is not None:
+        if found is not None and event.tokens:
             call, job = found
             call.output_tokens = event.tokens
             if call.first_token_s is None:
