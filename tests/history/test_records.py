@@ -142,6 +142,24 @@ def test_what_is_open_at_the_end_is_interrupted_and_finished_work_stays_finished
     assert len(kept.ended) == 5, "nothing is told twice"
 
 
+def test_a_job_is_recorded_in_the_class_that_it_came_to_have() -> None:
+    kept = Kept()
+    kept.replica()
+    kept.tell(
+        ev.JobOpened(0.0, "read", "app"),
+        ev.CallArrived(0.0, "a", "read", "s", "small"),
+        ev.CallRevised(0.0, "a", 3),
+        ev.CallArrived(1.0, "b", "read", "s", "small"),
+        ev.JobOpened(1.0, "said", "app"),
+        ev.CallArrived(1.0, "c", "said", "s", "small", urgency=1),
+        ev.CallArrived(1.0, "d", "said", "s", "small", urgency=4),
+        ev.CallArrived(1.0, "e", "said", "s", "small"),
+    )
+    kept.ledger.interrupt(2.0)
+    assert {name: job.urgency for name, job in kept.jobs.items()} == {"read": 3, "said": 1}
+    assert {name: call.urgency for name, call in kept.calls.items()} == {"a": 3, "b": 3, "c": 1, "d": 4, "e": 1}
+
+
 def test_news_of_what_it_has_not_seen_begin_is_passed_over() -> None:
     kept = Kept()
     for event in (

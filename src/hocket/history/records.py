@@ -261,6 +261,8 @@ class Ledger:
         if job is None:
             return  # it was opened before this ledger began
         of = job.record
+        if event.urgency is not None and event.urgency < of.urgency:
+            of.urgency = event.urgency  # a job is of its most urgent request's class
         call = CallRecord(
             of.id,
             of.calls + of.tool_runs,
@@ -321,7 +323,8 @@ class Ledger:
     def _call_revised(self, event: ev.CallRevised) -> None:
         found = self._calls.get(event.call)
         if found is not None and event.urgency is not None:
-            found[0].urgency = event.urgency
+            call, job = found
+            call.urgency = job.record.urgency = event.urgency
 
     def _call_ended(self, call_id: str, at: float, outcome: str, reason: str = "", status: int = 0) -> None:
         found = self._calls.pop(call_id, None)
