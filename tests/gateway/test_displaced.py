@@ -222,6 +222,15 @@ async def test_an_engine_that_would_work_on_for_nobody_keeps_the_call(start: Sta
     assert world.gateway.scheduler.engines["small"].holders.leaving == 0  # type: ignore[union-attr]
 
 
+async def test_an_engine_that_displaces_calls_itself_is_told_their_class(start: Start, writer: WritingEngine) -> None:
+    engine = EngineSettings(name="small", kind="vllm", replicas=[writer.url], max_concurrency=1, priority="low-first")
+    world = await serve(start, writer, engines=[engine])
+    stream = await begin(world, 3)
+    async with world.post({"stream": True}, headers={"x-hocket-urgency": "0"}) as response:
+        await asyncio.gather(stream.rest(), response.read())
+    assert [part.body["priority"] for part in writer.seen] == [4, 0] and kept(world) == []
+
+
 # ---------------------------------------------------------------- answers that are wanted whole
 
 

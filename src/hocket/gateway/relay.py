@@ -63,8 +63,8 @@ async def complete(gateway: Gateway, tenant: TenantSettings, http: web.BaseReque
     if engine is None:
         raise unknown_model(scheduler.models, asked.model)
     served = gateway.fleet.engines[engine]
-    kept = scheduler.spec.preemption is not None and served.plain
-    kept = kept and resumable(served.settings.kind, endpoint, asked, body)
+    displaces = scheduler.engines[engine].holders is not None
+    kept = displaces and served.plain and resumable(served.settings.kind, endpoint, asked, body)
     call = gateway.places.arrive(place, asked, body, kept)
     try:
         return await Relay(gateway, tenant.name, http, call, endpoint, asked, body, place, kept).run()

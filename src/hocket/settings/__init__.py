@@ -201,7 +201,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         if isinstance(preemption, bool):
             preemption = PreemptionSpec() if preemption else None
         return SchedulerSpec(
-            engines=[EngineSpec(e.name, e.served, e.auto_window, e.latency) for e in self.engines],
+            engines=[
+                EngineSpec(e.name, e.served, e.auto_window, e.latency, preempts=e.priority != "off")
+                for e in self.engines
+            ],
             policy=self.orderings,
             parameters=self.policies,
             routing=self.routing,
