@@ -112,15 +112,10 @@ def load(settings: UrgencySettings) -> list[Domain]:
 def reader_of(settings: ReaderSettings) -> Reader:
     """The reader that a domain's settings describe. Raises InputError."""
     try:
-        from hocket.semantics.reader import Reader
+        reader = _loaded(settings)
     except ImportError as error:
         remedy = "install it: pip install 'hocket[words]'"
         raise InputError(f"reading words needs a package that is not there ({error.name}); {remedy}") from None
-    bound = settings.moves_at_most
-    if settings.head is None:
-        classes = {number: [one.means, *one.examples] for number, one in settings.classes.items()}
-        return Reader.described(classes, settings.encoder or "static", bound=bound)
-    reader = Reader.load(settings.head, bound=bound)
     trained_on, declared = reader.encoder.name, reader.model.declared
     if settings.encoder not in (None, trained_on):
         raise InputError(
@@ -132,3 +127,13 @@ def reader_of(settings: ReaderSettings) -> Reader:
             known = ", ".join(declared) or "none"
             raise InputError(f"{settings.head} was trained without the feature '{name}' (with: {known}); remove it")
     return reader
+
+
+def _loaded(settings: ReaderSettings) -> Reader:
+    from hocket.semantics.reader import Reader
+
+    bound = settings.moves_at_most
+    if settings.head is not None:
+        return Reader.load(settings.head, bound=bound)
+    classes = {number: [one.means, *one.examples] for number, one in settings.classes.items()}
+    return Reader.described(classes, settings.encoder or "static", bound=bound)
