@@ -44,16 +44,20 @@ server's own field may be a grammar, a seed, or a count of tokens"""
 NEUTRAL = {"n": b"1", "frequency_penalty": b"0", "presence_penalty": b"0", "echo": b"false", "logprobs": b"false"}
 "further fields, and the one value (null aside) with which they do nothing"
 
-READ_AT = 2**16
-"bytes of a first part that wait to be read"
+READ_AT = 2**18
+"bytes of a first part that wait to be read: most answers end before"
 MAX_EVENT = 2**20
 "bytes; a longer event is passed on unread, and its answer runs to its end"
 
 _END = re.compile(rb"\r?\n\r?\n")
-_DATA = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
 _UNFIT = re.compile(r"[\s\ufffd]\Z")
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _any = msgspec.json.Decoder()
+_objects = msgspec.json.Decoder(dict[str, Any])
+_NO_CHUNK = (msgspec.MsgspecError, RecursionError, AttributeError, TypeError)
+_ALIKE = ("id", "object", "created", "model", "system_fingerprint")
+"what every event of an answer says alike"
+_PLAIN = frozenset({"role", "content"})
 
 
 class _Message(msgspec.Struct):
@@ -61,23 +65,6 @@ class _Message(msgspec.Struct):
 
 
 _messages = msgspec.json.Decoder(list[_Message])
-
-
-class _Choice(msgspec.Struct):
-    index: int = 0
-    delta: dict[str, Any] | None = None
-    text: str | None = None
-    finish_reason: str | None = None
-    logprobs: Any = None
-
-
-class _Event(msgspec.Struct):
-    choices: list[_Choice] = []
-    usage: dict[str, Any] | None = None
-    error: Any = None
-
-
-_events = msgspec.json.Decoder(_Event)
 
 
 def resumable(kind: str, endpoint: Endpoint, asked: Request, body: bytes) -> bool:
@@ -158,7 +145,7 @@ class Draft:
         self._tokens = 0
         #: tokens of the answer before the part under way
         self._started = 0
-        #: what every event of an answer says alike; the first part's counts
+        #: the first event's _ALIKE
         self._same: dict[str, object] | None = None
         self.broken = False
         "it is no text that another slot could go on with"
@@ -255,31 +242,40 @@ class Draft:
         if not self._unread:
             return
         seen, self._unread, self._size = b"".join(self._unread), [], 0
-        for event in _DATA.findall(seen):
-            if event == b"[DONE]":
+        for line in seen.split(b"\n"):
+            if not line.startswith(b"data:"):
+                continue
+            if line.rstrip().endswith(b"[DONE]"):
                 self.ended = True
                 continue
             try:
-                self._take(_events.decode(event))
-                if self._same is None:
-                    self._same = {key: value for key, value in _any.decode(event).items() if key in _ALIKE}
-            except (msgspec.MsgspecError, RecursionError):
+                event = _objects.decode(line[5:])
+                self._take(event)
+            except _NO_CHUNK:
                 self.broken = True
+            else:
+                if self._same is None:
+                    self._same = {key: event[key] for key in _ALIKE if key in event}
 
-    def _take(self, event: _Event) -> None:
-        """Add what an event says to the text."""
-        self.broken = self.broken or event.error is not None or len(event.choices) > 1
-        for choice in event.choices:
-            delta = choice.delta or {}
-            text = delta.get("content") if choice.text is None else choice.text
+    def _take(self, event: dict[str, Any]) -> None:
+        """Add what an event says to the text. Raises one of _NO_CHUNK."""
+        choices = event.get("choices") or ()
+        if event.get("error") is not None or len(choices) > 1:
+            self.broken = True
+        for choice in choices:
+            delta = choice.get("delta")
+            text = choice.get("text") if delta is None else delta.get("content")
             if text:
-                self._text.append(text)
+                self._text.append(text + "")
                 self._tokens += 1
-            self._strange = self._strange or any(delta[key] for key in delta.keys() - {"role", "content"})
-            self.broken = self.broken or self._strange or choice.logprobs is not None or choice.index != 0
-            if choice.finish_reason is not None:
-                self.ended, self.reason = True, choice.finish_reason
-        self.usage = event.usage or self.usage
+            if delta and any(delta[key] for key in delta if key not in _PLAIN):
+                self._strange = self.broken = True
+            if choice.get("logprobs") is not None or choice.get("index"):
+                self.broken = True
+            reason = choice.get("finish_reason")
+            if reason is not None:
+                self.ended, self.reason = True, reason
+        self.usage = event.get("usage") or self.usage
 
     def whole(self) -> bytes:
         """The answer to a request that did not ask for a stream."""
@@ -334,20 +330,19 @@ class Draft:
 
     def _rewritten(self, chunk: bytes) -> Iterator[bytes]:
         """Events of a later part, as events of the answer that the client knows. Raises GarbageError."""
-        start = 0
-        for end in _END.finditer(chunk):
-            event, start = chunk[start : end.end()], end.end()
-            data = _DATA.search(event)
-            if data is None or data[1] == b"[DONE]":
-                yield event
+        for line in chunk.split(b"\n"):
+            if not line.startswith(b"data:") or line.rstrip().endswith(b"[DONE]"):
+                if line.strip():
+                    yield line + b"\n\n"
                 continue
             try:
-                self._take(_events.decode(data[1]))
-                fields = self._adapted(_any.decode(data[1]))
-            except (msgspec.MsgspecError, RecursionError, AttributeError) as error:
+                event = _objects.decode(line[5:])
+                self._take(event)
+                known = self._adapted(event)
+            except _NO_CHUNK as error:
                 raise GarbageError(f"an event that is no chunk of a completion: {error}") from None
-            if fields is not None:
-                yield b"data: " + msgspec.json.encode(fields) + b"\n\n"
+            if known is not None:
+                yield b"data: " + msgspec.json.encode(known) + b"\n\n"
 
     def _adapted(self, fields: dict[str, Any]) -> dict[str, Any] | None:
         """The fields of one event; None where nothing is left that the client does not know already."""
@@ -378,6 +373,3 @@ class Draft:
             usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
             self.usage = usage
         usage.pop("prompt_tokens_details", None)  # what was cached of it is this part's affair
-
-
-_ALIKE = ("id", "object", "created", "model", "system_fingerprint")
