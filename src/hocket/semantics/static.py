@@ -1,8 +1,11 @@
-"""The default encoder: the mean of static word vectors.
+"""The default encoder: the mean direction of static word vectors.
 
 The vectors are WordLlama's (256 dimensions, MIT licence), learned from the token embeddings of large language models;
 the package `wordllama` ships them with their tokenizer. Its own loader looks for them on the network, so the two files
 are read here. A text is a table look-up and a mean: no matrix product, no torch.
+
+Each token counts by its direction alone, and letters are made small first: long vectors belong to rare pieces of words,
+not to telling ones, and capitals to manner, not to meaning. Both read better (docs/decisions/encoders.md).
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ TOKENIZER = "wordllama/tokenizers/l2_supercat_tokenizer_config.json"
 
 
 class StaticEncoder:
-    """The mean of the vectors of a text's tokens."""
+    """The mean of the directions of a text's tokens."""
 
     name = "static"
 
@@ -41,7 +44,7 @@ class StaticEncoder:
         """See `Encoder.encode`."""
         vectors = np.zeros((len(texts), self.dimension), np.float32)
         for row, text in zip(vectors, texts, strict=True):
-            tokens = self._tokenizer.encode(readable(text), add_special_tokens=False).ids
+            tokens = self._tokenizer.encode(readable(text).lower(), add_special_tokens=False).ids
             if tokens:
-                self._table[tokens].mean(axis=0, dtype=np.float32, out=row)
+                normalised(self._table[tokens].astype(np.float32)).sum(axis=0, out=row)
         return normalised(vectors)
