@@ -42,6 +42,21 @@ def preempt(*calls: str) -> list[Command]:
     return [Preempt(call) for call in calls]
 
 
+class Weighed:
+    """Shortest prompt first, of weighed tokens."""
+
+    name: ClassVar[str] = "weighed"
+    scope: ClassVar[Scope] = Scope.CALL
+    reads: ClassVar[frozenset[Fact]] = frozenset()
+
+    def key(self, call: Call, view: View) -> tuple[Any, ...]:
+        return (call.prompt_tokens / view.weight(call.job),)
+
+
+def sized(at: float, call: str, prompt_tokens: int) -> ev.CallArrived:
+    return ev.CallArrived(at, call, call, "s", "m", prompt_tokens, resumable=True)
+
+
 # ---------------------------------------------------------------- who leaves
 
 
@@ -63,30 +78,21 @@ def test_a_class_displaces_less_urgent_classes_alone() -> None:
     assert core.feed(*come(1.0, "c1")) == [], "its like runs already, and the other is leaving"
 
 
-def test_the_policy_need_not_know_classes() -> None:
-    """Whatever it orders by, classes say who leaves; and it is asked who would get the slot."""
-    core = bare("call-fcfs")
-    core.feed(*come(0.0, "a0", "a4", "b4"))
-    assert core.feed(*come(1.0, "b0")) == [], "b4 is first in the queue"
-    core = bare("call-fcfs")
-    core.feed(*come(0.0, "a4", "a0"))
-    assert core.feed(*come(1.0, "b0")) == preempt("a4")
+def test_nobody_is_displaced_whom_the_policy_would_put_first() -> None:
+    """Classes that weigh, and are not strict: a call of a less urgent class may go before, so it stays."""
+    prompts = {"a4": 1, "b4": 30, "a2": 16, "b2": 2}
+    core = bare("urgency:strict=0:ratio=2", "weighed", slots=2, extra={"weighed": Weighed()})
+    assert core.feed(*(sized(0.0, call, prompts[call]) for call in ("a4", "b4"))) == sent("a4", "b4")
+    assert core.feed(sized(1.0, "b2", prompts["b2"])) == preempt("b4"), "2 tokens count as half a one, 30 as 30"
+    core.feed(ev.CallPreempted(1.0, "b4"))
+    assert core.feed(sized(1.0, "a2", prompts["a2"])) == [], "16 count as 4, more than the 1 of a4"
+    assert core.feed(*come(1.0, "a0")) == preempt("a4"), "class 0 always goes first"
 
 
 def test_across_keys_any_call_with_a_larger_key_leaves() -> None:
-    class Short:
-        """Shortest prompt first."""
-
-        name: ClassVar[str] = "short"
-        scope: ClassVar[Scope] = Scope.CALL
-        reads: ClassVar[frozenset[Fact]] = frozenset()
-
-        def key(self, call: Call, view: View) -> tuple[Any, ...]:
-            return (call.prompt_tokens,)
-
-    core = bare("short", preemption=KEY, extra={"short": Short()})
+    core = bare("weighed", preemption=KEY, extra={"weighed": Weighed()})
     calls = [(5, "a2"), (9, "b2"), (7, "c2"), (1, "d2")]
-    arrivals = [ev.CallArrived(1.0, call, call, "s", "m", prompt, resumable=True) for prompt, call in calls]
+    arrivals = [sized(1.0, call, prompt) for prompt, call in calls]
     assert core.feed(*arrivals) == [*sent("a2", "b2"), *preempt("b2")], "d2 gets the slot; c2 is not before a2"
     assert core.feed(ev.CallPreempted(1.0, "b2")) == sent("d2")
     assert core.drain(2.0) == ["c2", "b2"]
@@ -308,7 +314,7 @@ def test_a_job_that_becomes_more_urgent_takes_its_running_calls_along() -> None:
 )
 def test_never(how: dict[str, Any]) -> None:
     core = bare(**how)
-    core.feed(*come(0.0, "a4", "b4"))
+    core.feed(*come(0.0, "a4", "b4"), ev.CallStarted(0.0, "a4"), ev.CallStarted(0.0, "b4"))
     assert not any(isinstance(command, Preempt) for command in core.feed(*come(1.0, "a0", "b0", "c0")))
 
 
@@ -340,7 +346,7 @@ def spec(**more: Any) -> SchedulerSpec:
 
 def test_settings_turn_it_on_and_off() -> None:
     core = bare(preemption=None)
-    core.feed(*come(0.0, "a4", "b4", "a0"))
+    core.feed(*come(0.0, "a4", "b4"), ev.CallStarted(0.0, "a4"), ev.CallStarted(0.0, "b4"), *come(0.5, "a0"))
     assert core.feed(ev.SettingsChanged(1.0, spec(preemption=CLASS))) == preempt("b4")
     assert core.feed(ev.SettingsChanged(1.1, spec())) == []
     assert core.feed(*come(1.2, "b0"), ev.CallPreempted(1.3, "b4", 5)) == sent("a0"), "it was under way"
@@ -460,3 +466,38 @@ def test_a_decision_looks_at_few_calls_however_many_there_are() -> None:
         assert freed == [Dispatch(f"u{number}", "e", "r")]
     assert Prompt.made <= 100 * 5
     assert Counted.compared <= 100 * 60
+
+
+# ---------------------------------------------------------------- without preemption
+
+
+def test_what_was_sent_and_has_not_begun_gives_way_to_more_urgent_calls() -> None:
+    """No work is lost by it, so no setting is asked: the batch that an engine begins is made of the most urgent."""
+    core = bare(preemption=None)
+    assert core.feed(*come(0.0, "a4", "b3")) == sent("a4", "b3")
+    assert core.feed(*come(1.0, "a0")) == preempt("a4")
+    assert core.feed(*come(1.0, "b4")) == []
+    assert core.feed(ev.CallPreempted(1.0, "a4")) == sent("a0")
+    assert core.feed(*come(1.0, "a1")) == preempt("b3")
+    assert core.feed(ev.CallPreempted(1.0, "b3")) == sent("a1")
+    assert core.feed(*come(1.0, "b0"), ev.CallStarted(1.0, "a0")) == preempt("a1")
+
+
+def test_what_has_begun_stays_without_preemption() -> None:
+    core = bare(preemption=None)
+    core.feed(*come(0.0, "a4", "b4"), ev.CallStarted(0.0, "a4"), ev.CallFinished(0.5, "b4"), *come(0.6, "c4"))
+    assert core.feed(ev.CallStarted(0.6, "c4"), *come(1.0, "a0")) == []
+
+
+def test_where_classes_say_nothing_what_was_sent_stays() -> None:
+    core = bare("call-fcfs", preemption=None)
+    core.feed(*come(0.0, "a4", "b4"))
+    assert core.feed(*come(1.0, "a0")) == []
+
+
+def test_a_restored_core_knows_what_has_not_begun() -> None:
+    core = bare(preemption=None)
+    core.feed(*come(0.0, "a4", "b4"), ev.CallStarted(0.0, "a4"))
+    again = build(core.scheduler.spec)
+    restore(again, msgspec.json.decode(msgspec.json.encode(save(core.scheduler))))
+    assert again.handle(come(1.0, "a0")[0]) == preempt("b4")

@@ -146,7 +146,7 @@ class World:
                 self._asked_to_leave(call)
             case Reject(call, 503, "queue_timeout"):
                 limit = self.spec.queue_timeout_s
-                assert not self.displaced[call], "its answer has begun"
+                assert call not in self.kept, "its answer has begun"
                 assert limit is not None and self.open[call] == WAITS and self.now - self.since[call] >= limit
                 self.end(call, "timed out")
             case Reject(call, status):
@@ -168,10 +168,9 @@ class World:
         here = [call for call in s.calls.values() if call.engine.name == engine]
 
         def key(call: Call) -> tuple[Any, ...]:
-            first = (call.urgency,) if preemption.across == "class" else ()
-            return (*first, place(orderings, call, s))
+            return place(orderings, call, s)
 
-        waiting = sorted((c for c in here if self.open[c.id] == WAITS), key=lambda c: place(orderings, c, s))
+        waiting = sorted((call for call in here if self.open[call.id] == WAITS), key=key)
         slots = [call for call in here if self.open[call.id] != WAITS]
         waiter = waiting[sum(call.id in self.leaving for call in slots)]
         victim = max((call for call in slots if self._may_leave(call.id)), key=key)
