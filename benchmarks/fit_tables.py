@@ -64,6 +64,7 @@ def main() -> int:
         table = tables.setdefault(
             name,
             {
+                "repository": published,
                 "weights_gib": round(2 * parameters / GIB, 2),
                 "kv_bytes_per_token": 2 * 2 * layers * heads * dimension,
                 "latency": {},

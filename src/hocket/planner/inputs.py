@@ -85,6 +85,8 @@ class Model(Struct, frozen=True):
     kv_bytes_per_token: float
     latency: dict[str, dict[int, Latency]]
     "kind of device -> tensor-parallel degree -> the engine model's constants (seconds, tokens)"
+    repository: str | None = None
+    "what an engine loads its weights from; None = the model's name"
 
     def __post_init__(self) -> None:
         """Check what types cannot say."""
@@ -127,6 +129,8 @@ class ModelEntry(Struct, frozen=True, forbid_unknown_fields=True):
     weights_gib: Positive | None = None
     kv_bytes_per_token: Positive | None = None
     latency: dict[str, dict[int, Latency]] = {}
+    repository: str | None = None
+    "what an engine loads its weights from, for exports: a name on a model hub, or a path"
 
     def model(self) -> Model:
         """The model. Raises ValueError for an unknown table, and where something is missing or cannot be."""
@@ -140,12 +144,14 @@ class ModelEntry(Struct, frozen=True, forbid_unknown_fields=True):
             key = "kv_bytes_per_token" if weights_gib else "weights_gib"
             raise ValueError(f"`{key}`: missing; give it, or a `table`: {', '.join(bundled)}")
         latency = {**(base.latency if base else {}), **self.latency}
-        return Model(self.name, weights_gib, kv_bytes_per_token, latency)
+        repository = self.repository or (base.repository if base else None)
+        return Model(self.name, weights_gib, kv_bytes_per_token, latency, repository)
 
 
 class Table(Struct, frozen=True):
     """A bundled table: what is known of a published model."""
 
+    repository: str
     weights_gib: float
     kv_bytes_per_token: float
     latency: dict[str, dict[int, Latency]]

@@ -1,0 +1,39 @@
+"""A plan as files that other systems run: Kubernetes manifests, Ray Serve LLM, Docker Compose, and `hocket.yaml`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hocket.errors import InputError
+from hocket.planner.export.common import Deployable
+from hocket.planner.export.compose import compose_file
+from hocket.planner.export.kubernetes import manifests
+from hocket.planner.export.ray_serve import serve_config
+from hocket.planner.export.settings import settings_file
+from hocket.planner.inputs import Cluster, Models
+from hocket.planner.plan import Plan, check
+
+
+def export(plan: Plan, cluster: Cluster, models: Models, key_sha256: str | None = None) -> dict[str, str]:
+    """File name -> text. Raises InputError for a plan that cannot be deployed.
+
+    `key_sha256`: of the API key that opens the gateway to other machines; without one it listens on its own pod alone.
+    """
+    check(plan, cluster, models)
+    deployable = Deployable(plan, cluster, models)
+    return {
+        "kubernetes.yaml": manifests(deployable, key_sha256),
+        "ray-serve.yaml": serve_config(deployable),
+        "docker-compose.yaml": compose_file(deployable),
+        "hocket.yaml": settings_file(deployable, lambda replica: f"http://{replica.name}:8000", key_sha256),
+    }
+
+
+def write(files: dict[str, str], folder: str | Path) -> None:
+    """Write exported files. Raises InputError."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            Path(folder, name).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from None

@@ -1,0 +1,138 @@
+"""What a plan is exported to is what other systems read: their own schemas say so, and the plan's numbers are in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import msgspec
+import pytest
+import yaml
+
+from hocket.assembly import build
+from hocket.errors import InputError
+from hocket.planner.export import export, write
+from hocket.planner.inputs import Cluster, Models
+from hocket.planner.plan import Plan
+from hocket.settings import load_settings
+from tests.planner.test_plan import CLUSTER, MODELS, engine, plan, replica
+
+KEY = "a" * 64
+ENGINES = [
+    engine("small", replica("n0/gpu0", share=0.5), replica("n0/gpu1")),
+    engine("Re_rank", replica("n0/gpu0", share=0.5), model="small", roles=("rag/rerank",)),
+    engine("big", replica("n0/gpu2", "n0/gpu3")),
+]
+
+
+def exported(what: Plan, key: str | None = KEY) -> dict[str, str]:
+    return export(what, msgspec.convert(CLUSTER, Cluster), msgspec.convert(MODELS, Models), key)
+
+
+def documents(what: Plan, kind: str) -> dict[str, Any]:
+    every = yaml.safe_load_all(exported(what)["kubernetes.yaml"])
+    return {one["metadata"]["name"]: one for one in every if one["kind"] == kind}
+
+
+@pytest.mark.parametrize("key", [KEY, None])
+@pytest.mark.parametrize("law", ["ps", "capped"])
+def test_manifests_keep_the_schemas_of_kubernetes(law: str, key: str | None) -> None:
+    """Strictly: no field that Kubernetes does not know."""
+    whole = engine("alone", replica("n1/gpu0"), model="small")
+    found = list(yaml.safe_load_all(exported(plan(*ENGINES, whole, law=law), key)["kubernetes.yaml"]))
+    for document in found:
+        kubernetes_validate.validate(document, "1.34", strict=True)
+    names = [(document["kind"], document["metadata"]["name"]) for document in found]
+    assert len(set(names)) == len(names)
+
+
+def test_a_wrong_field_would_be_found() -> None:
+    deployment = documents(plan(*ENGINES), "Deployment")["big-0"]
+    deployment["spec"]["template"]["spec"]["containers"][0]["gpus"] = 2
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(deployment, "1.34", strict=True)
+
+
+def test_replicas_of_one_device_name_one_claim() -> None:
+    """And all devices of a node with a shared one are claimed: two allocators of a GPU would not know of each other."""
+    pods = {name: d["spec"]["template"]["spec"] for name, d in documents(plan(*ENGINES), "Deployment").items()}
+    claims = {name: [c["resourceClaimName"] for c in pod.get("resourceClaims", [])] for name, pod in pods.items()}
+    assert claims == {
+        "small-0": ["n0-gpu0"],
+        "small-1": ["n0-gpu1"],
+        "re-rank-0": ["n0-gpu0"],
+        "big-0": ["n0-gpu2", "n0-gpu3"],
+        "hocket": [],
+    }
+    assert set(documents(plan(*ENGINES), "ResourceClaim")) == {"n0-gpu0", "n0-gpu1", "n0-gpu2", "n0-gpu3"}
+
+
+@pytest.mark.parametrize(("law", "strategy"), [("ps", "TimeSlicing"), ("capped", "MPS")])
+def test_the_law_names_the_mechanism(law: str, strategy: str) -> None:
+    claims = documents(plan(*ENGINES, law=law), "ResourceClaim")
+    (config,) = claims["n0-gpu0"]["spec"]["devices"]["config"]
+    assert config["opaque"]["parameters"]["sharing"]["strategy"] == strategy
+    assert "config" not in claims["n0-gpu1"]["spec"]["devices"], "nobody else is there"
+    pod = documents(plan(*ENGINES, law=law), "Deployment")["small-0"]["spec"]["template"]["spec"]["containers"][0]
+    env = {one["name"]: one["value"] for one in pod.get("env", [])}
+    assert env == ({"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "50"} if law == "capped" else {})
+
+
+def test_without_shares_devices_are_counted() -> None:
+    pod = documents(plan(engine("big", replica("n0/gpu2", "n0/gpu3"))), "Deployment")["big-0"]["spec"]["template"][
+        "spec"
+    ]
+    assert pod["containers"][0]["resources"] == {"limits": {"nvidia.com/gpu": 2}} and "resourceClaims" not in pod
+
+
+def test_engines_are_started_as_planned() -> None:
+    """In all three: width, share of memory, window."""
+    files = exported(plan(*ENGINES))
+    flags = ["--tensor-parallel-size", "--gpu-memory-utilization", "--max-num-seqs"]
+    compose = yaml.safe_load(files["docker-compose.yaml"])["services"]
+    ray = {
+        one["name"]: one["args"]["llm_configs"][0] for one in yaml.safe_load(files["ray-serve.yaml"])["applications"]
+    }
+    for name, told in {"small-0": ["1", "0.45", "8"], "big-0": ["2", "0.9", "8"]}.items():
+        arguments = documents(plan(*ENGINES), "Deployment")[name]["spec"]["template"]["spec"]["containers"][0]["args"]
+        for listed in (arguments, compose[name]["command"]):
+            assert [listed[listed.index(flag) + 1] for flag in flags] == told
+        kwargs = ray[name]["engine_kwargs"]
+        same = [kwargs["tensor_parallel_size"], kwargs["gpu_memory_utilization"], kwargs["max_num_seqs"]]
+        assert same == [float(value) for value in told]
+    assert [bundle["GPU"] for bundle in ray["big-0"]["placement_group_config"]["bundles"]] == [1.0, 1.0]
+    assert compose["big-0"]["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"] == ["2", "3"]
+
+
+def test_alike_replicas_are_one_application_of_ray() -> None:
+    ray = exported(plan(engine("small", replica("n0/gpu0"), replica("n0/gpu1"))))["ray-serve.yaml"]
+    (one,) = yaml.safe_load(ray)["applications"]
+    assert one["args"]["llm_configs"][0]["deployment_config"]["num_replicas"] == 2
+
+
+@pytest.mark.parametrize("key", [KEY, None])
+def test_the_settings_are_ones_that_hocket_serves(tmp_path: Path, key: str | None) -> None:
+    write(exported(plan(*ENGINES), key), tmp_path / "plan")
+    settings = load_settings(tmp_path / "plan" / "hocket.yaml")
+    scheduler = build(settings.to_spec())
+    assert scheduler.engine_for("rag", "rerank", "small") == "Re_rank"
+    assert scheduler.engine_for("rag", "answer", "small") == "small"
+    assert settings.engines[0].replicas == ["http://small-0:8000", "http://small-1:8000"]
+    assert bool(settings.tenants) == (key is not None)
+    config = documents(plan(*ENGINES), "ConfigMap")["hocket"]["data"]["hocket.yaml"]
+    assert config == exported(plan(*ENGINES))["hocket.yaml"]
+
+
+def test_two_nodes_are_two_profiles() -> None:
+    compose = yaml.safe_load(
+        exported(plan(engine("small", replica("n0/gpu0"), replica("n1/gpu0"))))["docker-compose.yaml"]
+    )
+    assert [compose["services"][name]["profiles"] for name in ("small-0", "small-1")] == [["n0"], ["n1"]]
+
+
+def test_what_no_pod_can_hold_is_refused() -> None:
+    nodes = [{"name": n, "devices": 1, "kind": "h100", "memory_gib": 80, "domain": "d"} for n in ("n0", "n1")]
+    wide = plan(engine("small", replica("n0/gpu0", "n1/gpu0")))
+    with pytest.raises(InputError, match="several nodes"):
+        export(wide, msgspec.convert({"nodes": nodes}, Cluster), msgspec.convert(MODELS, Models))
