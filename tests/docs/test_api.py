@@ -27,10 +27,11 @@ def test_identity_headers() -> None:
 
 
 def test_headers_of_answers() -> None:
-    relaying = "".join((GATEWAY / f"{name}.py").read_text() for name in ("app", "downstream", "relay", "straight", "urgency"))
+    files = ("app", "downstream", "relay", "straight", "urgency")
+    relaying = "".join((GATEWAY / f"{name}.py").read_text() for name in files)
     real = set(re.findall(r'"(x-[\w-]+)"', relaying)) - set(HEADERS.values())
-    own = {"x-hocket-job", "x-hocket-call", "x-hocket-queue-ms", "x-request-id", "x-should-retry"}
-    own.add("x-hocket-urgency-source")
+    own = {"x-hocket-job", "x-hocket-call", "x-hocket-queue-ms", "x-hocket-urgency-source"}
+    own |= {"x-request-id", "x-should-retry"}
     assert real == own - set(HEADERS.values())
     for name in real:
         assert f"`{name}`" in prose(PAGE)

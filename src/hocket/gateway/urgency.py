@@ -141,7 +141,10 @@ class Urgency:
         """Before a call arrives: if it opens its job, `decided` gets a class. Hand on to `arrived` what is returned."""
         job = None
         if decided.source != "tenant":
-            if not self._unread or self._unread.pop(key, self) is self or decided.source != "job":
+            if key not in self._unread:
+                return None
+            del self._unread[key]
+            if decided.source != "job":
                 return None
             job = self._driver.scheduler.jobs[key]
         domain = self._domain(app, tenant)
