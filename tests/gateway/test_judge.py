@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from typing import Any
 
 import pytest
@@ -214,6 +215,31 @@ async def test_a_gateway_that_stops_does_not_wait_for_it(engine: ScriptedEngine,
     await world.gateway.stop()
     assert asyncio.get_running_loop().time() - began < 2.0, "half of shutdown_s would be waited for"
     await soon(lambda: engine.inflight == 0)
+
+
+async def test_no_text_is_kept(
+    engine: ScriptedEngine, start: Start, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    engine.plan.extend(
+        [Script(says="4"), Script(says="4"), Script(do="not-json"), Script(do="reset"), Script(says="x")]
+    )
+    world = await start(engine, urgency=judged())
+    for k in range(4):
+        await told(world, says(f"xylophone {k}", scripted={"first_s": 0.05}))
+    await soon(lambda: sum(outcomes(world).values()) == 4)
+    assert any(b"xylophone" in seen.raw and b"How urgent" in seen.raw for seen in engine.seen)
+    world.journal.flush()
+    printed = capsys.readouterr()
+    for kept in (
+        world.path.read_text(),
+        caplog.text,
+        printed.out,
+        printed.err,
+        world.gateway.metrics.render().decode(),
+    ):
+        assert "xylophone" not in kept
+    assert "xylophone" not in repr([world.gateway.urgency.__dict__, world.gateway.urgency._judge.__dict__])
 
 
 # ---------------------------------------------------------------- what it is shown
