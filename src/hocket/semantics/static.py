@@ -18,7 +18,7 @@ from hocket.errors import InputError
 from hocket.semantics.encoder import Vectors, normalised, readable
 from hocket.semantics.packaged import packaged_file, tensors
 
-REMEDY = "install it anew: pip install --force-reinstall 'hocket[words]'"
+REMEDY = "pip install 'hocket[words]'"
 TABLE = "wordllama/weights/l2_supercat_256.safetensors"
 TOKENIZER = "wordllama/tokenizers/l2_supercat_tokenizer_config.json"
 
