@@ -21,6 +21,8 @@ COMMANDS = {
     "serve": "run the gateway",
     "simulate": "run jobs through policies in virtual time",
     "workload": "generate jobs of a named application",
+    "up": "run a plan of CPU cores on this machine",
+    "down": "end what `up` began",
     "learn": "learn each application from its recorded jobs",
     "profile": "look at what was learned, and at what was believed of a job",
     "replay": "drive recorded jobs against a live gateway",

@@ -9,9 +9,13 @@ from hocket.planner.export.common import Deployable
 from hocket.planner.export.compose import compose_file
 from hocket.planner.export.kubernetes import manifests
 from hocket.planner.export.ray_serve import serve_config
-from hocket.planner.export.settings import settings_file
+from hocket.planner.export.settings import local_file, settings_file
 from hocket.planner.inputs import Cluster, Models
 from hocket.planner.plan import Plan, check
+
+
+LOCAL = "local.yaml"
+"settings that run a plan of CPU cores on this very machine: what `hocket up` serves"
 
 
 def export(plan: Plan, cluster: Cluster, models: Models, key_sha256: str | None = None) -> dict[str, str]:
@@ -21,6 +25,9 @@ def export(plan: Plan, cluster: Cluster, models: Models, key_sha256: str | None 
     """
     check(plan, cluster, models)
     deployable = Deployable(plan, cluster, models)
+    local = local_file(deployable)
+    if local is not None:  # cores of a CPU: nothing of what follows could run them
+        return {LOCAL: local}
     return {
         "kubernetes.yaml": manifests(deployable, key_sha256),
         "ray-serve.yaml": serve_config(deployable),

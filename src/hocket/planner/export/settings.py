@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from hocket.errors import InputError
 from hocket.planner.export.common import Deployable, Deployed, as_yaml
 
 OPEN = "0.0.0.0:8080"
@@ -19,6 +20,36 @@ LOOPBACK = """\
 """
 
 
+def local_file(deployable: Deployable) -> str | None:
+    """The text of a file that runs a plan of CPU cores on this very machine, with embedded engines; None for others.
+
+    Threads are the parallelism, cores the devices: a replica is pinned to its own.
+    """
+    if any(device.kind != "cpu" for replica in deployable.replicas for device in replica.devices):
+        return None
+    engines = []
+    for engine in deployable.plan.engines:
+        replicas = deployable.of(engine)
+        first = replicas[0].plan
+        if any(replica.plan.tensor_parallel != first.tensor_parallel for replica in replicas):
+            raise InputError(f"{engine.name}: its replicas have several widths; embedded engines have one")
+        engines.append(
+            {
+                "name": engine.name,
+                "kind": "embedded",
+                "models": [engine.model],
+                "weights": replicas[0].model.repository or engine.model,
+                "replicas": len(replicas),
+                "threads": first.tensor_parallel,
+                "cpus": [int(index) for replica in replicas for index in replica.indices],
+                "max_concurrency": min(replica.plan.max_concurrency for replica in replicas),
+                "latency": _latency(replicas[0]),
+            }
+        )
+    settings: dict[str, Any] = {"listen": CLOSED, "policy": "default", "engines": engines}
+    return HEAD + as_yaml(settings | _routes(deployable))
+
+
 def settings_file(deployable: Deployable, url: Callable[[Deployed], str], key_sha256: str | None) -> str:
     """The text of the file; `url` of each replica."""
     settings: dict[str, Any] = {"listen": CLOSED if key_sha256 is None else OPEN, "policy": "default"}
@@ -27,8 +58,6 @@ def settings_file(deployable: Deployable, url: Callable[[Deployed], str], key_sh
     engines = []
     for engine in deployable.plan.engines:
         replicas = deployable.of(engine)
-        first = replicas[0]
-        latency = first.model.latency[first.devices[0].kind][first.plan.tensor_parallel]
         engines.append(
             {
                 "name": engine.name,
@@ -36,22 +65,25 @@ def settings_file(deployable: Deployable, url: Callable[[Deployed], str], key_sh
                 "models": [engine.model],
                 "replicas": [url(replica) for replica in replicas],
                 "max_concurrency": min(replica.plan.max_concurrency for replica in replicas),
-                "latency": msgspec.to_builtins(latency),
+                "latency": _latency(replicas[0]),
             }
         )
     settings["engines"] = engines
-    routes = [
-        route for engine in deployable.plan.engines for route in routes_of(engine.name, engine.model, engine.roles)
-    ]
-    if routes:
-        settings["routes"] = routes
+    settings |= _routes(deployable)
     return HEAD + ("" if key_sha256 else LOOPBACK) + as_yaml(settings)
 
 
-def routes_of(engine: str, model: str, roles: list[str]) -> list[dict[str, str]]:
-    """A role is a stage, or an application's stage: "rerank", "rag/rerank"."""
+def _latency(replica: Deployed) -> dict[str, float]:
+    latency = replica.model.latency[replica.devices[0].kind][replica.plan.tensor_parallel]
+    return {key: value for key, value in msgspec.structs.asdict(latency).items() if value}
+
+
+def _routes(deployable: Deployable) -> dict[str, Any]:
+    """Which stages go where: a role is a stage, or an application's stage ("rerank", "rag/rerank")."""
     routes = []
-    for role in roles:
-        app, _, stage = role.rpartition("/")
-        routes.append({**({"app": app} if app else {}), "stage": stage, "model": model, "engine": engine})
-    return routes
+    for engine in deployable.plan.engines:
+        for role in engine.roles:
+            app, _, stage = role.rpartition("/")
+            where = {"stage": stage, "model": engine.model, "engine": engine.name}
+            routes.append({"app": app} | where if app else where)
+    return {"routes": routes} if routes else {}

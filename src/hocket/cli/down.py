@@ -1,0 +1,40 @@
+"""End what `hocket up` began: calls may finish, then the gateway and its engines are gone.
+
+example: hocket down plan/
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import time
+from pathlib import Path
+
+from hocket.cli.up import LOG, PID, running
+from hocket.errors import InputError
+
+PATIENCE_S = 60.0
+"for open calls to end, and a little more: the gateway itself gives them `shutdown_s`"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("plan", metavar="DIR", help="the folder that was given to `hocket up`")
+
+
+def run(args: argparse.Namespace) -> int:
+    folder = Path(args.plan)
+    pid = running(folder)
+    if pid is None:
+        (folder / PID).unlink(missing_ok=True)
+        print(f"{folder}: nothing runs")
+        return 1
+    os.kill(pid, signal.SIGTERM)
+    until = time.monotonic() + PATIENCE_S
+    while running(folder) is not None:
+        if time.monotonic() > until:
+            raise InputError(f"process {pid} has not ended within {PATIENCE_S:.0f} s; {folder / LOG} may say why")
+        time.sleep(0.05)
+    (folder / PID).unlink(missing_ok=True)
+    print(f"{folder}: down")
+    return 0

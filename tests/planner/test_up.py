@@ -1,0 +1,87 @@
+"""`hocket up` and `down`: a plan of this machine's cores, with real engines."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from hocket.cli import main
+from hocket.cli.up import PID, running
+from hocket.planner.export import LOCAL, export, write
+from hocket.planner.inputs import Cluster, Models
+from hocket.settings import load_settings
+from tests.planner.test_plan import engine, plan, replica
+
+LATENCY = {"cpu": {1: {"q0": 0.02, "q2": 7e-3, "d0": 0.011, "d1": 1e-3}}}
+MODELS = {"models": [{"name": "small", "weights_gib": 0.09, "kv_bytes_per_token": 23040, "latency": LATENCY}]}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    cores = sorted(os.sched_getaffinity(0))
+    nodes = [{"name": "here", "devices": cores[-1] + 1, "kind": "cpu", "memory_gib": 2}]
+    one = engine("small", replica(f"here/gpu{cores[0]}", share=0.5, max_concurrency=2))
+    other = engine("judge", replica(f"here/gpu{cores[-1]}", share=0.5), model="small", roles=("judge",))
+    files = export(plan(one, other), msgspec.convert({"nodes": nodes}, Cluster), msgspec.convert(MODELS, Models))
+    assert list(files) == [LOCAL]
+    write(files, tmp_path / "plan")
+    return tmp_path / "plan"
+
+
+def test_local_settings_are_what_was_planned(folder: Path) -> None:
+    settings = load_settings(folder / LOCAL)
+    cores = sorted(os.sched_getaffinity(0))
+    told = [(e.name, e.kind, e.threads, e.cpus, e.max_concurrency, e.weights) for e in settings.engines]
+    assert told == [
+        ("small", "embedded", 1, [cores[0]], 2, "small"),
+        ("judge", "embedded", 1, [cores[-1]], 8, "small"),
+    ]
+    assert [(route.stage, route.engine) for route in settings.routes] == [("judge", "judge")]
+
+
+def call(url: str, **body: Any) -> dict[str, Any]:
+    asked = {"model": "small", "max_tokens": 4, "messages": [{"role": "user", "content": "hi"}]} | body
+    headers = {"Content-Type": "application/json", "x-hocket-stage": "judge"}
+    request = urllib.request.Request(f"{url}/chat/completions", json.dumps(asked).encode(), headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return dict(json.load(answer))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")  # that is what `up` is for
+def test_it_serves_until_it_is_taken_down(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["up", str(folder), "--port", "0"]) == 0
+    try:
+        found = re.search(r"http://\S+/v1", capfd.readouterr().out)
+        assert found
+        assert call(found.group())["usage"]["completion_tokens"] >= 1
+        assert main(["up", str(folder)]) == 2
+        assert "is running already" in capfd.readouterr().err
+        pid = running(folder)
+        assert pid is not None and pid == int((folder / PID).read_text())
+    finally:
+        assert main(["down", str(folder)]) == 0
+    assert running(folder) is None and not (folder / PID).exists()
+    assert main(["down", str(folder)]) == 1
+
+
+def test_what_cannot_run_here_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["up", str(tmp_path)]) == 2
+    assert "has no local.yaml" in capsys.readouterr().err
+    (tmp_path / LOCAL).write_text("listen: nowhere")
+    assert main(["up", str(tmp_path)]) == 2
+    assert "the gateway ended" in capsys.readouterr().err
+    assert not (tmp_path / PID).exists()
+
+
+def test_a_number_that_another_process_got_is_not_ours(tmp_path: Path) -> None:
+    (tmp_path / PID).write_text(f"{os.getpid()}\n")
+    assert running(tmp_path) is None
+    assert main(["down", str(tmp_path)]) == 1
