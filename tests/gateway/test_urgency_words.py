@@ -14,8 +14,8 @@ from msgspec import structs
 from hocket.settings import Settings
 from hocket.yamlfile import parse_yaml
 from tests.docs.pages import ROOT, block
-from tests.gateway.conftest import Running, Start
-from tests.gateway.urgency_world import says, told
+from tests.gateway.conftest import Running, Start, soon
+from tests.gateway.urgency_world import revised, says, told
 from tests.scripted_engine import ScriptedEngine
 
 GUIDE = ROOT / "docs" / "guides" / "urgency.md"
@@ -111,3 +111,16 @@ async def test_readers_come_with_a_reload_while_calls_run(engine: ScriptedEngine
     await world.gateway.reload(structs.replace(world.gateway.settings, urgency=everywhere))
     assert await told(world, says("payments are down for all customers")) == ("1", "words")
     assert set(await asyncio.gather(*calls)) == {("2", "tenant")}
+
+
+async def test_the_slow_encoder_reads_while_the_call_waits(engine: ScriptedEngine, start: Start) -> None:
+    pytest.importorskip("onnxruntime")
+    hospital = parse_yaml(block(GUIDE, "hospital"), Settings, "x").urgency
+    better = [structs.replace(reader, tenants=[], apps=[], encoder="minilm") for reader in hospital.readers]
+    world = await start(engine, window=1, urgency=structs.replace(hospital, readers=better))
+    running = asyncio.create_task(told(world, says("x", scripted={"first_s": 1.0}), {"x-hocket-urgency": "2"}))
+    await soon(lambda: world.inflight == 1)
+    waiting = [told(world, says(text)) for text in ("he is not breathing", "please send me the invoice")]
+    urgent, calm = await asyncio.gather(*waiting)
+    assert urgent[1] == calm[1] == "words" and int(urgent[0]) < 2 < int(calm[0])
+    assert await running == ("2", "explicit") and len(revised(world)) == 2
