@@ -52,7 +52,7 @@ class Observer(Protocol):
 class LiveCall:
     """One call of one client: the bridge between its request handler and the core."""
 
-    __slots__ = ("_driver", "_order", "_progress_at", "_waiter", "displace", "id", "task")
+    __slots__ = ("_driver", "_kept", "_order", "_progress_at", "_waiter", "displace", "id", "task")
 
     def __init__(self, driver: Driver, call_id: str) -> None:
         self.id = call_id
@@ -61,6 +61,7 @@ class LiveCall:
         self._waiter: asyncio.Future[None] | None = None
         self.task = asyncio.current_task(driver.loop)
         self._progress_at = 0.0
+        self._kept = 0
         self.displace: Callable[[], None] | None = None
         """what takes the call off its replica, if it can be taken off; ends in `preempted`"""
 
@@ -95,12 +96,13 @@ class LiveCall:
         """The core wants the slot back, from the driver."""
         if isinstance(self._order, Dispatch):  # its handler has not seen it yet
             self._order = None
-            self.preempted(0)
+            self.preempted(self._kept)
         elif self.displace is not None:
             self.displace()
 
     def preempted(self, tokens_kept: int) -> None:
         """The call has left its replica; the next order says where it goes on."""
+        self._kept = tokens_kept
         self._progress_at = 0.0
         self._driver.tell(ev.CallPreempted(self._driver.clock(), self.id, tokens_kept))
 
