@@ -149,17 +149,17 @@ class Jobs(Replicas):
 
     def _believe(self, job: Job, take_in: Callable[..., Any], *facts: Any) -> None:
         """Let the beliefs take in a fact about `job`; jobs whose beliefs that moves are ordered anew."""
-        belief = job.belief
-        before = None if belief is None else belief.moves
+        belief, keyed = job.belief, job.waiting or self._displaces
+        before = belief.moves if keyed and belief is not None else None
         try:
-            others: Iterable[Job] = take_in(*facts) or ()
+            others: Iterable[Job] | None = take_in(*facts)
         except Exception as error:  # noqa: BLE001  as for orderings: no estimate may stop a call
             self.beliefs = None
             self._fall_back(error)
             return
-        if (job.waiting or self._displaces) and (belief is None or belief.moves != before):
+        if keyed and (belief is None or belief.moves != before):
             self._touch(Fact.BELIEF, job)
-        for other in others:
+        for other in others or ():
             if other.waiting or self._displaces:
                 self._touch(Fact.BELIEF, other)
                 for call in other.calls.values():  # each may have a key of its own

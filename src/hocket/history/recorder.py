@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from hocket import __version__
-from hocket.core import events as ev
-from hocket.core.commands import Command
 from hocket.errors import InputError
 from hocket.history.records import policy_of
 from hocket.history.store import Store
@@ -47,7 +45,7 @@ class HistoryRecorder:
         settings = settings or HistorySettings()
         self.where = str(store.name)
         self._clock = clock
-        self.writer = Writer(
+        self.writer = writer = Writer(
             store,
             new_run(policy, __version__),
             keep_s=86_400 * settings.keep_days,
@@ -56,6 +54,8 @@ class HistoryRecorder:
             prefixed=prefixed,
             wall_offset=lambda: time.time() - clock() if offset is None else offset,
         )
+        self.seen = writer.tell
+        "takes note of one event and of what the core ordered. Never raises, never waits"
 
     def start(self) -> None:
         """Begin to write."""
@@ -64,10 +64,6 @@ class HistoryRecorder:
     def stop(self, within_s: float = STOP_S) -> None:
         """What is open now is interrupted. Wait until all is written, for so long at most."""
         self.writer.stop(self._clock(), within_s)
-
-    def seen(self, event: ev.Event, commands: Sequence[Command]) -> None:
-        """Take note of one event and of what the core ordered. Never raises, never waits."""
-        self.writer.tell(event, commands)
 
 
 class HistoryMetrics(Collector):

@@ -222,7 +222,7 @@ class Pool:
         if self._port != _DEFAULT_PORTS[parts.scheme]:
             host += f":{self._port}"
         self._prefix = parts.path.rstrip("/")
-        self._tail = f" HTTP/1.1\r\nHost: {host}\r\n" + ("" if keep_alive_s else "Connection: close\r\n")
+        self._tail = f" HTTP/1.1\r\nHost: {host}" + ("" if keep_alive_s else "\r\nConnection: close")
         self._idle: deque[_Connection] = deque()
         self._all: set[_Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -233,14 +233,14 @@ class Pool:
 
         `path` may end in a query. Give the answer back with `Response.close`.
         """
-        lines = [f"{method} {self._prefix}{path}{self._tail}"]
-        lines += [f"{name}: {value}\r\n" for name, value in headers]
+        lines = [f"{method} {self._prefix}{path}{self._tail}", *map(": ".join, headers)]
         if body or method != "GET":
-            lines.append(f"Content-Length: {len(body)}\r\n")
-        head = "".join(lines)
-        if not head.count("\n") == head.count("\r") == len(lines) - 1 + self._tail.count("\n"):
+            lines.append(f"Content-Length: {len(body)}")
+        lines.append("\r\n")
+        head = "\r\n".join(lines)
+        if not head.count("\n") == head.count("\r") == len(lines) + self._tail.count("\n"):
             raise ValueError("a line end inside a header")
-        sent = head.encode() + b"\r\n"
+        sent = head.encode()
         idle = self._idle_one()
         if idle is not None:
             at = self.loop.time()
