@@ -8,6 +8,7 @@ replica reports to it as a relay does, on a loop in virtual time.
 import asyncio
 import itertools
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,20 +125,30 @@ class Asynchronous:
         call = self.driver.arrive(job.job, stage.name, stage.model or "", **sizes)
 
         async def follows() -> None:
-            order = await call.order()
-            assert isinstance(order, Dispatch)
             shared = stage.shares_prefix
             prefix = None if shared is None else ((job.job, shared.stage), shared.tokens)
             request = Request(call.id, (job.job, stage.id), stage.prompt_tokens, stage.output_tokens, prefix)
-            self.live[call.id], self.answers[call.id] = call, self.loop.create_future()
-            if self.replicas[order.replica].send(request, self.now):
-                self.wake(order.replica)
-            await self.answers[call.id]
+            self.live[call.id] = call
+            while call.id in self.live:
+                order = await call.order()
+                assert isinstance(order, Dispatch)
+                self.answers[call.id] = self.loop.create_future()
+                call.displace = partial(self.displace, call, request, order.replica)
+                if self.replicas[order.replica].send(request, self.now):
+                    self.wake(order.replica)
+                await self.answers[call.id]
             self.driver.leave(call)
 
         return follows()
 
     # ---------------------------------------------------------------- replicas
+
+    def displace(self, call: LiveCall, request: Request, name: str) -> None:
+        """Calls that have not begun, here: they are off at once, and wait for the next order."""
+        assert self.replicas[name].preempt(request, self.now)
+        self.wake(name)
+        self.answers.pop(call.id).set_result(None)
+        call.preempted(0)
 
     def wake(self, name: str) -> None:
         ends = self.replicas[name].ends

@@ -93,7 +93,7 @@ class Slots:
         call.state = QUEUED
         call.replica = None
         call.job.waiting += 1
-        if self._waits.limit_s is not None and not call.preempted:  # a part of an answer is not refused for waiting
+        if self._waits.limit_s is not None and not call.kept_tokens:  # a part of an answer is not refused for waiting
             self._wake_at(self._waits.began(call, self.now), out)
         try:
             call.engine.queue.push(call)
@@ -147,12 +147,16 @@ class Slots:
         out.append(Dispatch(call.id, engine.name, replica.id))
         if engine.holders is not None:
             self._ask(engine.holders.entered, call)
+        elif engine.unbegun is not None:
+            engine.unbegun[call.id] = call
 
     def _leave_slot(self, call: Call) -> None:
         replica, now, job = call.replica, self.now, call.job
         assert replica is not None, "the call is in no slot"
         if self._displaces:
             self._let_go(call)
+        elif call.engine.unbegun:
+            call.engine.unbegun.pop(call.id, None)
         if replica.search is not None:
             self._learn(call, replica, ended=True)
         # what _charge does, written out: the call would cost more than the work
@@ -266,8 +270,10 @@ class Slots:
         """Who may be displaced, by the orderings in use. O(open calls)."""
         preemption = None if spec.observe else spec.preemption
         self._displaces = preemption is not None
+        recalls = not (self._displaces or spec.observe) and classes_of(self._orderings) is not None
         for engine in (*self.engines.values(), *self.gone.values()):
             before, engine.holders = engine.holders, None
+            engine.unbegun = {} if recalls else None
             one = next((e for e in spec.engines if e.name == engine.name), None)
             if preemption is not None and one is not None and not one.preempts:
                 engine.holders = Holders(preemption, one, self._orderings, self, before)
@@ -277,8 +283,21 @@ class Slots:
                     call.node = call.key = None
                     if call.engine.holders is not None:
                         call.engine.holders.entered(call)
+                    elif call.engine.unbegun is not None and call.state is DISPATCHED and not call.leaving:
+                        call.engine.unbegun[call.id] = call
         except Exception as error:  # noqa: BLE001  a policy may raise anything
             self._fall_back(error)  # which comes here again
+
+    def _recall(self, unbegun: dict[str, Call], urgency: int, out: list[Command]) -> None:
+        """A call of this class waits: a less urgent one that was sent, and has not begun, gives way. No work is lost.
+
+        O(calls that have not begun): none in a gateway, where a replica has its call at once; few in the simulator.
+        """
+        last = max(unbegun.values(), key=lambda call: (call.urgency, call.number))
+        if last.urgency > urgency:
+            del unbegun[last.id]
+            last.leaving = True
+            out.append(Preempt(last.id))
 
     def _displace(self, out: list[Command]) -> None:
         """Where calls wait, let them take the slots of running ones, if that pays. O(log n) a call."""

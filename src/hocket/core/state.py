@@ -226,6 +226,8 @@ class Engine:
     "whether the windows of its replicas are searched for"
     holders: Holders | None = None
     "the calls in its slots that may be displaced; None where none may"
+    unbegun: dict[str, Call] | None = None
+    "calls that were sent and have not begun, by id; None where they need not give way to more urgent ones"
     batch: int = 1
     "calls that a replica of it works on at once, as a power of two; kept where an ordering reads Fact.BATCH"
     listed: dict[str, Replica] = field(default_factory=dict)

@@ -208,19 +208,20 @@ class Simulation:
             case cmd.Preempt():
                 call = self._calls[command.call]
                 place = call.place
-                if self._replicas[place].preempt(call, self._now):
-                    self._displaced(call)
+                off = self._replicas[place].preempt(call, self._now)
                 self._push_boundary(place)
+                if off:
+                    self._tell(self._displaced(call))
             case cmd.WakeAt():
                 self._push(ticks(command.at), TICK, 0, command.at)
             case _:
                 raise NotImplementedError(f"the simulator has no answer to {command!r}")
 
-    def _displaced(self, call: _Call) -> None:
-        """A call has left its replica, as the core wanted."""
+    def _displaced(self, call: _Call) -> ev.CallPreempted:
+        """A call has left its replica, as the core wanted: what the core is told."""
         self._preemptions += 1
         call.off, call.place, call.told = self._at, -1, False
-        self._later.append(ev.CallPreempted(self._at, call.call, call.generated))
+        return ev.CallPreempted(self._at, call.call, call.generated)
 
     def _refuse(self, run: _Run, why: str) -> None:
         """A job of which a call was rejected is over: an application would not go on without its answer."""
@@ -337,7 +338,7 @@ class Simulation:
         for call in finished:
             self._finish(call)
         while replica.displaced:
-            self._displaced(replica.displaced.pop(0))
+            self._later.append(self._displaced(replica.displaced.pop(0)))
         for call in finished:
             if not call.run.failed:
                 self._completed(call.run, call.stage)
