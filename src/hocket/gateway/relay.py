@@ -215,8 +215,9 @@ class Relay:
             if self._seat.due:
                 raise Displaced
             chunk = b"" if upstream.drained else await replica.next_chunk(upstream)
-        if draft is None or draft.broken:
-            self._seat.not_plain("they hold more than text")
+        if draft is None or draft.broken:  # broken, but not strange: an error of the engine's, and no habit
+            if draft is None or draft.strange:
+                self._seat.not_plain("they come packed" if draft is None else "they hold more than text")
             return await self._whole_after_all(replica, order)
         meter.flush()
         end = meter.end()
