@@ -22,7 +22,7 @@ Buckets = npt.NDArray[np.int64]
 
 BITS = 20
 "of a bucket: 20,000 kept ones of a million leave a new word 2 % to be taken for another"
-PIECES = (3, 4, 5)
+PIECES = (4,)
 "letters of a piece of a word, its margins included"
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # of the golden ratio: Fibonacci hashing
 _WORD = re.compile(r"\w+")

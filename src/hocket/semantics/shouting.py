@@ -15,6 +15,8 @@ _CLAUSE = re.compile(r"[^.!?:;,\n|*#<>()\[\]{}\u2013\u2014\u3002\uff01\uff1f]+")
 _WORD = re.compile(r"\w+")
 _REPEATED = re.compile(r"([^\w\s])\1+")
 _LETTERS = re.compile(r"([^\W\d_])\1{2,}")
+_SPACED = re.compile(r"\b(?:\w ){3,}\w\b")
+_END = re.compile(r"[.!?\n]")
 _MOST_WORDS = 24
 "of a clause that may be talk about urgency"
 
@@ -26,11 +28,10 @@ def _words(text: str) -> frozenset[str]:
 _HASTE = _words("""
     urgent urgently urgency emergency emergencies asap immediate immediately instantly now quick quickly hurry rush
     fast critical critically crucial important priority prioritise prioritize prioritised prioritized escalate
-    escalated escalation sos mayday alert alarm warning attention help pls please top highest high maximum max utmost
-    extreme extremely severe severity serious seriously red code level p0 p1 sev0 sev1 sev 911 112 999 deadline life
-    death dying matter time sensitive delay wait waiting respond response reply answer first front line queue skip
-    jump before everyone else anyone ahead must right away today vip stat triage life-threatening threatening lives
-    stake
+    escalated escalation sos mayday alert alarm warning attention top highest high maximum max utmost extreme
+    extremely severe severity serious seriously red code level p0 p1 sev0 sev1 sev 911 112 999 deadline life death
+    matter time sensitive delay wait waiting respond response reply answer first front line queue skip jump before
+    everyone else anyone ahead must right away today vip stat triage life-threatening threatening lives stake
 """)
 _META = _words("""
     ignore disregard forget override previous prior earlier above instruction instructions rule rules prompt system
@@ -45,30 +46,47 @@ _SMALL = _words("""
 """)
 _STRONG = _words("""
     urgent urgently urgency emergency asap immediate immediately hurry critical important priority prioritise
-    prioritize prioritised prioritized escalate escalated sos mayday alert attention help stat ignore disregard
-    override instructions class classified classify vip 911 p0 p1 sev0 sev1 deadline rush now instantly
+    prioritize prioritised prioritized escalate escalated sos mayday alert attention stat ignore disregard override
+    instructions class classified classify vip 911 p0 p1 sev0 sev1 deadline rush now instantly
 """)
+
+_CRIES = _words("""
+    help please pls desperate desperately dying die
+""")
+"whoever is in need says these quietly, so they are talk only where they are shouted"
 
 
 def calm(text: str) -> str:
     """The text without talk about urgency, in small letters, each sign once; all of it if nothing else is left."""
-    quiet = _LETTERS.sub(r"\1\1", _REPEATED.sub(r"\1", text.lower()))
-    parts: list[str] = []
-    at = 0
-    for found in _CLAUSE.finditer(quiet):
-        if _is_talk(found.group()):
-            parts.append(quiet[at : found.start()])
+    text = _LETTERS.sub(r"\1\1", _REPEATED.sub(r"\1", _SPACED.sub(_joined, text)))
+    parts, at = [], 0
+    for found in _CLAUSE.finditer(text):
+        if _is_talk(found.group(), loud=_is_loud(text, found)):
+            parts.append(text[at : found.start()])
             at = found.end()
-    kept = " ".join("".join([*parts, quiet[at:]]).split()) if parts else quiet
-    return kept.strip(" .!?:;,|*#<>-") if parts and len(_WORD.findall(kept)) >= 1 else quiet
+    kept = " ".join("".join([*parts, text[at:]]).split()).strip(" .!?:;,|*#<>-")
+    return (kept if parts and _WORD.search(kept) else text).lower()
 
 
-def _is_talk(clause: str) -> bool:
-    found = _WORD.findall(clause)
-    if not 0 < len(found) <= _MOST_WORDS or not any(word in _STRONG for word in found):
+def _joined(spaced: re.Match[str]) -> str:
+    return spaced.group().replace(" ", "")
+
+
+def _is_loud(text: str, clause: re.Match[str]) -> bool:
+    """Whether a clause is in capitals, or its sentence ends in an exclamation mark."""
+    said = clause.group()
+    end = _END.search(text, clause.end())
+    return (said.isupper() and len(said) > 3) or (end is not None and end.group() == "!")
+
+
+def _is_talk(clause: str, *, loud: bool) -> bool:
+    found = _WORD.findall(clause.lower())
+    if not 0 < len(found) <= _MOST_WORDS:
+        return False
+    if not any(word in _STRONG or (loud and word in _CRIES) for word in found):
         return False
     said = [word for word in found if word not in _SMALL]
-    about = sum(word in _HASTE or word in _META for word in said)
+    about = sum(word in _HASTE or word in _META or (loud and word in _CRIES) for word in said)
     return about >= 0.75 * len(said)
 
 
