@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import msgspec
@@ -122,7 +123,7 @@ def test_emergencies_keep_most_slots_from_calls_that_have_aged(core: Make) -> No
     bare.feed(*arrive(0.0, *(f"d{i}" for i in range(20))), *arrive(0.0, *(f"a{i}" for i in range(20))))
     order = bare.drain(100.0)
     turns = [i for i, call in enumerate(order[:24]) if call.startswith("d")]
-    assert turns[0] == 0 and {b - a for a, b in zip(turns, turns[1:], strict=False)} == {TURN}
+    assert turns[0] == 0 and {b - a for a, b in itertools.pairwise(turns)} == {TURN}
 
 
 def test_age_counts_against_other_classes_only(core: Make) -> None:

@@ -34,7 +34,7 @@ class Urgency:
             raise ValueError(f"strict: {strict}; list classes of 0 to {CLASSES - 2}, each strictly before the next one")
         if not 1.0 <= ratio <= 1e6:
             raise ValueError(f"ratio: {ratio}; use 1 (classes weigh the same) to 1e6")
-        if within_s is not None and not (0.0 < within_s and isfinite(within_s)):
+        if within_s is not None and not (within_s > 0.0 and isfinite(within_s)):
             raise ValueError(f"within_s: {within_s}; use seconds above 0, or leave it out to let classes wait")
         self.weights = tuple(ratio ** (CLASSES - 1 - urgency) for urgency in range(CLASSES))
         self.within_s = within_s
