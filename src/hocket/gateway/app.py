@@ -203,9 +203,9 @@ class Gateway:
             raise not_allowed(http, allowed)
         raise ApiError(404, f"there is no {http.method} {path[:200]}", code="unknown_path")
 
-    async def read(self, http: web.BaseRequest) -> bytes:
+    def read(self, http: web.BaseRequest) -> Awaitable[bytes]:
         """A request's body. Raises ApiError 400, 408 or 413."""
-        return await read_body(http, self.settings.body_limit, self.settings.timeouts.request)
+        return read_body(http, self.settings.body_limit, self.settings.timeouts.request)
 
     def error(
         self, http: web.BaseRequest, error: ApiError, headers: dict[str, str] | None = None

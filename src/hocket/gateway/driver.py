@@ -79,6 +79,11 @@ class LiveCall:
         return order
 
     @property
+    def waits(self) -> bool:
+        """Whether the core has not ordered anything yet."""
+        return self._order is None
+
+    @property
     def aborted(self) -> bool:
         """Whether the core has killed this call; its handler's task is then cancelled."""
         return isinstance(self._order, Abort)

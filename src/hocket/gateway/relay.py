@@ -110,7 +110,9 @@ class Relay:
         if not (asked.stream or kept) and accepts(self._accepted, CODING):
             # a stream would be unpacked here event by event, and gains little
             self._headers.append(("Accept-Encoding", CODING))
-        own = {"x-hocket-job": place.job, "x-hocket-call": call.id, **gateway.urgency.headers(call.id, place.decided)}
+        own = {"x-hocket-job": place.job, "x-hocket-call": call.id}
+        if call.waits:  # else the order is there, and `_obey` says its class
+            own |= gateway.urgency.headers(call.id, place.decided)
         self._client = Downstream(gateway, http, own, named=endpoint.path == "/v1/responses")
         self._beat_s = gateway.settings.heartbeat_s if asked.stream else None
         self._arrived = gateway.driver.clock()
@@ -136,7 +138,7 @@ class Relay:
     async def _obey(self) -> web.StreamResponse:
         call, failure = self._call, None
         while True:
-            order = await self._wait_for(call.order())
+            order = await (self._wait_for(call.order()) if call.waits else call.order())
             if not isinstance(order, Dispatch):
                 if failure is not None and failure.answer is not None and isinstance(order, Reject):
                     return await self._client.engines_error(readable(failure.answer, self._accepted))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Awaitable
 from email.utils import parsedate_to_datetime
 from typing import NoReturn
 
@@ -144,12 +145,12 @@ class Replica:
         if self._retired and self._active == 0:
             self._pool.close()
 
-    async def post(self, path: str, body: bytes, headers: Fields) -> Response:
+    def post(self, path: str, body: bytes, headers: Fields) -> Awaitable[Response]:
         """Send a request; return once the answer's headers are there. Raises ReplicaFailed.
 
         Give the answer back with `release`.
         """
-        return await self.send("POST", path, body, headers)
+        return self.send("POST", path, body, headers)
 
     async def send(self, method: str, path: str, body: bytes, headers: Fields) -> Response:
         """As `post`, by any method. `path` may end in a query; it passes as it is."""
