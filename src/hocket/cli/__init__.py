@@ -30,6 +30,7 @@ COMMANDS = {
     "jobs": "list, show and export the jobs of the history",
     "import": "put the jobs of a trace into the history",
     "shadow": "say what another policy would have done with the jobs of the last hour",
+    "urgency": "learn from labelled texts how urgent a request is; measure and explain it",
     "config": "check a settings file",
     "demo": "three applications on two embedded engines, under two policies",
 }

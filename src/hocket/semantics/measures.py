@@ -27,6 +27,27 @@ def measure(labels: Labels, shares: Array, predicted: Labels) -> dict[str, Any]:
     }
 
 
+def by_urgency(classes: list[int], urgency: Labels, shares: Array, predicted: Labels) -> dict[str, Any]:
+    """As `measure`, and the confusion matrix, by urgency.
+
+    classes: of the columns of `shares` and of what is `predicted`; the labels may have others.
+    """
+    names = sorted({*classes, *np.unique(urgency).tolist()})
+    places = np.searchsorted(names, classes)
+    every = np.zeros((len(shares), len(names)))
+    every[:, places] = shares
+    labels, read = np.searchsorted(names, urgency), places[predicted]
+    found = measure(labels, every, read)
+    for key, value in found.items():
+        if isinstance(value, dict):
+            found[key] = {str(names[int(k)]): one for k, one in value.items()}
+    table = confusion(labels, read, len(names))
+    found["confusion"] = {
+        str(one): dict(zip(map(str, names), row, strict=True)) for one, row in zip(names, table, strict=True)
+    }
+    return found
+
+
 def auroc(hit: npt.NDArray[np.bool_], score: Array) -> float | None:
     """How likely a hit scores above another text; ties count half. None without both kinds."""
     hits, others = int(hit.sum()), int((~hit).sum())
