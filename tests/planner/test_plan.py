@@ -14,6 +14,8 @@ from hocket.errors import InputError
 from hocket.planner.inputs import Cluster, Models, load_cluster, load_models, tables
 from hocket.planner.plan import Plan, load_plan, problems_of
 from hocket.planner.simulated import setup_of
+from hocket.sim.experiment import simulate
+from hocket.sim.workloads import generate
 from tests.docs.pages import ROOT, block
 
 CLUSTER = {
@@ -211,3 +213,19 @@ def test_what_is_missing_or_wrong_is_told_in_one_line(files: list[str], capsys: 
     assert "not a plan" in capsys.readouterr().err
     with pytest.raises(InputError, match="cannot be read"):
         load_plan("/nowhere/plan.json")
+
+
+def test_no_call_is_lost_where_replicas_slow_each_other_all_the_time() -> None:
+    """Speeds change in the middle of steps: no boundary may move by a rounding unsaid."""
+    cluster = msgspec.convert({"nodes": [{"name": "n0", "devices": 4, "kind": "h100", "memory_gib": 80}]}, Cluster)
+    tables = {"rewriter": "qwen2.5-7b", "reranker": "qwen3-8b", "generator": "qwen3-32b"}
+    models = msgspec.convert({"models": [{"name": name, "table": own} for name, own in tables.items()]}, Models)
+    half = {"share": 0.5, "max_concurrency": 256, "kv_tokens": 100_000}
+    engines = (
+        engine("rewriter", replica("n0/gpu0", "n0/gpu1")),
+        engine("reranker", replica("n0/gpu2", **half), replica("n0/gpu3", **half)),
+        engine("generator", replica("n0/gpu2", "n0/gpu3", **half | {"max_concurrency": 22, "kv_tokens": 44_000})),
+    )
+    jobs = list(generate("rag", 150, 1.5, 8))
+    outcome = simulate(jobs, setup_of(plan(*engines), cluster, models), "fcfs")
+    assert len(outcome.jct_s) == len(jobs)

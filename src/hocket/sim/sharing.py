@@ -85,17 +85,20 @@ class SharedReplica(Generic[R]):
         """From `at` on it moves at `speed`. Whether its boundary is at another time now."""
         if speed == self.speed:
             return False
-        self._clock(at)
+        self._at, self._own = at, self._clock(at)
         self.speed = speed
         return self._inner.ends is not None
 
     def _clock(self, at: int) -> int:
-        """Set its clock to the driver's `at`. Returns its own ticks."""
+        """The driver's `at` in its own ticks.
+
+        Where the clock is counted from moves at boundaries and changes of speed alone: it rounds, and a boundary that
+        a driver was told of must not move unsaid.
+        """
         inner, ends = self._inner.ends, self.ends
         own = self._own + int((at - self._at) * self.speed)
         if inner is not None and ends is not None:
             own = inner if at >= ends else min(own, inner - 1)  # a boundary is met exactly, and not before
-        self._at, self._own = at, own
         return own
 
     # ---------------------------------------------------------------- as of a `Replica`
@@ -124,7 +127,8 @@ class SharedReplica(Generic[R]):
 
     def credit(self, at: int) -> tuple[list[tuple[R, int]], list[R]]:
         """See `Replica.credit`."""
-        credited = self._inner.credit(self._clock(at))
+        self._at, self._own = at, self._clock(at)
+        credited = self._inner.credit(self._own)
         self.displaced = self._inner.displaced
         return credited
 

@@ -16,6 +16,7 @@ from hocket.sim.workloads.draft import Draft
 from hocket.sim.workloads.draws import Draws
 from hocket.sim.workloads.planning import llm_compiler, task_automation
 from hocket.sim.workloads.predefined import document_merging, sequence_sorting
+from hocket.sim.workloads.several import beam_search, coding_crew, rag
 from hocket.trace import Job
 
 APPLICATIONS: dict[str, Callable[[Draft], None]] = {
@@ -26,15 +27,21 @@ APPLICATIONS: dict[str, Callable[[Draft], None]] = {
     "task-automation": task_automation,
     "llm-compiler": llm_compiler,
     "agent": agent,
+    "rag": rag,
+    "beam-search": beam_search,
+    "coding-crew": coding_crew,
 }
 "name -> what adds the stages of a job to its draft"
 
+PREDEFINED = ("sequence-sorting", "document-merging")
+CHAIN = ("code-generation", "web-search")
+PLANNING = ("task-automation", "llm-compiler")
 MIXED = "mixed"
 MIXES: dict[str, tuple[str, ...]] = {
-    "predefined": ("sequence-sorting", "document-merging"),
-    "chain": ("code-generation", "web-search"),
-    "planning": ("task-automation", "llm-compiler"),
-    MIXED: tuple(name for name in APPLICATIONS if name != "agent"),
+    "predefined": PREDEFINED,
+    "chain": CHAIN,
+    "planning": PLANNING,
+    MIXED: (*PREDEFINED, *CHAIN, *PLANNING),
 }
 "name -> applications, equally likely: the classes of LLMSched (arXiv 2504.03444), and all six"
 
@@ -43,7 +50,7 @@ MODELS: dict[str, dict[str, str]] = {
     "two": {"small": "small", "medium": "small", "large": "large"},
     "three": {"small": "small", "medium": "medium", "large": "large"},
 }
-"how many models the jobs ask for -> which of them stands for each of three"
+"how many models the jobs ask for -> which of them stands for each of three; other names stay"
 
 
 def generate(
@@ -65,7 +72,7 @@ def generate(
         draft = Draft(app, draws)
         APPLICATIONS[app](draft)
         for stage in draft.stages:
-            stage.model = served[stage.model] if stage.model else None
+            stage.model = served.get(stage.model, stage.model) if stage.model else None
         yield Job(
             job=f"j{number}",
             app=app,
