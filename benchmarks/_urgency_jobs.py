@@ -32,34 +32,56 @@ def setup(**engine: object) -> Setup:
     return msgspec.convert({"engines": [told | engine]}, Setup)
 
 
+def lone_call(rng: random.Random, name: str, at: float) -> Job:
+    """One call, a job of one stage, of any class."""
+    urgency = rng.randrange(CLASSES)
+    prompt, output = rng.randint(1, MOST_TOKENS), rng.randint(1, MOST_TOKENS)
+    hint = max(output + rng.randint(-KNOWN_WITHIN, KNOWN_WITHIN), 1)
+    stage = Stage(id="s0", name="answer", kind="llm", model=MODEL)
+    stage.prompt_tokens, stage.output_tokens, stage.hint_output_tokens = prompt, output, hint
+    return Job(job=name, app="lone", urgency=urgency, arrival_s=at, stages=[stage])
+
+
 def lone_calls(most: int, seed: int) -> list[Job]:
-    """Calls as jobs of one stage: at each tick 0 to `most` of them."""
+    """The paper's calls: at each tick 0 to `most` of them."""
     rng = random.Random(seed)
-    jobs: list[Job] = []
-    for tick in range(TICKS):
-        for _ in range(rng.randint(0, most)):
-            urgency = rng.randrange(CLASSES)
-            prompt, output = rng.randint(1, MOST_TOKENS), rng.randint(1, MOST_TOKENS)
-            hint = max(output + rng.randint(-KNOWN_WITHIN, KNOWN_WITHIN), 1)
-            stage = Stage(id="s0", name="answer", kind="llm", model=MODEL)
-            stage.prompt_tokens, stage.output_tokens, stage.hint_output_tokens = prompt, output, hint
-            jobs.append(Job(job=f"j{len(jobs)}", app="lone", urgency=urgency, arrival_s=tick * TICK_S, stages=[stage]))
-    return jobs
+    times = [tick * TICK_S for tick in range(TICKS) for _ in range(rng.randint(0, most))]
+    return [lone_call(rng, f"j{number}", at) for number, at in enumerate(times)]
 
 
-def misjudged(jobs: list[Job], seed: int, off: float = 2.0, wrong: float = 0.2) -> tuple[list[Job], dict[str, int]]:
-    """The same calls, their lengths predicted up to `off` times too long or too short, a share `wrong` of their classes
-    one too high or too low. Returns them, and the class that each really is of.
-    """
+def misjudged(jobs: list[Job], seed: int, off: float = 2.0, wrong: float = 0.2) -> list[Job]:
+    """The same calls, predicted `off` times too long or too short, a share `wrong` of the classes one off."""
     rng = random.Random(seed)
-    told, true = [], {}
+    told = []
     for job in jobs:
-        urgency = job.urgency
-        if rng.random() < wrong:
-            urgency = min(max(urgency + rng.choice((-1, 1)), 0), CLASSES - 1)
-        stage = job.stages[0]
+        urgency, stage = job.urgency, job.stages[0]
+        if rng.random() < wrong:  # class 0 can only be held for 1, and 4 for 3
+            urgency = rng.choice([other for other in (urgency - 1, urgency + 1) if 0 <= other < CLASSES])
         hint = max(round(stage.output_tokens * rng.choice((1 / off, off))), 1)
         stages = [msgspec.structs.replace(stage, hint_output_tokens=hint)]
         told.append(msgspec.structs.replace(job, urgency=urgency, stages=stages))
-        true[job.job] = job.urgency
-    return told, true
+    return told
+
+
+CAPACITY = 4.7
+"such calls a second that BATCH slots complete"
+RUSH_S, CALM_S = 300.0, 300.0
+RUSH, CALM, BACKGROUND = 1.15, 0.4, 0.05
+"load of classes 0 to 3 in the rush and after it, and of class 4 all along"
+
+
+def rush(seed: int) -> list[Job]:
+    """Classes 0 to 3 alone are more than the engine can do for RUSH_S; a little of class 4 comes all along."""
+    rng = random.Random(seed)
+    found: list[Job] = []
+    for begin, end, load, classes in (
+        (0.0, RUSH_S, RUSH, range(CLASSES - 1)),
+        (RUSH_S, RUSH_S + CALM_S, CALM, range(CLASSES - 1)),
+        (0.0, RUSH_S + CALM_S, BACKGROUND, (CLASSES - 1,)),
+    ):
+        at = begin + rng.expovariate(load * CAPACITY)
+        while at < end:
+            job = lone_call(rng, f"j{len(found)}", at)
+            found.append(msgspec.structs.replace(job, urgency=rng.choice(classes)))
+            at += rng.expovariate(load * CAPACITY)
+    return sorted(found, key=lambda job: job.arrival_s)

@@ -147,6 +147,17 @@ def test_calls_that_left_cost_no_memory_beside_one_that_waits() -> None:
     assert sum(map(len, patience._heaps)) < 64
 
 
+def test_a_call_that_waits_in_one_class_again_and_again_counts_once_in_a_sweep() -> None:
+    """Or each event would sweep: the entries that count would outnumber the calls for good."""
+    patience, queue = Patience(1e9), Bare("urgency", "fcfs", windows={"r": 1})
+    queue.feed(*arrive(0.0, "a1", "b1"))
+    waits = queue.scheduler.calls["b1"]
+    for _ in range(100):
+        patience.add(waits)
+        patience.sweep(1)
+    assert sum(map(len, patience._heaps)) <= 18
+
+
 # ---------------------------------------------------------------- the budget of urgent work
 
 BUDGET = TenantSpec("x", urgent_share=0.25, urgent_burst_s=8.0)

@@ -52,10 +52,10 @@ class Patience:
         return oldest[2]
 
     def sweep(self, waiting: int) -> None:
-        """Drop the entries of calls that have left, once they outnumber the `waiting` ones."""
+        """Drop the entries of calls that have left, and second ones, once they outnumber the `waiting` calls."""
         if self._size > 2 * waiting + 16:
             for urgency, heap in enumerate(self._heaps):
-                heap[:] = [entry for entry in heap if _waits(entry, urgency)]
+                heap[:] = {entry[1]: entry for entry in heap if _waits(entry, urgency)}.values()
                 heapify(heap)
             self._size = sum(map(len, self._heaps))
 
