@@ -21,11 +21,13 @@ MOST_JOBS = 20_000
 class FairClock:
     """Virtual seconds: what each job of the ideal has been given so far. O(log n) a job."""
 
-    __slots__ = ("_finishes", "now")
+    __slots__ = ("_finishes", "now", "wanted")
 
     def __init__(self) -> None:
         #: virtual seconds
         self.now = 0.0
+        #: whether an ordering reads it: else no job joins
+        self.wanted = False
         self._finishes: list[float] = []  # a heap: of the jobs that are not done in the ideal
 
     def join(self, work_s: float) -> float:

@@ -184,7 +184,7 @@ class Jobs(Replicas):
     def _answered(self, call: Call, prompt_tokens: int, output_tokens: int) -> None:
         """A call is complete: an equal sharing has done as much work by now."""
         assert self.beliefs is not None
-        belief = call.job.belief if self._reads_fair else None
+        belief = call.job.belief if self.fair.wanted else None
         if belief is None:  # nobody asks: an answer costs no more than to note it
             self.beliefs.finished(call, prompt_tokens, output_tokens)
             return

@@ -138,7 +138,7 @@ class Scheduler(Jobs):
         )
         if self.beliefs is not None:
             self._believe(job, self.beliefs.arrived, call)
-        if self._reads_fair and job.fair_finish is None:
+        if self.fair.wanted and job.fair_finish is None:
             self._believe(job, self._join, job)
         self.calls[name] = job.calls[name] = call  # from here on a fallback would let it wait
         if engine.room:
@@ -163,21 +163,20 @@ class Scheduler(Jobs):
         if call is None or call.state is QUEUED:
             _stray(call)
             return
-        replica = call.replica
-        if event.tokens:
-            call.tokens = event.tokens
-        else:  # it cannot be taken off, and so is like one that has begun and cannot be continued
-            call.resumable, call.tokens = False, max(call.tokens, 1)
-        if call.engine.holders is not None:
-            self._ask(call.engine.holders.streamed, call)
-        if not event.tokens:
+        replica, holders, tokens = call.replica, call.engine.holders, event.tokens
+        if not tokens:  # it cannot be taken off: so it is like one that has begun and cannot be continued
+            call.resumable = False
+        call.tokens = tokens or max(call.tokens, 1)
+        if holders is not None:
+            self._ask(holders.streamed, call)
+        if not tokens:
             return
         if replica is not None and replica.search is not None:
-            self._learn(call, replica, event.tokens)
+            self._learn(call, replica, tokens)
             self._fill(call.engine, out)
         self._charge(call)
         if self.beliefs is not None:
-            self._believe(call.job, self.beliefs.streamed, call, event.tokens)
+            self._believe(call.job, self.beliefs.streamed, call, tokens)
 
     def _call_finished(self, event: ev.CallFinished, out: list[Command]) -> None:
         call = self.calls.get(event.call)
@@ -283,7 +282,7 @@ class Scheduler(Jobs):
         else:
             if engine is not call.engine:
                 call.engine, call.failed_on = engine, None
-            if self._reads_fair and call.job.fair_finish is None:  # the settings did not ask before
+            if self.fair.wanted and call.job.fair_finish is None:  # the settings did not ask before
                 self._believe(call.job, self._join, call.job)
             self._enqueue(call, out)
 

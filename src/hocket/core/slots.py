@@ -240,10 +240,10 @@ class Slots:
         classes = classes_of(orderings)
         self._weights = (1.0,) * CLASSES if classes is None else tuple(classes.weights)
         reads = self._reads = frozenset[Fact]().union(*(o.reads for o in orderings))
-        # asked at each call. (An object of more than 30 attributes has slower ones, in CPython 3.11 to 3.13.)
+        # asked at each call. (An object of 30 attributes or more has slower ones, in CPython 3.11 to 3.13.)
         self._reads_service = Fact.SERVICE in reads
         self._reads_slots = not reads.isdisjoint((Fact.RUNNING, Fact.SLOTS, Fact.BATCH))
-        self._reads_fair = Fact.FAIR in reads
+        self.fair.wanted = Fact.FAIR in reads
 
     @property
     def wants_progress(self) -> bool:
