@@ -58,6 +58,9 @@ def _of_table(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    import os
+
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the matrices are thin: more threads only wait for each other
     return {"train": _train, "eval": _eval, "explain": _explain}[args.action](args)
 
 
