@@ -18,6 +18,7 @@ from hocket.core.rng import Rng
 from hocket.core.scheduler import Scheduler
 from hocket.core.snapshot import restore, save
 from hocket.core.spec import EngineSpec, SchedulerSpec
+from hocket.core.state import CallState
 from hocket.errors import InputError
 from hocket.policies import check_parameters, compose
 from hocket.policies.llmsched import LlmSched
@@ -69,6 +70,7 @@ class Call:
     stage: str
     engine: Engine = field(default_factory=Engine)
     node: str = "where it waits"
+    state: CallState = CallState.QUEUED
 
     @property
     def id(self) -> str:

@@ -153,7 +153,8 @@ def _row(job: Job, engine: str, informs: int) -> _Row:
     expected, posterior = _expected(job), belief_of(job).posterior
     low, high = expected.interval_s
     gain, stage = -1.0, ""
-    waiting = (call.stage for call in job.calls.values() if call.state is CallState.QUEUED and call.engine.name == engine)
+    here = (call for call in job.calls.values() if call.node is not None and call.engine.name == engine)
+    waiting = (call.stage for call in here if call.state is CallState.QUEUED)
     for ready in sorted(set(waiting)):
         told = 0.0 if posterior is None else posterior.gain(ready, informs)
         if told > gain:
