@@ -68,11 +68,16 @@ class JournalWriter:
         except OSError as error:
             raise InputError(f"journal {path}: cannot be written ({error.strerror}); check the folder") from None
 
-    def write(self, event: Event, commands: Sequence[Command]) -> None:
-        """Append one event and its commands; neither may change any more. Raises OSError, as the disk does."""
+    def write(self, event: Event, commands: Sequence[Command]) -> bool:
+        """Append one event and its commands; neither may change any more. Returns whether it is time to `rotate`.
+
+        Raises OSError, as the disk does.
+        """
         self._lines.append(_Line(event, commands))
-        if len(self._lines) >= GATHERED:
-            self._encode()
+        if len(self._lines) < GATHERED:
+            return False
+        self._encode()
+        return self.full
 
     def _encode(self) -> None:
         assert self._file is not None, "the journal is closed"

@@ -31,12 +31,8 @@ REMEMBERED = 10_000
 class Journal(Protocol):
     """Where events and commands go: `hocket.journal.JournalWriter`."""
 
-    def write(self, event: ev.Event, commands: list[Command]) -> None:
-        """Append one record."""
-
-    @property
-    def full(self) -> bool:
-        """Whether to rotate now."""
+    def write(self, event: ev.Event, commands: list[Command]) -> bool:
+        """Append one record. Whether to rotate now."""
 
     def rotate(self, state: Plain | None, spec: SchedulerSpec) -> None:
         """Go on in a new file, from `state`."""
@@ -202,8 +198,7 @@ class Driver:
 
     def _record(self, journal: Journal, event: ev.Event, commands: list[Command]) -> None:
         try:
-            journal.write(event, commands)
-            if journal.full:
+            if journal.write(event, commands):
                 journal.rotate(save(self.scheduler), self.scheduler.spec)
         except OSError as error:
             # a full disk must not cost a call; a journal with a gap would replay to nonsense, so it ends here
