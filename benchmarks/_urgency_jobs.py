@@ -49,14 +49,18 @@ def lone_calls(most: int, seed: int) -> list[Job]:
     return [lone_call(rng, f"j{number}", at) for number, at in enumerate(times)]
 
 
-def misjudged(jobs: list[Job], seed: int, off: float = 2.0, wrong: float = 0.2) -> list[Job]:
-    """The same calls, predicted `off` times too long or too short, a share `wrong` of the classes one off."""
+def misjudged(jobs: list[Job], seed: int, inwards: bool, off: float = 2.0, wrong: float = 0.2) -> list[Job]:
+    """The same calls, predicted `off` times too long or too short, a share `wrong` of the classes one up or down.
+
+    There is no class above 0 nor below 4. Such an error changes nothing; `inwards`, it goes the other way.
+    """
     rng = random.Random(seed)
     told = []
     for job in jobs:
         urgency, stage = job.urgency, job.stages[0]
-        if rng.random() < wrong:  # class 0 can only be held for 1, and 4 for 3
-            urgency = rng.choice([other for other in (urgency - 1, urgency + 1) if 0 <= other < CLASSES])
+        if rng.random() < wrong:
+            by = rng.choice((-1, 1))
+            urgency += by if 0 <= urgency + by < CLASSES else -by * inwards
         hint = max(round(stage.output_tokens * rng.choice((1 / off, off))), 1)
         stages = [msgspec.structs.replace(stage, hint_output_tokens=hint)]
         told.append(msgspec.structs.replace(job, urgency=urgency, stages=stages))

@@ -89,10 +89,10 @@ def by_ratio(most: int, seeds: int, processes: int) -> dict[float, Figures]:
     return {ratio: found[name] for ratio, name in names.items()}
 
 
-def in_error(most: int, seeds: int, processes: int) -> dict[str, Figures]:
+def in_error(most: int, seeds: int, processes: int, inwards: bool = False) -> dict[str, Figures]:
     """Lengths predicted at half or twice what they are, one class in five off by one; by the classes that are true."""
     true = [lone_calls(most, seed) for seed in range(seeds)]
-    told = [misjudged(jobs, seed) for seed, jobs in enumerate(true)]
+    told = [misjudged(jobs, seed, inwards) for seed, jobs in enumerate(true)]
     return run(told, setup(), ("fcfs", STRICT, DEFAULT), processes, true)
 
 

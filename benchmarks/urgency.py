@@ -42,6 +42,7 @@ def main() -> int:
         lone={most: reproduction(most, seeds, processes) for most in MOST},
         ratios=by_ratio(MOST[-1], seeds, processes),
         error=in_error(MOST[-1], seeds, processes),
+        inwards=in_error(MOST[-1], seeds, processes, inwards=True),
     )
     tell("keys that are compared")
     found.counts = [count(policy, calls) for policy in COUNTED for calls in sizes]
