@@ -38,6 +38,11 @@ def come(at: float, *calls: str, resumable: bool = True, **more: Any) -> list[ev
     return [ev.CallArrived(at, call, call[:2], "s", "m", 10, resumable=resumable, **more) for call in calls]
 
 
+def begun(at: float, *calls: str, **more: Any) -> list[ev.Event]:
+    """Calls that come, and that their replicas begin to work on."""
+    return [*come(at, *calls, **more), *(ev.CallStarted(at, call) for call in calls)]
+
+
 def preempt(*calls: str) -> list[Command]:
     return [Preempt(call) for call in calls]
 
@@ -177,7 +182,7 @@ def test_waiting_saved_is_weighed_against_work_lost(
     core = bare("urgency:ratio=1", "call-fcfs", engines=[EngineSpec("e", ["m"], **engine)])
     slots_take(core, 10.0)
     at = core.scheduler.now
-    core.feed(*come(at, "a3", "a4", resumable=resumable))
+    core.feed(*begun(at, "a3", "a4", resumable=resumable))
     if tokens:
         core.feed(ev.CallStreamed(at + 1.0, "a4", tokens))
     assert core.feed(*come(at + 4.0, "a0")) == (preempt("a4") if profits else [])
@@ -189,15 +194,23 @@ def test_both_count_by_their_class() -> None:
         core = bare()
         slots_take(core, 10.0)
         at = core.scheduler.now
-        core.feed(*come(at, "a0", "a4"))
+        core.feed(*begun(at, "a0", "a4"))
         assert core.feed(*come(at + 12.0, f"b{urgency}")) == (preempt("a4") if profits else [])
+
+
+def test_one_that_has_not_begun_loses_nothing() -> None:
+    core = bare("urgency:ratio=1", "call-fcfs")
+    slots_take(core, 10.0)
+    at = core.scheduler.now
+    core.feed(*begun(at, "a3"), *come(at, "a4", resumable=False))
+    assert core.feed(*come(at + 100.0, "a0")) == preempt("a4")
 
 
 def test_what_did_not_pay_may_pay_later() -> None:
     core = bare("urgency:ratio=1", "call-fcfs", engines=[EngineSpec("e", ["m"], latency=PACE)], slots=1)
     slots_take(core, 2.0)
     at = core.scheduler.now
-    core.feed(*come(at, "a4"), ev.CallStreamed(at + 1.0, "a4", 30))
+    core.feed(*begun(at, "a4"), ev.CallStreamed(at + 1.0, "a4", 30))
     assert core.feed(*come(at + 1.0, "a0")) == [], "4 s are lost, 2 s are saved"
     calm = SchedulerSpec([EngineSpec("e", ["m"], latency=Latency(q2=0.01))], ("urgency",), preemption=CLASS)
     assert core.feed(ev.SettingsChanged(at + 1.1, calm)) == preempt("a4"), "0.4 s are"
@@ -314,7 +327,7 @@ def test_a_job_that_becomes_more_urgent_takes_its_running_calls_along() -> None:
 )
 def test_never(how: dict[str, Any]) -> None:
     core = bare(**how)
-    core.feed(*come(0.0, "a4", "b4"), ev.CallStarted(0.0, "a4"), ev.CallStarted(0.0, "b4"))
+    core.feed(*begun(0.0, "a4", "b4"))
     assert not any(isinstance(command, Preempt) for command in core.feed(*come(1.0, "a0", "b0", "c0")))
 
 
@@ -346,7 +359,7 @@ def spec(**more: Any) -> SchedulerSpec:
 
 def test_settings_turn_it_on_and_off() -> None:
     core = bare(preemption=None)
-    core.feed(*come(0.0, "a4", "b4"), ev.CallStarted(0.0, "a4"), ev.CallStarted(0.0, "b4"), *come(0.5, "a0"))
+    core.feed(*begun(0.0, "a4", "b4"), *come(0.5, "a0"))
     assert core.feed(ev.SettingsChanged(1.0, spec(preemption=CLASS))) == preempt("b4")
     assert core.feed(ev.SettingsChanged(1.1, spec())) == []
     assert core.feed(*come(1.2, "b0"), ev.CallPreempted(1.3, "b4", 5)) == sent("a0"), "it was under way"

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from hocket.assembly import build, replay_journal
+from hocket.cli import main
 from hocket.core import events as ev
 from hocket.core.commands import Command, Preempt
 from hocket.journal import JournalWriter
@@ -254,6 +255,56 @@ def test_where_nobody_may_be_displaced_all_is_as_without(seed: int) -> None:
         # where progress is told, runs are cut at other iterations, and lengths rounded to a picosecond there
         seen.append((msgspec.json.encode(watch.commands), found.jct_s))
     assert seen[0] == (seen[1][0], pytest.approx(seen[1][1], abs=1e-7))
+
+
+ENGINES = """\
+engines:
+  - name: e
+    models: [small, large]
+    max_concurrency: 4
+    latency: {q2: 1.0e-4, d0: 0.01, d1: 1.0e-3}
+"""
+
+
+def test_the_command_line_and_the_file_say_whether(tmp_path: Path) -> None:
+    """By the file, by an option that goes before it; counted in what is written."""
+    jobs, plain, told = tmp_path / "jobs.jsonl", tmp_path / "plain.yaml", tmp_path / "told.yaml"
+    drawn, _ = random_world(5)
+    jobs.write_bytes(b"\n".join(msgspec.json.encode(job) for job in drawn))
+    text = ENGINES.replace("small, large", "m0, m1, m2")
+    plain.write_text(text)
+    told.write_text(text + "preemption: {across: key}\n")
+
+    def count(engines: Path, *more: str) -> int:
+        out = tmp_path / "out.json"
+        args = ["simulate", str(jobs), "--engines", str(engines), "--policy", "urgency>fcfs", "--json", str(out), *more]
+        assert main(args) == 0
+        result: int = msgspec.json.decode(out.read_bytes())["policies"]["urgency>fcfs"]["preemptions"]
+        return result
+
+    by_class, by_key = count(plain, "--preempt", "class"), count(told)
+    assert by_key == count(plain, "--preempt", "key") > by_class == count(told, "--preempt", "class") > 0
+    assert count(plain) == count(told, "--preempt", "never") < by_class
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("preemption: {at_most: 0}", "`at_most`: 0; use 1 or more"),
+        ("preemption: {across: all}", "Invalid enum value 'all'"),
+        ("preemption: {often: 3}", "often"),
+        ("preemption: {across: key}", "'fair' gives turns"),
+    ],
+)
+def test_bad_input_is_told(line: str, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    engines, jobs = tmp_path / "engines.yaml", tmp_path / "jobs.jsonl"
+    engines.write_text(ENGINES + line + "\n")
+    jobs.write_bytes(msgspec.json.encode(lone(0.0, 0, 1, 1)))
+    assert main(["simulate", str(jobs), "--engines", str(engines), "--policy", "urgency>fair>fcfs"]) == 2
+    assert says in capsys.readouterr().err
+    engines.write_text(ENGINES + "    swap_s_per_token: -1\n")
+    assert main(["simulate", str(jobs), "--engines", str(engines)]) == 2
+    assert "`swap_s_per_token`: -1.0; use seconds, 0 (free) or more" in capsys.readouterr().err.replace("-1;", "-1.0;")
 
 
 def test_its_journal_replays(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hocket.core.heap import Key
 from hocket.core.ordering import Fact, Ordering, View
 from hocket.core.queue import Entity, ReadyQueue, chooser_of
 from hocket.core.spec import EngineSpec, PreemptionSpec
-from hocket.core.state import Call
+from hocket.core.state import Call, CallState
 
 MEMORY = 64
 "ends after which what was seen of slot times counts a third"
@@ -135,6 +135,8 @@ class Holders(ReadyQueue):
 
     def _lost_s(self, victim: Call, now: float) -> float:
         """Expected seconds of work that its engine must do again when `victim` goes on."""
+        if victim.state is CallState.DISPATCHED:
+            return 0.0  # it has not begun
         so_far_s = now - victim.sent_at
         if not victim.resumable:
             return so_far_s
