@@ -214,10 +214,10 @@ def test_a_restarted_chooser_sees_a_job_of_two_classes_as_before() -> None:
 def test_a_class_keeps_its_place_when_the_call_that_it_began_with_leaves_it() -> None:
     """Every node is keyed anew when a batch has doubled."""
     live = Live("urgency", "llmsched")
-    for job in ("one", "two", "three"):
+    for job in ("one", "two", "three", "four"):
         live.open(job)
     live.call("one", "x")
-    for call, job, urgency in (("first", "two", 1), ("second", "two", 1), ("third", "three", 2)):
+    for call, job, urgency in (("first", "two", 1), ("second", "four", 1), ("third", "three", 2)):
         live.tell(ev.CallArrived(live.at, call, job, "x", "m", urgency=urgency))
     live.tell(ev.CallRevised(live.at, "first", urgency=4))
     live.scheduler.engines["e"].queue.touch_all()

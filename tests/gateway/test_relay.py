@@ -94,7 +94,7 @@ async def test_a_body_of_32_mib_passes_and_others_do_not_wait_for_it(
     body = b'{"model":"small","messages":[{"role":"user","content":"%b"}]}'
     body %= b"x" * (2**25 - len(body) + 2)
     large = asyncio.create_task(world.post(io.BytesIO(body)).__aenter__())
-    slowest = 0.0
+    slowest, first = 0.0, time.monotonic()
     while not large.done():
         began = time.monotonic()
         async with world.http.get(f"{world.url}/health") as response:
@@ -102,7 +102,7 @@ async def test_a_body_of_32_mib_passes_and_others_do_not_wait_for_it(
         slowest = max(slowest, time.monotonic() - began)
     assert (await large).status == 200
     assert len(body) == 2**25 and len(engine.seen[0].raw) == len(body) + (2 if renamed else 0)
-    assert slowest < 1.0
+    assert slowest < 0.7 * (time.monotonic() - first)
 
 
 async def test_sizes_come_from_the_engine_or_are_counted(engine: ScriptedEngine, start: Start) -> None:

@@ -3,6 +3,9 @@
 An item carries the key under which it counts. A re-keyed or removed item leaves its old entry behind; entries are
 checked when they surface, and swept when they outnumber the live ones. So every operation is O(log n) amortised and the
 comparisons stay in C, which a heap with an index of positions written in Python cannot match.
+
+An empty heap has no entries: calls are not tracked by Python's collector, so a stale entry of one would keep all that
+the call knows, its scheduler too, for as long as the process lives.
 """
 
 from __future__ import annotations
@@ -58,6 +61,8 @@ class KeyedHeap(Generic[Item]):
             item.key = None
             self.size -= 1
             self._sweep()
+            if not self.size:
+                self._entries.clear()
 
     def first(self) -> Item | None:
         """The item with the smallest key, or None."""
@@ -90,6 +95,8 @@ class KeyedHeap(Generic[Item]):
             if item.key is key:
                 item.key = None
                 self.size -= 1
+                if not self.size:
+                    entries.clear()
                 return item
         return None
 

@@ -52,8 +52,11 @@ class Patience:
         return oldest[2]
 
     def sweep(self, waiting: int) -> None:
-        """Drop the entries of calls that have left, and second ones, once they outnumber the `waiting` calls."""
-        if self._size > 2 * waiting + 16:
+        """Drop the entries of calls that have left, and second ones, once they outnumber the `waiting` calls.
+
+        Where none waits, all of them: see `KeyedHeap`.
+        """
+        if self._size > 2 * waiting + 16 or not waiting:
             for urgency, heap in enumerate(self._heaps):
                 heap[:] = {entry[1]: entry for entry in heap if _waits(entry, urgency)}.values()
                 heapify(heap)

@@ -121,6 +121,8 @@ class ReadyQueue:
         self._size -= 1
         if node.parent is not None and not node.heap.size:
             self._prune(node)
+        if self.patience is not None:
+            self.patience.sweep(self._size)
         return call
 
     def _pick(self, chooser: Chooser) -> Call:
