@@ -37,7 +37,8 @@ _SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n+")
 class Described:
     """A model of described classes. Raises InputError: fewer than two classes, or one without words.
 
-    classes: urgency -> sentences; a text of several sentences is taken apart.
+    classes: urgency -> texts. The first says what the class means, and is taken sentence by sentence; the others are
+    examples, each taken whole.
     """
 
     def __init__(self, classes: Mapping[int, Sequence[str]], encoder: Encoder) -> None:
@@ -56,7 +57,7 @@ class Described:
         buckets = [words(one) for one in texts]
         kept = keep([word_buckets(one) for one in buckets], 1), keep([piece_buckets(one) for one in buckets], 1)
         self._features = Featurizer([], kept)
-        self._fit = fit(self._features.rows(texts, vectors, [{}] * len(texts)), labels, len(sentences), RIDGE)
+        self._fit = fit(self._features.rows(texts, vectors, [{}] * len(texts))[0], labels, len(sentences), RIDGE)
         each = len(texts) / len(sentences)
         self._learned = each / (each + ENOUGH)
         self.domain = learn_domain(vectors)
@@ -65,10 +66,11 @@ class Described:
         """What each text is; the fields are not looked at. A text's class is the median of its shares."""
         quiet = [calm(text) for text in texts]
         vectors = self.encoder.encode(quiet)
-        learned = class_shares(sigmoid(self._fit.logits(self._features.rows(quiet, vectors, given))))
+        rows, strange = self._features.rows(quiet, vectors, given)
+        learned = class_shares(sigmoid(self._fit.logits(rows)))
         shares = self._learned * learned + (1 - self._learned) * self._nearest(vectors)
         number = (np.cumsum(shares, axis=1)[:, :-1] < 0.5).sum(axis=1)
-        return Predicted(shares, number, self.domain.likeness(vectors), vectors)
+        return Predicted(shares, number, self.domain.likeness(vectors, strange))
 
     def _nearest(self, vectors: Floats) -> npt.NDArray[np.float64]:
         away = _unit(vectors - self._centre)
@@ -78,7 +80,7 @@ class Described:
 
 
 def _sentences(texts: Sequence[str]) -> list[str]:
-    parts = [part for text in texts for part in _SENTENCE.split(text)]
+    parts = [*_SENTENCE.split(texts[0]), *texts[1:]] if texts else []
     return [quiet for part in parts if words(quiet := calm(part))]
 
 

@@ -1,8 +1,9 @@
-"""Is a text of the kind that was learned? How far its vector lies from those of the training, by their own spread.
+"""Is a text of the kind that was learned? Two things tell: how far its vector lies from those of the training, by their
+own spread, and how many of its pieces of words no text of the training has.
 
 The distance is Mahalanobis's with a covariance that is drawn towards a sphere (Lee et al., 2018, use it to find inputs
-from elsewhere; Ledoit and Wolf, 2004, why to draw). Distances of texts that were held out say what is far: the share
-of them at least as far is a conformal p-value (Vovk et al., 2005), so that about so many texts of the domain are
+from elsewhere; Ledoit and Wolf, 2004, why to draw). Texts that were held out say what is strange: the share of them
+that are at least as strange is a conformal p-value (Vovk et al., 2005), so that about so many texts of the domain are
 refused as one asks for.
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
 from hocket.semantics.features import Floats
 
@@ -19,7 +19,8 @@ SHRINKAGE = 3.0
 DIRECTIONS = 64
 "that have a spread of their own; the others share one"
 _FOLDS = 5
-_MOST_DISTANCES = 256
+_MOST = 256
+"held-out texts that are remembered, evenly over their order"
 
 
 class Domain(msgspec.Struct):
@@ -33,30 +34,57 @@ class Domain(msgspec.Struct):
     "(r + 1,): variance along each direction, and along every other"
     distances: Floats
     "of held-out texts, increasing"
+    unknown: Floats
+    "unknown pieces of held-out texts, increasing; empty where that says nothing"
+    strangest: Floats
+    "of held-out texts, increasing: the smaller of their two shares"
 
-    def likeness(self, vectors: Floats) -> npt.NDArray[np.float64]:
-        """(n,): for each vector the share of held-out texts that lie at least as far; near 0 is elsewhere."""
-        far = self.distance(vectors)
-        nearer = np.searchsorted(self.distances, far, side="left")
-        return (len(self.distances) - nearer + 1) / (len(self.distances) + 1)
+    def likeness(self, vectors: Floats, unknown: Floats) -> Floats:
+        """(n,): for each text the share of held-out ones that are at least as strange; near 0 is elsewhere."""
+        return _share_above(-self.strangest[::-1], -self.smaller(self.distance(vectors), unknown))
 
-    def distance(self, vectors: Floats) -> npt.NDArray[np.float64]:
+    def smaller(self, distance: Floats, unknown: Floats) -> Floats:
+        """(n,): the share of held-out texts that are at least as strange, by the vector or by the pieces."""
+        by_vector = _share_above(self.distances, distance)
+        return np.minimum(by_vector, _share_above(self.unknown, unknown)) if len(self.unknown) else by_vector
+
+    def distance(self, vectors: Floats) -> Floats:
         """(n,): squared, in units of the spread."""
         away = vectors - self.mean
         along = (away @ self.directions.T) ** 2
         rest = (away**2).sum(axis=1) - along.sum(axis=1)
-        return np.asarray(along @ (1 / self.spread[:-1]) + rest / self.spread[-1], np.float64)
+        return np.asarray(along @ (1 / self.spread[:-1]) + rest / self.spread[-1], np.float32)
 
 
-def learn_domain(vectors: Floats) -> Domain:
-    """The domain of some texts: with fewer than five there is no telling, and everything is far."""
+def learn_domain(vectors: Floats, unknown: Floats | None = None) -> Domain:
+    """The domain of some texts, (n, d), and the unknown pieces of each as if it were held out, (n,).
+
+    With fewer than twenty texts none is ever so strange that less than a twentieth of them are at least as strange.
+    """
     domain = _shape(vectors)
     fold = np.arange(len(vectors)) % _FOLDS
-    held = [_shape(vectors[fold != k]).distance(vectors[fold == k]) for k in range(_FOLDS) if len(vectors) >= _FOLDS]
-    distances = np.sort(np.concatenate(held)) if held else np.zeros(0)
-    if len(distances) > _MOST_DISTANCES:
-        distances = np.quantile(distances, np.linspace(0, 1, _MOST_DISTANCES))
-    return msgspec.structs.replace(domain, distances=distances.astype(np.float32))
+    distances = np.zeros(len(vectors), np.float32)
+    for k in np.unique(fold) if len(vectors) > _FOLDS else ():
+        distances[fold == k] = _shape(vectors[fold != k]).distance(vectors[fold == k])
+    pieces = np.zeros(0, np.float32) if unknown is None else unknown
+    whole = msgspec.structs.replace(domain, distances=np.sort(distances), unknown=np.sort(pieces))
+    strangest = np.sort(whole.smaller(distances, pieces))
+    return msgspec.structs.replace(
+        whole, distances=_some(whole.distances), unknown=_some(whole.unknown), strangest=_some(strangest)
+    )
+
+
+def _share_above(known: Floats, found: Floats) -> Floats:
+    """Of each number the share of the known ones, which increase, that are at least as large."""
+    nearer = np.searchsorted(known, found, side="left")
+    return np.asarray((len(known) - nearer + 1) / (len(known) + 1), np.float32)
+
+
+def _some(increasing: Floats) -> Floats:
+    """At most so many of them, evenly."""
+    if len(increasing) <= _MOST:
+        return increasing
+    return increasing[np.linspace(0, len(increasing) - 1, _MOST).round().astype(np.int64)]
 
 
 def _shape(vectors: Floats) -> Domain:
@@ -68,5 +96,6 @@ def _shape(vectors: Floats) -> Domain:
     others = vectors.shape[1] - r
     rest = float(variances[r:].sum()) / others if others else 0.0
     added = SHRINKAGE * max(total, 1e-6) / vectors.shape[1]
-    spread = np.append(variances[:r], rest) + added
-    return Domain(mean, directions[:r].astype(np.float32), spread.astype(np.float32), np.zeros(0, np.float32))
+    spread = (np.append(variances[:r], rest) + added).astype(np.float32)
+    none = np.zeros(0, np.float32)
+    return Domain(mean, directions[:r].astype(np.float32), spread, none, none, none)

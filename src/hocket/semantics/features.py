@@ -43,13 +43,14 @@ class Kept(msgspec.Struct):
         found[self.buckets] = np.arange(len(self.buckets), dtype=np.int32)
         return found
 
-    def row(self, table: npt.NDArray[np.int32], buckets: Buckets) -> tuple[npt.NDArray[np.int32], Floats]:
-        """The columns of a text's buckets and their values: a vector of length 1, or of none."""
+    def row(self, table: npt.NDArray[np.int32], buckets: Buckets) -> tuple[npt.NDArray[np.int32], Floats, float]:
+        """The columns of a text's buckets and their values, a vector of length 1 or of none; how strange it is."""
         columns = table[buckets]
+        strange = strangeness(columns < 0)
         columns, counts = np.unique(columns[columns >= 0], return_counts=True)
         values = (1 + np.log(counts)).astype(np.float32) * self.rarity[columns]
         length = float(np.sqrt(values @ values))
-        return columns, values / np.float32(length) if length else values
+        return columns, values / np.float32(length) if length else values, strange
 
 
 def keep(texts: Sequence[Buckets], least: int = 2) -> Kept:
@@ -59,6 +60,18 @@ def keep(texts: Sequence[Buckets], least: int = 2) -> Kept:
     enough = counts >= least
     rarity = 1 + np.log((1 + len(texts)) / (1 + counts[enough]))
     return Kept(buckets[enough], rarity.astype(np.float32))
+
+
+def strangeness(unknown: npt.NDArray[np.bool_]) -> float:
+    """Unknown buckets of a text over the root of all: a text twice as long is as strange with 1.4 times as many."""
+    return float(unknown.sum() / np.sqrt(max(len(unknown), 1)))
+
+
+def held_out_strangeness(texts: Sequence[Buckets], least: int) -> Floats:
+    """(texts,): how strange each would be to `keep` of all the others."""
+    seen, counts = np.unique(np.concatenate([np.unique(one) for one in texts]), return_counts=True)
+    known = seen[counts > least]
+    return np.array([strangeness(~np.isin(one, known)) for one in texts], np.float32)
 
 
 def words(text: str) -> list[str]:

@@ -74,10 +74,8 @@ class Predicted(NamedTuple):
     "(n, K): how likely each class is"
     number: npt.NDArray[np.int64]
     "(n,): which class, 0 to K - 1"
-    in_domain: npt.NDArray[np.float64]
+    in_domain: Floats
     "(n,), 0 to 1"
-    vectors: Floats
-    "(n, d)"
 
 
 class Featurizer:
@@ -88,17 +86,20 @@ class Featurizer:
         self._kept = [(one, one.table()) for one in kept]
         self._width = sum(len(one.buckets) for one in kept)
 
-    def rows(self, texts: Sequence[str], vectors: Floats, given: Sequence[Mapping[str, Value]]) -> Rows:
-        """One row a text; the texts are calm, the vectors theirs."""
+    def rows(self, texts: Sequence[str], vectors: Floats, given: Sequence[Mapping[str, Value]]) -> tuple[Rows, Floats]:
+        """One row a text, and how strange its pieces of words are; the texts are calm, the vectors theirs."""
         dense = np.concatenate([VECTOR_WEIGHT * vectors, FIELD_WEIGHT * matrix(self._fields, given)], axis=1)
-        return rows(dense.astype(np.float64), map(self._sparse, texts), self._width)
+        sparse = [self._sparse(text) for text in texts]
+        found = rows(dense.astype(np.float64), [one[:2] for one in sparse], self._width)
+        return found, np.array([strange for _, _, strange in sparse], np.float32)
 
-    def _sparse(self, text: str) -> tuple[npt.NDArray[np.int64], Floats]:
+    def _sparse(self, text: str) -> tuple[npt.NDArray[np.int64], Floats, float]:
         (kept, table), (pieces, piece_table) = self._kept
         found = words(text)
-        columns, values = kept.row(table, word_buckets(found))
-        more, further = pieces.row(piece_table, piece_buckets(found))
-        return np.concatenate([columns, more + len(kept.buckets)]).astype(np.int64), np.concatenate([values, further])
+        columns, values, _ = kept.row(table, word_buckets(found))
+        more, further, strange = pieces.row(piece_table, piece_buckets(found))
+        every = np.concatenate([columns, more + len(kept.buckets)]).astype(np.int64)
+        return every, np.concatenate([values, further]), strange
 
 
 class Trained:
@@ -119,10 +120,11 @@ class Trained:
         """What each text, with its fields, is."""
         quiet = [calm(text) for text in texts]
         vectors = self.encoder.encode(quiet)
-        at_most = sigmoid(self._features.rows(quiet, vectors, given).times(self._weights) + self.head.offsets)
+        found, strange = self._features.rows(quiet, vectors, given)
+        at_most = sigmoid(found.times(self._weights) + self.head.offsets)
         shares = class_shares(at_most)
         number = np.searchsorted(self.head.cuts, expected(shares))
-        return Predicted(shares, number, self.head.domain.likeness(vectors), vectors)
+        return Predicted(shares, number, self.head.domain.likeness(vectors, strange))
 
 
 def expected(shares: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

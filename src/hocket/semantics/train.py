@@ -11,7 +11,7 @@ import numpy.typing as npt
 from hocket.errors import InputError
 from hocket.semantics import measures
 from hocket.semantics.domain import learn_domain
-from hocket.semantics.features import Rows, keep, piece_buckets, word_buckets, words
+from hocket.semantics.features import Rows, held_out_strangeness, keep, piece_buckets, word_buckets, words
 from hocket.semantics.fields import Value, learn_fields
 from hocket.semantics.head import Example, Featurizer, Head, expected, scaled
 from hocket.semantics.ordinal import Labels, Matrix, calibrate, class_shares, fit, sigmoid
@@ -20,7 +20,7 @@ from hocket.semantics.shouting import calm, shouted
 if TYPE_CHECKING:
     from hocket.semantics.encoder import Encoder
 
-RIDGES = (16.0, 4.0, 1.0)
+RIDGES = (64.0, 16.0, 4.0, 1.0)
 "tried, the strongest first"
 FOLDS = 5
 LEAST = 2
@@ -49,10 +49,11 @@ def train(data: Labelled, encoder: Encoder, features: Sequence[str] = (), *, kee
     fields = learn_fields(features, data.given)
     found = [words(text) for text in quiet]
     least = 2 if len(data) >= 100 else 1
-    kept = keep([word_buckets(one) for one in found], least), keep([piece_buckets(one) for one in found], least)
+    pieces = [piece_buckets(one) for one in found]
+    kept = keep([word_buckets(one) for one in found], least), keep(pieces, least)
     loud = shouted(quiet)
     featurizer = Featurizer(fields, kept)
-    every = featurizer.rows(
+    every, _ = featurizer.rows(
         [*quiet, *loud], np.concatenate([vectors, encoder.encode(loud)]), [*data.given, *data.given]
     )
     best, logits = _held_out(every, labels, len(classes))
@@ -72,7 +73,7 @@ def train(data: Labelled, encoder: Encoder, features: Sequence[str] = (), *, kee
         offsets=offsets,
         slopes=scale.slopes.astype(np.float32),
         cuts=_cuts(shares, counts),
-        domain=learn_domain(vectors),
+        domain=learn_domain(vectors, held_out_strangeness(pieces, least)),
         examples=[Example(*one) for one in examples] if keep_examples else [],
         held_out=measures.measure(labels, shares, np.searchsorted(_cuts(shares, counts), expected(shares))),
     )
@@ -96,7 +97,11 @@ def _folds(labels: Labels) -> Labels:
 
 
 def _held_out(every: Rows, labels: Labels, classes: int) -> tuple[float, Matrix]:
-    """The best ridge, and under it the logits of each text by a fit that had not seen it."""
+    """A ridge, and under it the logits of each text by a fit that had not seen it.
+
+    The strongest ridge that is no worse than the best by more than chance (the rule of one standard error: Breiman et
+    al., 1984, here of the differences): with few texts the best one is mostly luck.
+    """
     n = len(labels)
     fold = _folds(labels)
     loudly = np.tile(labels, 2)
@@ -111,13 +116,18 @@ def _held_out(every: Rows, labels: Labels, classes: int) -> tuple[float, Matrix]
             found = fit(seen, loudly[~out], classes, ridge, start)
             logits[ridge][fold == k], start = found.logits(held), found.point
 
-    def loss(ridge: float) -> float:
+    def losses(ridge: float) -> Matrix:
         scale = calibrate(logits[ridge], labels)
         z = logits[ridge] * scale.slopes + scale.offsets
-        return float((np.logaddexp(0, z) - at_most * z).mean())
+        return np.asarray((np.logaddexp(0, z) - at_most * z).mean(axis=1), np.float64)
 
-    best = min(RIDGES, key=loss)
-    return best, logits[best]
+    lost = {ridge: losses(ridge) for ridge in RIDGES}
+    lowest = lost[min(RIDGES, key=lambda ridge: lost[ridge].mean())]
+    for ridge in RIDGES:
+        worse = lost[ridge] - lowest
+        if worse.mean() <= worse.std() / np.sqrt(n):
+            break
+    return ridge, logits[ridge]
 
 
 def _cuts(shares: Matrix, counts: Labels) -> npt.NDArray[np.float32]:
