@@ -99,10 +99,10 @@ def test_without_the_packages_it_says_what_to_install(monkeypatch: pytest.Monkey
     real = builtins.__import__
 
     def without(name: str, *more: Any, **named: Any) -> Any:
-        if name.partition(".")[0] in {"tokenizers", "wordllama"}:
+        if name.partition(".")[0] == "onnxruntime":
             raise ModuleNotFoundError(f"No module named '{name}'", name=name)
         return real(name, *more, **named)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(InputError, match=r"tokenizers.*hocket\[words\]"):
-        reader_of(ReaderSettings("r", classes=CLASSES))
+    with pytest.raises(InputError, match=r"onnxruntime.*hocket\[words\]"):
+        reader_of(ReaderSettings("r", classes=CLASSES, encoder="minilm"))

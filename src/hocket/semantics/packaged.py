@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from hocket.errors import InputError
 
-_TYPES = {"F16": "<f2", "F32": "<f4", "I64": "<i8"}
+_TYPES = {"U8": "u1", "F16": "<f2", "F32": "<f4", "I64": "<i8"}
 _MOST_HEADER = 1 << 20
 
 
