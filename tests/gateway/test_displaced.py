@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
-from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 import pytest
 
-from hocket.core.spec import PreemptionSpec
-from hocket.core.state import CallState
 from hocket.settings import EngineSettings
 from tests.gateway.conftest import Running, Start, soon
 from tests.writing_engine import PROMPT_TOKENS, WritingEngine
@@ -238,66 +234,6 @@ async def test_an_engine_that_displaces_calls_itself_is_told_their_class(start: 
     assert [part.body["priority"] for part in writer.seen] == [4, 0] and kept(world) == []
 
 
-# ---------------------------------------------------------------- answers that are wanted whole
-
-
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
-async def test_a_whole_answer_goes_on_too(start: Start, writer: WritingEngine, path: str) -> None:
-    world = await serve(start, writer)
-    task = asyncio.create_task(world.post({"max_tokens": 50, "prompt": "Once"}, path=path))
-    for n in (1, 2, 3):
-        await soon(lambda n=n: len(writer.seen) == n and writer.seen[-1].sent > 5)  # type: ignore[misc]
-        the_call(world).preempt()
-    response = await task
-    assert response.headers["Content-Type"] == "application/json"
-    answer = await response.json()
-    (choice,) = answer["choices"]
-    text = choice["message"]["content"] if "chat" in path else choice["text"]
-    assert text == "".join(WORDS[:50]) and choice["finish_reason"] == "length"
-    assert (answer["id"], answer["created"], answer["model"]) == ("cmpl-1", 1001, "writer")
-    assert answer["object"] == ("chat.completion" if "chat" in path else "text_completion")
-    sizes = {"prompt_tokens": PROMPT_TOKENS, "completion_tokens": 50, "total_tokens": PROMPT_TOKENS + 50}
-    assert answer["usage"] == sizes
-    assert len(kept(world)) == 3 and all(kept(world)) and all(part.body["stream"] for part in writer.seen)
-
-
-async def test_a_whole_answer_of_more_than_text_is_the_engines_own(start: Start, writer: WritingEngine) -> None:
-    writer.delta = {"reasoning_content": "hm"}
-    world = await serve(start, writer)
-    async with world.post({}) as response:
-        assert (await response.json())["choices"][0]["message"]["content"] == "".join(WORDS)
-    first, again = writer.seen
-    assert first.body["stream"] and "stream" not in again.body
-    async with world.post({}) as response:
-        await response.read()
-    assert "stream" not in writer.seen[-1].body and len(writer.seen) == 3, "known from then on"
-
-
-async def test_a_whole_answer_that_cannot_be_gone_on_with_is_made_anew(start: Start, writer: WritingEngine) -> None:
-    writer.refuses = 400
-    world = await serve(start, writer)
-    task = asyncio.create_task(world.post({}))
-    await soon(lambda: bool(writer.seen) and writer.seen[-1].sent > 5)
-    the_call(world).preempt()
-    answer = await (await task).json()
-    assert answer["choices"][0]["message"]["content"] == "".join(WORDS)
-    assert len(writer.seen) == 3
-
-
-async def test_a_whole_answer_that_was_cut_goes_on_elsewhere(start: Start, writer: WritingEngine) -> None:
-    second = WritingEngine(WORDS)
-    await second.start()
-    world = await serve(start, writer, second)
-    task = asyncio.create_task(world.post({}))
-    await soon(lambda: any(engine.seen and engine.seen[-1].sent > 5 for engine in (writer, second)))
-    first, other = (writer, second) if writer.seen else (second, writer)
-    await first.stop()
-    answer = await (await task).json()
-    assert answer["choices"][0]["message"]["content"] == "".join(WORDS)
-    assert other.seen[0].before
-    await second.stop()
-
-
 @pytest.mark.parametrize(
     "body",
     [
@@ -462,69 +398,3 @@ async def test_the_settings_change(start: Start, writer: WritingEngine) -> None:
     await release(other, writer)
     await stream.rest()
     assert stream.texts == WORDS
-
-
-async def test_all_at_once(start: Start, writer: WritingEngine) -> None:
-    """Calls of all classes and kinds displace each other; clients go, an engine dies, settings are read again.
-
-    Who gets an answer gets all of it, once. The fixture looks for slots that are held, and replays the journal.
-    """
-    second, draw = WritingEngine(WORDS, gap_s=0.001), random.Random(3)
-    await second.start()
-    port = int(second.url.rpartition(":")[2])
-    writer.gap_s, writer.split = 0.001, 50
-    world = await serve(start, writer, second, window=3, preemption=PreemptionSpec(at_most=5))
-    settings = world.gateway.settings
-    outcomes: Counter[str] = Counter()
-
-    async def client(number: int) -> None:
-        await asyncio.sleep(draw.random() * 3)
-        stream, seed = draw.random() < 0.6, draw.random() < 0.2
-        body: dict[str, Any] = {"stream": stream, "max_tokens": draw.choice((20, 40, 60))}
-        if seed:
-            body["seed"] = 1
-        headers = {"x-hocket-urgency": str(draw.choice((0, 1, 2, 4, 4, 4)))}
-        async with world.post(body, headers=headers) as response:
-            if draw.random() < 0.1:
-                outcomes["gone"] += 1
-                return
-            raw = await response.read()
-        if response.status != 200:
-            outcomes["refused"] += 1
-            assert not stream or response.status in {502, 503}
-            return
-        if not stream:
-            text = json.loads(raw)["choices"][0]["message"]["content"]
-            assert text == "".join(WORDS if seed else WORDS[: body["max_tokens"]])
-        else:
-            answer = Stream(response)
-            answer.raw = raw
-            if "error" in answer.events[-1]:
-                outcomes["cut"] += 1
-                return
-            assert answer.texts == WORDS[: body["max_tokens"]] and raw.count(b"[DONE]") == 1
-        outcomes["answered"] += 1
-
-    async def displace() -> None:
-        """More often than the core would."""
-        while True:
-            await asyncio.sleep(0.02)
-            running = [call for call in world.gateway.scheduler.calls.values() if call.state is not CallState.QUEUED]
-            if running:
-                world.gateway.driver.live[draw.choice(running).id].preempt()
-
-    async def trouble() -> None:
-        for n in range(3):
-            await asyncio.sleep(0.7)
-            await world.gateway.reload(msgspec.structs.replace(settings, queue_timeout=60.0 + n))
-        await second.stop()
-        await asyncio.sleep(0.2)
-        await second.start(port)
-
-    displacing = asyncio.create_task(displace())
-    await asyncio.gather(trouble(), *(client(number) for number in range(150)))
-    displacing.cancel()
-    assert outcomes["answered"] > 100, outcomes
-    assert sum(tokens > 0 for tokens in kept(world)) > 20
-    await soon(lambda: not world.gateway.driver.live)
-    await second.stop()
