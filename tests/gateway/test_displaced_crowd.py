@@ -12,11 +12,20 @@ import msgspec
 
 from hocket.core.spec import PreemptionSpec
 from hocket.core.state import CallState
-from tests.gateway.conftest import Start, soon
+from tests.gateway.conftest import Running, Start, soon
 from tests.gateway.test_displaced import WORDS, Stream, kept, serve, writer
 from tests.writing_engine import WritingEngine
 
 __all__ = ["writer"]  # the fixture
+
+
+async def displace(world: Running, draw: random.Random) -> None:
+    """More often than the core would."""
+    while True:
+        await asyncio.sleep(0.02)
+        running = [call for call in world.gateway.scheduler.calls.values() if call.state is not CallState.QUEUED]
+        if running:
+            world.gateway.driver.live[draw.choice(running).id].preempt()
 
 
 async def test_all_at_once(start: Start, writer: WritingEngine) -> None:
@@ -60,14 +69,6 @@ async def test_all_at_once(start: Start, writer: WritingEngine) -> None:
             assert answer.texts == WORDS[: body["max_tokens"]] and raw.count(b"[DONE]") == 1
         outcomes["answered"] += 1
 
-    async def displace() -> None:
-        """More often than the core would."""
-        while True:
-            await asyncio.sleep(0.02)
-            running = [call for call in world.gateway.scheduler.calls.values() if call.state is not CallState.QUEUED]
-            if running:
-                world.gateway.driver.live[draw.choice(running).id].preempt()
-
     async def trouble() -> None:
         for n in range(3):
             await asyncio.sleep(0.7)
@@ -76,7 +77,7 @@ async def test_all_at_once(start: Start, writer: WritingEngine) -> None:
         await asyncio.sleep(0.2)
         await second.start(port)
 
-    displacing = asyncio.create_task(displace())
+    displacing = asyncio.create_task(displace(world, draw))
     await asyncio.gather(trouble(), *(client(number) for number in range(150)))
     displacing.cancel()
     assert outcomes["answered"] > 100, outcomes
