@@ -17,7 +17,8 @@ DEFAULT_WITHIN_S = 300.0
 "of the recipe `default`"
 COMPARISONS = 3.0
 "times log2 n that an event may compare, beside a few that do not grow"
-SLACK = 1.05
+SLACK = 1.1
+"times the bound: an overdue call still waits for a slot, and for those that were overdue before it"
 
 
 class Found(msgspec.Struct):

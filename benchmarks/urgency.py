@@ -29,7 +29,7 @@ COUNTED = ("urgency>oracle", "urgency:strict=0:within_s=300>oracle")
 def main() -> int:
     """Run it all, write the page, say what does not hold."""
     args = _arguments()
-    processes, seeds = args.processes, 10 if args.quick else args.seeds
+    processes, seeds = args.processes, 3 if args.quick else args.seeds
     sizes = [10**power for power in range(2, 7) if 10**power <= (1000 if args.quick else args.calls)]
     start = time.perf_counter()
 
@@ -66,7 +66,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--quick", action="store_true", help="ten draws of lone calls, and few that wait; no whole jobs"
+        "--quick", action="store_true", help="three draws of lone calls, few that wait; no whole jobs"
     )
     parser.add_argument("--seeds", type=int, default=40, help="draws of lone calls (%(default)s)")
     parser.add_argument("--whole-seeds", type=int, default=5, help="draws of whole jobs (%(default)s)")
