@@ -41,7 +41,7 @@ _META = _words("""
 """)
 _SMALL = _words("""
     a an the this that these those it its is are was be been am i me my we us our you your he she they as of to in on
-    at for from by with and or but not no so very really super too do does did don t s m re can could will would
+    at for from by with and or but so very really super too do does did don t s m re can could will would
     should have has had need needs want there here if then than up out just only get got go let make
 """)
 _STRONG = _words("""
