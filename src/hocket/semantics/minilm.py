@@ -89,9 +89,10 @@ def _graph(weights: Path, folder: Path) -> bytes:
     made = _made(weights)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as draft:
-            draft.write(hashlib.sha256(made).digest() + made)
-        Path(draft.name).replace(place)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=f"{place.stem}-") as drafts:
+            draft = Path(drafts) / place.name
+            draft.write_bytes(hashlib.sha256(made).digest() + made)
+            draft.replace(place)
     except OSError:
         pass  # a folder that cannot be written costs the making each time, no more
     return made
