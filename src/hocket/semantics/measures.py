@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hocket.semantics.ordinal import minimise, sigmoid
+
 Array = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 BINS = 10
@@ -92,16 +94,14 @@ def slope(hit: npt.NDArray[np.bool_], probability: Array) -> float | None:
     if hit.all() or not hit.any():
         return None
     p = probability.clip(1e-6, 1 - 1e-6)
-    columns = np.stack([np.log(p / (1 - p)), np.ones_like(p)], axis=1)
-    point = np.array([1.0, 0.0])
-    for _ in range(50):
-        q = 1 / (1 + np.exp(-np.clip(columns @ point, -30, 30)))
-        bend = (columns * (q * (1 - q))[:, None]).T @ columns + 1e-9 * np.eye(2)
-        step = np.linalg.solve(bend, columns.T @ (q - hit))
-        point = point - np.clip(step, -1, 1)
-        if np.abs(step).max() < 1e-9:
-            break
-    return float(point[0])
+    z = np.log(p / (1 - p))
+
+    def loss(point: Array) -> tuple[float, Array]:
+        logits = point[0] * z + point[1]
+        errors = (sigmoid(logits) - hit) / len(z)
+        return float((np.logaddexp(0, logits) - hit * logits).mean()), np.array([errors @ z, errors.sum()])
+
+    return float(minimise(loss, np.array([1.0, 0.0]), exact=1e-10)[0])
 
 
 def bins(hit: npt.NDArray[np.bool_], probability: Array) -> list[dict[str, float]]:

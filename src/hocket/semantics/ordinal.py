@@ -82,8 +82,11 @@ def class_shares(at_most: Matrix) -> Matrix:
     return np.diff(np.concatenate([edges[0], rising, edges[1]], axis=1), axis=1)
 
 
-def minimise(loss: Callable[[Matrix], tuple[float, Matrix]], start: Matrix) -> Matrix:
-    """The lowest point of a smooth convex function that returns its value and gradient."""
+def minimise(loss: Callable[[Matrix], tuple[float, Matrix]], start: Matrix, *, exact: float = 1e-6) -> Matrix:
+    """The lowest point of a smooth convex function that returns its value and gradient.
+
+    exact: the share of its value below which a step's gain ends the search.
+    """
     point, (value, slope) = start, loss(start)
     moves: list[tuple[Matrix, Matrix]] = []
     for _ in range(_STEPS):
@@ -102,7 +105,7 @@ def minimise(loss: Callable[[Matrix], tuple[float, Matrix]], start: Matrix) -> M
             moves = [*moves[1 - _MEMORY :], move]
         gained = value - new_value
         point, value, slope = there, new_value, new_slope
-        if gained < 1e-6 * max(abs(value), 1e-3):
+        if gained < exact * max(abs(value), 1e-3):
             break
     return point
 
@@ -146,16 +149,14 @@ def calibrate(logits: Matrix, labels: Labels, *, trust: float = 2.0) -> Scale:
 
 
 def _platt(z: Matrix, hit: Matrix, trust: float) -> tuple[float, float]:
-    """Newton's method in the two numbers."""
-    columns = np.stack([z, np.ones_like(z)], axis=1)
-    prior, strength = np.array([1.0, 0.0]), trust * np.diag([float(z.var()) + 1e-6, 0.25])
-    point = prior.copy()
-    for _ in range(30):
-        p = sigmoid(columns @ point)
-        slope = columns.T @ (p - hit) + strength @ (point - prior)
-        bend = (columns * (p * (1 - p))[:, None]).T @ columns + strength
-        step = np.linalg.solve(bend, slope)
-        point = point - np.clip(step, -2, 2)
-        if np.abs(step).max() < 1e-8:
-            break
-    return max(float(point[0]), 0.05), float(point[1])  # a score is never turned round
+    strength = trust * np.array([float(z.var()) + 1e-6, 0.25]) / len(z)
+    prior = np.array([1.0, 0.0])
+
+    def loss(point: Matrix) -> tuple[float, Matrix]:
+        logits, away = point[0] * z + point[1], point - prior
+        errors = (sigmoid(logits) - hit) / len(z)
+        value = (np.logaddexp(0, logits) - hit * logits).mean() + (strength * away**2).sum() / 2
+        return float(value), np.array([errors @ z, errors.sum()]) + strength * away
+
+    slope, offset = minimise(loss, prior, exact=1e-10)
+    return max(float(slope), 0.05), float(offset)  # a score is never turned round
