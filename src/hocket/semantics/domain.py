@@ -89,13 +89,11 @@ def _some(increasing: Floats) -> Floats:
 
 def _shape(vectors: Floats) -> Domain:
     mean = vectors.mean(axis=0)
-    _, sizes, directions = np.linalg.svd(vectors - mean, full_matrices=False)
-    variances = sizes**2 / max(len(vectors) - 1, 1)
-    r = min(DIRECTIONS, len(sizes))
-    total = float(variances.sum())
-    others = vectors.shape[1] - r
-    rest = float(variances[r:].sum()) / others if others else 0.0
-    added = SHRINKAGE * max(total, 1e-6) / vectors.shape[1]
-    spread = (np.append(variances[:r], rest) + added).astype(np.float32)
+    away = (vectors - mean).astype(np.float64)
+    variances, directions = np.linalg.eigh(away.T @ away / max(len(vectors) - 1, 1))  # increasing
+    most = np.maximum(variances[-DIRECTIONS:], 0)
+    rest = float(variances[:-DIRECTIONS].mean()) if len(variances) > DIRECTIONS else 0.0
+    added = SHRINKAGE * max(float(variances.mean()), 1e-6)
+    spread = (np.append(most, max(rest, 0)) + added).astype(np.float32)
     none = np.zeros(0, np.float32)
-    return Domain(mean, directions[:r].astype(np.float32), spread, none, none, none)
+    return Domain(mean, directions[:, -DIRECTIONS:].T.astype(np.float32), spread, none, none, none)
