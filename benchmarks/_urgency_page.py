@@ -153,8 +153,8 @@ def _lone_part(found: Found) -> Iterable[str]:
     yield table(["m", "policy", "all", *_classes(), "class 0 below `fcfs`"], rows)
     yield (
         "Lengths predicted at half or twice what they are, one class in five off by one, up or down alike (m = 20, by "
-        "true class). There is no class above 0: half of its errors change nothing. *Inwards*: they make it class 1, so "
-        "that twice as many are wrong."
+        "true class). There is no class above 0: half of its errors change nothing. *Inwards*: they make it class 1, "
+        "so twice as many are wrong."
     )
     rows = []
     for how, error in (("", found.error), (", inwards", found.inwards)):

@@ -33,5 +33,5 @@ def draw(panels: Mapping[str, Waits], path: Path) -> None:
         axes.set_title(title, fontsize=10)
         axes.grid(axis="y", alpha=0.3)
         axes.set_axisbelow(True)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(waits), frameon=False)
     figure.savefig(path)

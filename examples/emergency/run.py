@@ -37,7 +37,7 @@ import hocket
 HERE = Path(__file__).parent
 POLICIES: dict[str, dict[str, Any]] = {
     "first come, first served": {"policy": "fcfs", "preemption": False},
-    "shortest job first": {"policy": "srtf", "preemption": False},
+    "shortest job first": {"policy": "sjf", "preemption": False},
     "strict priority": {"policy": ["urgency", "srtf"], "preemption": False},
     "hocket": {},
 }
@@ -208,7 +208,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     raw = {name: [asdict(one) for one in calls] for name, calls in seen.items()}
     (args.out / "waits.json").write_text(json.dumps({"live": raw, "simulated": many}, indent=1), encoding="utf-8")
-    draw({"half a minute, live": waits, f"{args.simulate / 60:.0f} minutes, simulated": many}, args.out / "waits.svg")
+    panels = {f"{args.seconds:g} seconds, live": waits, f"{args.simulate / 60:g} minutes, simulated": many}
+    draw(panels, args.out / "waits.svg")
     print(f"\n{args.out / 'waits.svg'}")
 
 
