@@ -1,7 +1,7 @@
 """The default encoder: a weighted mean of static word vectors. It needs numpy and no package more.
 
 The vectors are distilled from all-MiniLM-L6-v2 (Reimers and Gurevych, 2019; Apache-2.0) by
-`benchmarks/distil_words.py`, as Model2Vec does it (Tulkens and van Dongen, 2024): what the transformer makes of each
+`benchmarks/_distil_words.py`, as Model2Vec does it (Tulkens and van Dongen, 2024): what the transformer makes of each
 piece of its vocabulary alone, weighed by how rare the piece is (Arora et al., 2017). A text is a table look-up and a
 sum. hocket ships them in one file of four megabytes: the vocabulary, and of each piece 256 numbers of 4 bits with a
 scale.

@@ -1,6 +1,6 @@
 """Makes the word vectors that hocket ships (src/hocket/semantics/words.safetensors) from MiniLM.
 
-    python benchmarks/distil_words.py [-o FILE]
+    python benchmarks/_distil_words.py [-o FILE]
 
 Each of the 30,522 pieces of MiniLM's vocabulary is read alone by `encoder("minilm")`, in 32 bits; what comes out is
 centred, cut to its 256 principal directions, and weighed by how rare the piece is. That is Model2Vec's recipe (Tulkens
