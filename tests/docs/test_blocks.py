@@ -12,6 +12,7 @@ import yaml
 
 from hocket.beliefs.declared import Declared
 from hocket.cli import COMMANDS
+from hocket.planner.demand import Rates
 from hocket.planner.inputs import Cluster, Models
 from hocket.settings import Settings
 from hocket.sim.experiment import load_setup
@@ -27,7 +28,7 @@ def of(language: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("page", "block"), chosen, ids=[f"{label(p)}:{b.line}" for p, b in chosen])
 
 
-READ_AS = {"graph.yaml": Declared, "cluster.yaml": Cluster, "models.yaml": Models}
+READ_AS = {"graph.yaml": Declared, "cluster.yaml": Cluster, "models.yaml": Models, "apps.yaml": Rates}
 
 
 @of("yaml")

@@ -25,6 +25,7 @@ COMMANDS = {
     "down": "end what `up` began",
     "learn": "learn each application from its recorded jobs",
     "profile": "look at what was learned, and at what was believed of a job",
+    "plan": "plan engines: how wide, how many, which share a device",
     "replay": "drive recorded jobs against a live gateway",
     "engine": "pull weights, run or profile an engine",
     "jobs": "list, show and export the jobs of the history",

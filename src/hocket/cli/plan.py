@@ -1,0 +1,157 @@
+"""Plan engines: how wide, how many, and which share a device.
+
+example: hocket plan --jobs jobs.jsonl --rates apps.yaml --cluster cluster.yaml --models models.yaml -o plan/
+         hocket plan ... --objective throughput --slo rag.p95=30s --budget 60
+         hocket plan ... --baseline k8s-best
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hocket.errors import InputError
+
+if TYPE_CHECKING:
+    from hocket.planner.goal import Score
+    from hocket.planner.planning import Planned, Progress
+
+ONE_MORE = 0.15
+"share of the budget for the look at one device more"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--jobs", required=True, metavar="FILE", help="a trace: what the applications do")
+    parser.add_argument("--rates", required=True, metavar="FILE", help="apps.yaml: how often each is asked for")
+    parser.add_argument("--cluster", required=True, metavar="FILE", help="cluster.yaml: nodes and their devices")
+    parser.add_argument("--models", required=True, metavar="FILE", help="models.yaml: weights and performance tables")
+    parser.add_argument(
+        "--objective", choices=["latency", "throughput", "cost"], default="latency", help="best at what (latency)"
+    )
+    parser.add_argument(
+        "--slo", action="append", default=[], metavar="APP.p95=30s", help="a bound on latency; or .mean"
+    )
+    parser.add_argument(
+        "--headroom",
+        type=float,
+        default=1.2,
+        metavar="X",
+        help="be able to carry X times the rates (%(default)s)",
+    )
+    parser.add_argument("--law", choices=["ps", "capped"], default="ps", help="how engines that share slow each other")
+    parser.add_argument("--budget", type=float, default=60.0, metavar="S", help="seconds to take at most (%(default)s)")
+    parser.add_argument("--baseline", default="", metavar="NAME", help="plan as others do: k8s-default, k8s-best, ...")
+    parser.add_argument("-o", "--output", default="plan", metavar="DIR", help="where plan.json goes (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print the explanation as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    from hocket.planner.demand import demand_of, load_rates
+    from hocket.planner.explain import explain
+    from hocket.planner.goal import Goal, parse_slo
+    from hocket.planner.inputs import load_cluster, load_models
+    from hocket.planner.planning import missed, plan_for
+    from hocket.planner.search import Problem
+    from hocket.trace import read_jobs
+
+    _check(args)
+    demand = demand_of(read_jobs(args.jobs), load_rates(args.rates))
+    slos = tuple(parse_slo(text, demand.apps) for text in args.slo)
+    goal = Goal(args.objective, slos, args.headroom)
+    problem = Problem(demand, load_cluster(args.cluster), load_models(args.models), goal, args.law)
+    with _bar() as progress:
+        planned = plan_for(problem, args.budget, time.monotonic, progress, args.baseline)
+    told = explain(planned, ONE_MORE * args.budget, time.monotonic)
+    path = _write(planned, args.output)
+    if args.json:
+        import msgspec
+
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(told), indent=1) + b"\n")
+    else:
+        _print(told, path)
+    short = missed(planned)
+    if short:
+        print(f"hocket plan: no plan was found that holds all SLOs: {'; '.join(short)}", file=sys.stderr)
+    return 1 if short else 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    from hocket.planner.baselines import BASELINES
+
+    if args.baseline and args.baseline not in BASELINES:
+        raise InputError(f"--baseline {args.baseline!r}: there is {', '.join(BASELINES)}")
+    for name in ("budget", "headroom"):
+        if not 0 < getattr(args, name) < math.inf:
+            raise InputError(f"--{name} {getattr(args, name)}: use a number above 0")
+    if args.objective == "cost" and not args.slo:
+        raise InputError("--objective cost: the cheapest plan that holds what? Give an --slo APP.p95=30s")
+
+
+def _write(planned: Planned, folder: str) -> Path:
+    import msgspec
+
+    path = Path(folder) / "plan.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(planned.plan), indent=1) + b"\n")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror}); check the directory") from None
+    return path
+
+
+@contextmanager
+def _bar() -> Iterator[Progress]:
+    """Says on a terminal how far the search is, and the best so far."""
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+    from rich.progress import SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("searching", total=None)
+
+        def progress(what: str, done: int, score: Score | None) -> None:
+            best = f", best {abs(score.value):.4g}" if score is not None else ""
+            bar.update(task, description=f"{what}: {done} plans{best}")
+
+        yield progress
+
+
+def _print(told: dict[str, Any], path: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from hocket.cli.jobs import console_for
+    from hocket.planner.explain import lines
+
+    heads = ("engine", "tp", "replicas", "share", "beside", "used", "batch", "slowed", "critical")
+    table = Table(*heads)
+    for one in told["engines"]:
+        table.add_row(
+            one["engine"],
+            "/".join(map(str, one["tensor_parallel"])),
+            str(one["replicas"]),
+            "/".join(f"{share:g}" for share in one["shares"]),
+            ", ".join(one["beside"]),
+            f"{one['utilisation']:.0%}",
+            f"{one['batch']:g}",
+            f"{one['slowed_by_neighbours']:g}x",
+            f"{one['critical_share']:.0%}",
+        )
+    console = console_for(Console)
+    console.print(table)
+    latencies = Table("application", "mean: predicted", "simulated", "bound", "95 %: predicted", "simulated")
+    for app, own in told["apps"].items():
+        keys = ("predicted_mean_s", "simulated_mean_s", "bound_mean_s", "predicted_p95_s", "simulated_p95_s")
+        latencies.add_row(app, *(f"{own[key]:.3g} s" for key in keys))
+    console.print(latencies)
+    for line in lines(told):
+        console.print(line, highlight=False, soft_wrap=True)
+    console.print(f"Written to {path}", highlight=False, soft_wrap=True)

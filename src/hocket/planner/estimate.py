@@ -1,0 +1,322 @@
+"""An analytic estimate of plans: how much they carry, and how long jobs take at a rate. Milliseconds for many plans.
+
+Mean values, by Little's law. A replica's step lasts as its batch and its neighbours on the device make it last; its
+batch is what arrives in so many steps: a fixed point, found from below, so that it is the stable one. What a job then
+sees is that background and its own parallel calls. Its latency is the longest path over its graph, for each of a sample
+of recorded jobs. Queueing: calls that find no room in the window (an Allen-Cunneen formula for many servers), prompts
+that find others ahead (Pollaczek-Khinchine, whole groups arriving at once).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from hocket.core.latency import Latency
+from hocket.planner.demand import Demand, Floats, Ints
+from hocket.planner.inputs import Cluster, Models
+from hocket.planner.plan import EnginePlan, Plan
+from hocket.sim.sharing import LOST
+
+ROUNDS = 40
+"of the fixed point"
+FULL = 0.995
+"of what a replica can prefill"
+CONSTANTS = ("q0", "q1", "q2", "d0", "d1", "d2")
+
+
+class Fleet(NamedTuple):
+    """The engines of one plan, as arrays over engines."""
+
+    constants: Floats
+    "(6, engines): of the engine model, mean over replicas"
+    replicas: Floats
+    window: Floats
+    "calls that a replica runs at once: by its KV cache and its max_concurrency, mean"
+    apart: Floats
+    "how much slower replicas are with their devices to themselves: 1, or 1 / share where speeds are capped"
+    rivals: Floats
+    "(engines, engines): speed that the neighbours of one engine take while they work, as a multiple of its own"
+    near: Floats
+    "(engines, engines): on how many of its devices there are such neighbours, each another one"
+
+
+class Shape(NamedTuple):
+    """What the calls of each engine look like: arrays over engines, for given replicas."""
+
+    calls: Floats
+    "a second"
+    steps: Floats
+    "decode steps of a call, mean"
+    longest: Floats
+    "decode steps of a group"
+    held: Floats
+    "KV tokens of a decoding call"
+    prefill: Floats
+    "seconds of a prompt"
+    burst: Floats
+    "seconds of a group's prompts on one replica: second moment over first"
+    own: Floats
+    "calls of its own group that a call meets on its replica, itself among them"
+    groups: Floats
+    "that come to a replica, a second"
+    bunch: Floats
+    "calls of a group: second moment over first"
+    kin: Floats
+    "chance that another replica works on the same group"
+    visits: Floats
+    "groups a job: how often it comes back"
+
+
+class Estimate(NamedTuple):
+    """Of one plan at one rate."""
+
+    utilisation: Floats
+    "of each engine: 1 and more is overload"
+    batch: Floats
+    "calls that a replica decodes, mean while it works"
+    step_s: Floats
+    "of a decode step of each engine"
+    slow: Floats
+    "how much slower its neighbours make each engine"
+    wait_s: Floats
+    "of a call for room in a window, by engine"
+    times: Floats
+    "seconds of each group"
+    mean_s: Floats
+    "latency of each application"
+    p95_s: Floats
+
+
+def engines_of(demand: Demand, engines: Sequence[EnginePlan]) -> Ints:
+    """Which engine serves each role (-1: none), as routes do: a stage of an application, a stage, else the model's."""
+    own: dict[tuple[str, str], int] = {}
+    for index, engine in enumerate(engines):
+        for role in engine.roles or [""]:
+            own[engine.model, role] = index
+    found = [
+        next((own[role.model, key] for key in (role.name, role.stage, "") if (role.model, key) in own), -1)
+        for role in demand.roles
+    ]
+    return np.array([*found, -1], dtype=np.int64)
+
+
+def fleet_of(plan: Plan, cluster: Cluster, models: Models, demand: Demand) -> Fleet:
+    """The arrays of a plan that `problems_of` finds nothing wrong with."""
+    serving = engines_of(demand, plan.engines)
+    held = _held(demand, serving, len(plan.engines))
+    count = len(plan.engines)
+    on: dict[str, list[tuple[int, int, float]]] = defaultdict(list)
+    for u, engine in enumerate(plan.engines):
+        for k, replica in enumerate(engine.replicas):
+            for device in replica.devices:
+                on[device].append((u, k, replica.share))
+    constants, window, apart = np.zeros((6, count)), np.zeros(count), np.ones(count)
+    rivals, near = np.zeros((count, count)), np.zeros((count, count))
+    for u, engine in enumerate(plan.engines):
+        table, shares = models.named[engine.model].latency, 1.0 / len(engine.replicas)
+        for k, replica in enumerate(engine.replicas):
+            kind = cluster.devices[replica.devices[0]].kind
+            constants[:, u] += shares * _row(table[kind][replica.tensor_parallel])
+            window[u] += shares * max(1.0, min(replica.max_concurrency, replica.kv_tokens / held[u]))
+            if plan.law == "capped":
+                apart[u] += shares * (1.0 / replica.share - 1.0)
+                continue
+            beside, stacked = np.zeros(count), np.ones(count)
+            others: set[tuple[int, int]] = set()
+            for device in replica.devices:
+                here = np.zeros((2, count))
+                for v, other, share in on[device]:
+                    if (v, other) != (u, k):
+                        here[:, v] += share / replica.share, 1.0
+                        others.add((v, other))
+                beside, stacked = np.maximum(beside, here[0]), np.maximum(stacked, here[1])
+            rivals[u] += shares * beside
+            near[u] += shares * np.bincount([v for v, _ in others], minlength=count) / stacked
+    replicas = np.array([float(len(engine.replicas)) for engine in plan.engines])
+    return Fleet(constants, replicas, window, apart, rivals, near)
+
+
+def _row(latency: Latency) -> Floats:
+    return np.array([getattr(latency, name) for name in CONSTANTS])
+
+
+def _held(demand: Demand, serving: Ints, count: int) -> Floats:
+    """KV tokens of a running call, by engine."""
+    groups = demand.groups
+    unit = serving[groups.role]
+    llm = unit >= 0
+    weight = (demand.weights * groups.calls)[llm]
+    steps = np.maximum(groups.steps, 1e-9)[llm]
+    tokens = np.where(groups.steps[llm] > 0, groups.held[llm] / groups.calls[llm], (groups.prompt[llm] + 1) * steps)
+    over = np.bincount(unit[llm], weight * steps, count)
+    return np.bincount(unit[llm], weight * tokens, count) / np.maximum(over, 1e-300)
+
+
+class Estimator:
+    """Estimates plans whose engines serve the same roles. `serving`: see `engines_of`."""
+
+    def __init__(self, demand: Demand, serving: Ints, engines: int, horizon_s: float | None = None) -> None:
+        """`horizon_s`: how long the load lasts; by then an overloaded engine's queue is so long, and no longer."""
+        self.demand, self.engines, self.horizon_s = demand, engines, horizon_s
+        self.unit = serving[demand.groups.role]
+        self._llm = self.unit >= 0
+        self._at = np.where(self._llm, self.unit, 0)
+        self._held = _held(demand, serving, engines)
+        self._jobs = [np.unique(demand.groups.job[demand.groups.app == app]) for app in range(len(demand.apps))]
+        self._shapes: dict[tuple[int, float, bytes], Floats] = {}
+
+    # ---------------------------------------------------------------- shapes
+
+    def shape(self, fleet: Fleet) -> Shape:
+        """What the calls of each engine look like."""
+        columns = []
+        for u in range(self.engines):
+            constants = fleet.constants[:, u]
+            key = u, float(fleet.replicas[u]), constants.tobytes()
+            if key not in self._shapes:
+                self._shapes[key] = self._column(u, float(fleet.replicas[u]), constants)
+            columns.append(self._shapes[key])
+        return Shape(*np.array(columns).T)
+
+    def _column(self, u: int, replicas: float, constants: Floats) -> Floats:
+        groups, here = self.demand.groups, self.unit == u
+        weight, calls = self.demand.weights[here], groups.calls[here]
+        rate = float((weight * calls).sum())
+        if not rate:
+            return np.array([0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0])
+        steps, longest, together = groups.steps[here], groups.most_steps[here], groups.together[here]
+        times = weight * (calls / together) * np.minimum(1.0, together / replicas)  # that a replica is come to
+        comes = float(times.sum())
+        prefill = constants[1] * groups.prompt2[here] + constants[2] * groups.prompt[here]
+        work = np.maximum(1.0, together / replicas) * prefill
+        part = np.divide(steps, longest, out=np.ones_like(steps), where=longest > 0)
+        beside = np.maximum(1.0, calls / replicas) * part
+        decoded = weight * calls * np.maximum(steps, 1e-9)
+        return np.array(
+            [
+                rate,
+                float((weight * calls * steps).sum()) / rate,
+                float((times * longest).sum()) / comes,
+                float(self._held[u]),
+                float((weight * calls * prefill).sum()) / rate,
+                float((times * work**2).sum() / max((times * work).sum(), 1e-300)),
+                float((decoded * beside).sum() / decoded.sum()),
+                comes,
+                float((weight * calls * together).sum()) / rate,
+                float((times * np.clip((together - 1.0) / max(replicas - 1.0, 1.0), 0.0, 0.99)).sum()) / comes,
+                float(weight.sum() / weight[np.unique(groups.job[here], return_index=True)[1]].sum()),
+            ]
+        )
+
+    # ---------------------------------------------------------------- the fixed point
+
+    def estimate(self, fleets: Sequence[Fleet], scales: Sequence[float]) -> Estimate:
+        """Of each fleet at `scales` times the rates of the demand: arrays (fleets, scales, ...)."""
+        stack = Fleet(*(np.stack(column)[:, None] for column in zip(*fleets, strict=True)))
+        shape = Shape(*(np.stack(column)[:, None, :] for column in zip(*map(self.shape, fleets), strict=True)))
+        scale = np.asarray(scales, dtype=float)[None, :, None]
+        state = self._settle(stack, shape, scale)
+        times = self._times(stack, shape, scale, state)
+        mean_s, p95_s = self.latency(times)
+        return Estimate(
+            state["utilisation"],
+            state["batch"],
+            state["step"],
+            state["slow"],
+            state["wait"],
+            np.moveaxis(times, 0, -1),
+            mean_s,
+            p95_s,
+        )
+
+    def _settle(self, fleet: Fleet, shape: Shape, scale: Floats) -> dict[str, Floats]:
+        q0, _, _, d0, d1, d2 = np.moveaxis(fleet.constants, 2, 0)
+        rate = shape.calls / fleet.replicas * scale  # calls a second to a replica
+        groups = shape.groups * scale
+        window, own = fleet.window, np.minimum(shape.own, fleet.window)
+        seen, busy = np.zeros_like(rate), np.zeros_like(rate)  # decoding calls of other jobs; share of the time at work
+        own_kin = np.eye(self.engines)
+        for _ in range(ROUNDS):
+            others = busy[..., None, :] + own_kin * np.maximum(shape.kin - busy, 0.0)[..., None, :]
+            idle = np.log1p(-others) * fleet.near  # log of the chance that no such neighbour is at work
+            active = (fleet.rivals * -np.expm1(idle)).sum(axis=-1)
+            slow = fleet.apart * (1.0 + active) * (1.0 - np.expm1(idle.sum(axis=-1)) * LOST / (1.0 - LOST))
+            filled = np.minimum(rate * shape.prefill * slow, FULL)
+            batch = np.minimum(seen + own, window)
+            step = (d0 + d1 * batch + d2 * batch * shape.held) * slow / (1.0 - filled)
+            behind = filled * shape.burst * slow / (2.0 * (1.0 - filled))
+            first = (q0 + rate * shape.prefill / np.maximum(groups, 1e-300)) * slow
+            seen = np.minimum(rate * (shape.steps * step), window)
+            lasting = first + np.maximum(1.0, shape.own / window) * shape.longest * step
+            busy = np.minimum(-np.expm1(-groups * lasting), 1.0 - 1e-9)
+        decode = d0 + d1 * window + d2 * window * shape.held
+        a_call = (shape.steps * decode + window * shape.prefill + q0 * (shape.steps == 0)) * slow / window
+        utilisation = rate * a_call
+        return {
+            "utilisation": utilisation,
+            "seen": seen,
+            "batch": batch,
+            "slow": slow,
+            "filled": filled,
+            "behind": behind,
+            "step": step,
+            "busy": busy,
+            "wait": self._wait(fleet, shape, utilisation, shape.steps * step + first),
+        }
+
+    def _wait(self, fleet: Fleet, shape: Shape, utilisation: Floats, service: Floats) -> Floats:
+        """Seconds until there is room in a window; an overloaded engine's queue grows as long as the load lasts."""
+        slots = np.maximum(fleet.window * fleet.replicas, 1.0)
+        load = np.minimum(utilisation, 0.97)
+        spread = (np.maximum(1.0, shape.bunch) + 1.0) / 2.0
+        wait = service / slots * load ** (np.sqrt(2.0 * (slots + 1.0)) - 1.0) / (1.0 - load) * spread
+        over = np.maximum(utilisation - 0.97, 0.0)
+        lasts = self.horizon_s if self.horizon_s is not None else 1e4
+        return wait + lasts / 2.0 * over / shape.visits
+
+    # ---------------------------------------------------------------- a job's latency
+
+    def _times(self, fleet: Fleet, shape: Shape, scale: Floats, state: dict[str, Floats]) -> Floats:
+        """(groups, fleets, scales): seconds of each group."""
+        demand, at = self.demand.groups, self._at
+
+        def of(values: Floats) -> Floats:
+            full = np.broadcast_to(values, state["step"].shape)
+            return np.moveaxis(full, 2, 0)[at]
+
+        q0, q1, q2, d0, d1, d2 = (of(row) for row in np.moveaxis(fleet.constants, 2, 0))
+        column = (slice(None), None, None)
+        calls, steps, longest = demand.calls[column], demand.steps[column], demand.most_steps[column]
+        each = np.maximum(1.0, calls / of(fleet.replicas))
+        window, slow, rest = of(fleet.window), of(state["slow"]), 1.0 - of(state["filled"])
+        share = np.divide(steps, longest, out=np.ones_like(steps), where=longest > 0)
+        batch = np.minimum(of(state["seen"]) + each * share, window)
+        step = (d0 + d1 * batch + d2 * batch * of(shape.held)) * slow / rest
+        prefill = q1 * demand.prompt2[column] + q2 * demand.prompt[column]
+        come = np.maximum(1.0, demand.together[column] / of(fleet.replicas))
+        first = (q0 + come * prefill) * slow
+        waves = np.maximum(1.0, each / window)
+        took = of(state["wait"]) + of(state["behind"]) + first + longest * step * waves
+        return np.where(self._llm[column], took, demand.tool_s[column])
+
+    def latency(self, times: Floats) -> tuple[Floats, Floats]:
+        """Mean and 95 % of the jobs of each application: (fleets, scales, applications)."""
+        ends = self.ends(times)
+        whole = np.zeros((int(self.demand.groups.job.max()) + 1, *times.shape[1:]))
+        np.maximum.at(whole, self.demand.groups.job, ends)
+        shares = self.demand.shares
+        mean = np.stack([np.tensordot(shares[jobs], whole[jobs], 1) for jobs in self._jobs], axis=-1)
+        p95 = np.stack([np.quantile(whole[jobs], 0.95, axis=0) for jobs in self._jobs], axis=-1)
+        return mean, p95
+
+    def ends(self, times: Floats) -> Floats:
+        """When each group ends after its job's arrival; groups first, as `times`."""
+        groups = self.demand.groups
+        ends = np.zeros((len(times) + 1, *times.shape[1:]))
+        for level in groups.levels:
+            ends[:-1][level] = ends[groups.needs[level]].max(axis=1) + times[level]
+        return ends[:-1]

@@ -1,0 +1,244 @@
+"""From a problem to a plan: search by the estimate, judge the finalists in the simulator, say what bounds it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from hocket.errors import InputError
+from hocket.planner.baselines import BASELINES
+from hocket.planner.estimate import CONSTANTS, Estimate, Fleet
+from hocket.planner.goal import MOST_USED, Score
+from hocket.planner.inputs import USABLE, Cluster
+from hocket.planner.judge import Judge, Verdict, rounded
+from hocket.planner.placement import WIDEST_WINDOW
+from hocket.planner.plan import Plan, check
+from hocket.planner.search import Candidate, Problem, Search
+
+FINALISTS = 6
+"that the simulator judges"
+SEARCHES = 0.5
+"share of the budget that the search may take; the judge has the rest"
+PROBES = 0.1
+"share of the budget for a look at another cluster"
+
+Clock = Callable[[], float]
+Progress = Callable[[str, int, Score | None], None]
+
+
+class Planned(NamedTuple):
+    """A plan and how it came about."""
+
+    plan: Plan
+    candidate: Candidate
+    verdict: Verdict
+    others: list[tuple[Candidate, Verdict]]
+    "the other finalists, the best first"
+    search: Search
+    estimate: Estimate
+    "of the plan, at its rates"
+
+
+def plan_for(problem: Problem, budget_s: float, clock: Clock, progress: Progress, baseline: str = "") -> Planned:
+    """Plan. Raises InputError where nothing can be planned: what is short, by how much, and what would do."""
+    start = clock()
+    search = Search(problem)
+    if baseline:
+        best = BASELINES[baseline](problem, lambda: clock() - start > SEARCHES * budget_s)
+    elif problem.goal.objective == "cost":
+        problem, best = _cheapest(problem, SEARCHES * budget_s, clock)
+        search = Search(problem)
+    else:
+        best = search.run(
+            lambda: clock() - start > SEARCHES * budget_s, lambda tried, score: progress("searching", tried, score)
+        )
+    if not baseline:
+        _carries(problem, best[0], search, budget_s, clock)
+    judged = _judged(problem, _distinct(best), lambda: clock() - start > budget_s, progress)
+    candidate, verdict = judged[0]
+    estimate = search.estimator.estimate([search.fleet(candidate.plan)], [verdict.scale])
+    plan = msgspec.structs.replace(
+        candidate.plan,
+        predicted=_predicted(problem, candidate, estimate, verdict.scale),
+        simulated=verdict.told(),
+        bound=bound(search),
+    )
+    check(plan, problem.cluster, problem.models)
+    return Planned(plan, candidate, verdict, judged[1:], search, estimate)
+
+
+def _distinct(best: list[Candidate]) -> list[Candidate]:
+    """The finalists: the best of each of the first few kinds, by how wide engines are and how many there are."""
+    kinds: dict[tuple[tuple[int, int], ...], Candidate] = {}
+    for one in best:
+        kinds.setdefault(tuple((choice.tensor_parallel, choice.replicas) for choice in one.choices), one)
+    return list(kinds.values())[:FINALISTS]
+
+
+def _judged(
+    problem: Problem, finalists: list[Candidate], until: Callable[[], bool], progress: Progress
+) -> list[tuple[Candidate, Verdict]]:
+    """With their verdicts, the best first. At least one is judged, whatever the time."""
+    judge = Judge(problem.demand, problem.cluster, problem.models, problem.goal)
+    judged: list[tuple[Candidate, Verdict]] = []
+    for one in finalists:
+        if judged and until():
+            break
+        judged.append((one, judge.verdict(one.plan, -one.score.value)))
+        progress("simulating", len(judged), judged[-1][1].score)
+    return sorted(judged, key=lambda pair: pair[1].score)
+
+
+def _predicted(problem: Problem, one: Candidate, estimate: Estimate, scale: float) -> dict[str, Any]:
+    apps = {
+        app: {"mean_s": float(estimate.mean_s[0, 0, a]), "p95_s": float(estimate.p95_s[0, 0, a])}
+        for a, app in enumerate(problem.demand.apps)
+    }
+    used = {
+        engine.name: round(float(value), 3)
+        for engine, value in zip(one.plan.engines, estimate.utilisation[0, 0], strict=True)
+    }
+    told = {"rates": round(scale, 4), "apps": rounded(apps), "utilisation": used}
+    if problem.goal.objective == "throughput":
+        told["carries"] = round(-one.score.value, 4)
+    return told
+
+
+# ---------------------------------------------------------------- bounds
+
+
+def bound(search: Search) -> dict[str, Any]:
+    """What no plan can beat: work against devices, and the longest path at full width with nothing in the way."""
+    problem = search.problem
+    busy, constants = 0.0, []
+    for u in range(len(search.units)):
+        costs, fastest = [], []
+        for kind, memory_gib in {node.kind: node.memory_gib for node in problem.cluster.nodes}.items():
+            for degree in search.widths[u]:
+                latency = search.units[u].model.latency.get(kind, {}).get(degree)
+                if latency is not None:
+                    row = np.array([getattr(latency, name) for name in CONSTANTS])
+                    costs.append((_device_seconds(search, u, row, degree, memory_gib), degree))
+                    fastest.append((latency.unloaded(1024, 256), tuple(row)))
+        busy += min(costs)[0]
+        constants.append(min(fastest)[1])
+    count = len(search.units)
+    alone = Fleet(
+        np.array(constants).T,
+        np.full(count, 1e6),
+        np.full(count, float(WIDEST_WINDOW)),
+        *(np.ones(count), np.zeros((count, count)), np.zeros((count, count))),
+    )
+    estimate = search.estimator.estimate([alone], [1e-9])
+    mean_s = estimate.mean_s[0, 0]
+    return {
+        "device_seconds_a_job": round(busy / float(problem.demand.per_s.sum()), 4),
+        "carries": round(len(problem.cluster.devices) / busy, 4),
+        "mean_s": {app: round(float(value), 3) for app, value in zip(problem.demand.apps, mean_s, strict=True)},
+    }
+
+
+def _device_seconds(search: Search, u: int, row: Any, degree: int, memory_gib: float) -> float:
+    """Device-seconds a second that a unit's calls take at least, in the fullest batches at this width."""
+    unit = search.units[u]
+    alone = Fleet(
+        *(np.tile(row[:, None], len(search.units)), np.ones(len(search.units)), np.ones(len(search.units))),
+        *(np.ones(len(search.units)), np.zeros((1, 1)), np.zeros((1, 1))),
+    )
+    shape = search.estimator.shape(alone)
+    tokens = (USABLE * memory_gib * degree - unit.model.weights_gib) * 2**30 / unit.model.kv_bytes_per_token
+    window = max(1.0, min(WIDEST_WINDOW, tokens / unit.held))
+    _, _, _, d0, d1, d2 = row
+    step = (d0 + d1 * window + d2 * window * shape.held[u]) / window
+    return float(degree * shape.calls[u] * (shape.steps[u] * step + shape.prefill[u]))
+
+
+# ---------------------------------------------------------------- other clusters
+
+
+def _carries(problem: Problem, best: Candidate, search: Search, budget_s: float, clock: Clock) -> None:
+    """Raise InputError where the rates overload even the best plan: by how much, and what would do."""
+    if problem.goal.objective == "throughput" or best.score.holds:
+        return
+    estimate = search.estimator.estimate([search.fleet(best.plan)], [1.0])
+    used = float(estimate.utilisation.max())
+    if used <= MOST_USED:
+        return
+    devices = len(problem.cluster.devices)
+    wanted = smallest(problem, budget_s, clock)
+    remedy = f"the smallest cluster found that could has {wanted} devices like these" if wanted else "give more devices"
+    raise InputError(
+        f"the rates are too high for this cluster: the best plan found for its {devices} devices would have to be "
+        f"{used:.2f} times as fast (no plan carries more than {bound(search)['carries']:.2f} times the rates); {remedy}"
+    )
+
+
+def resized(cluster: Cluster, devices: int) -> Cluster:
+    """The first so many devices; more than there are: with further nodes like the last."""
+    nodes, left = [], devices
+    for node in cluster.nodes:
+        if left > 0:
+            nodes.append(msgspec.structs.replace(node, devices=min(node.devices, left)))
+            left -= node.devices
+    last = cluster.nodes[-1]
+    while left > 0:
+        name = f"{last.name}+{len(nodes)}"
+        nodes.append(msgspec.structs.replace(last, name=name, domain=None, devices=min(last.devices, left)))
+        left -= last.devices
+    return Cluster(nodes)
+
+
+def _holding(problem: Problem, devices: int, seconds: float, clock: Clock) -> list[Candidate] | None:
+    """Candidates on so many devices, if the best holds."""
+    start = clock()
+    try:
+        search = Search(problem._replace(cluster=resized(problem.cluster, devices)))
+        best = search.run(lambda: clock() - start > seconds, lambda tried, score: None)
+    except InputError:
+        return None
+    return best if best[0].score.holds else None
+
+
+def smallest(problem: Problem, budget_s: float, clock: Clock) -> int | None:
+    """The fewest devices, more than there are, on which a quick search finds a plan that holds."""
+    low, high = len(problem.cluster.devices), 2 * len(problem.cluster.devices)
+    while _holding(problem, high, PROBES * budget_s, clock) is None:
+        low, high = high, 2 * high
+        if high > 64 * len(problem.cluster.devices):
+            return None
+    while high - low > max(1, low // 16):
+        middle = (low + high) // 2
+        if _holding(problem, middle, PROBES * budget_s, clock) is None:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _cheapest(problem: Problem, seconds: float, clock: Clock) -> tuple[Problem, list[Candidate]]:
+    """The fewest devices on which the best candidate holds, and candidates there; all of them if none does."""
+    low, high = 0, len(problem.cluster.devices)
+    best = _holding(problem, high, seconds / 4, clock)
+    if best is None:
+        return problem, Search(problem).run(lambda: True, lambda tried, score: None)
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = _holding(problem, middle, seconds / 8, clock)
+        if found is None:
+            low = middle
+        else:
+            best, high = found, middle
+    return problem._replace(cluster=resized(problem.cluster, high)), best
+
+
+def missed(planned: Planned) -> list[str]:
+    """SLOs that the plan does not hold in the simulation, in words."""
+    told = []
+    for slo in planned.search.problem.goal.slos:
+        seconds = planned.verdict.figures[slo.app][f"{slo.figure}_s"]
+        if seconds > slo.seconds:
+            told.append(f"{slo.app}.{slo.figure} is {seconds:.3g} s, not {slo.seconds:g} s")
+    return told

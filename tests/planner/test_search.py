@@ -1,0 +1,137 @@
+"""The search: sound, the same twice, no worse than trying everything; and the planners that it is compared with."""
+
+from __future__ import annotations
+
+from itertools import count, product
+
+import msgspec
+import pytest
+
+from hocket.errors import InputError
+from hocket.planner.baselines import BASELINES
+from hocket.planner.goal import Goal, parse_slo
+from hocket.planner.inputs import Models
+from hocket.planner.judge import Judge
+from hocket.planner.placement import PARTS, Choice
+from hocket.planner.plan import problems_of
+from hocket.planner.planning import bound, plan_for, resized
+from hocket.planner.search import Candidate, Problem, Search
+from tests.planner.worlds import cluster, models, problem
+
+THROUGHPUT = Goal("throughput", (parse_slo("rag.p95=30s", ["rag"]),))
+
+
+def searched(asked: Problem) -> list[Candidate]:
+    return Search(asked).run(lambda: False, lambda tried, score: None)
+
+
+def quiet(what: str, done: int, score: object) -> None:
+    pass
+
+
+@pytest.mark.parametrize("law", ["ps", "capped"])
+@pytest.mark.parametrize("goal", [Goal(), THROUGHPUT])
+def test_every_candidate_can_be_deployed_and_the_search_is_the_same_twice(goal: Goal, law: str) -> None:
+    asked = problem({"rag": 1.0}, 4, goal, law=law)
+    best = searched(asked)
+    assert best[0].score.holds and best == sorted(best, key=lambda one: (one.score, one.choices))
+    assert not [told for one in best for told in problems_of(one.plan, asked.cluster, asked.models)]
+    assert searched(asked)[:20] == best[:20]
+
+
+def test_trying_everything_on_a_small_cluster_is_no_better() -> None:
+    asked = problem({"rag": 0.8}, 2)
+    best = searched(asked)
+    every = Search(asked)
+    ranges = [
+        [Choice(t, r, p) for t in widths if t <= 2 for r in (1, 2) for p in range(every.least(u, t), PARTS + 1)]
+        for u, widths in enumerate(every.widths)
+    ]
+    every.take(list(product(*ranges)))
+    assert every.tried > 100
+    assert best[0].score.value <= 1.02 * every.best[0].score.value
+
+
+def test_planners_by_name_and_the_plan_is_ahead_of_them() -> None:
+    asked = problem({"rag": 1.0}, 4, THROUGHPUT)
+    found = {name: planner(asked, lambda: False)[0] for name, planner in BASELINES.items()}
+    for name, one in found.items():
+        assert not list(problems_of(one.plan, asked.cluster, asked.models))
+        if name in {"k8s-default", "k8s-best", "per-model"}:
+            assert all(choice.parts == PARTS and choice.tensor_parallel == 1 for choice in one.choices)
+    assert found["k8s-best"].score <= found["k8s-default"].score
+    assert found["whole-best"].score <= found["k8s-best"].score
+    best, ours = found["k8s-best"], searched(asked)[0]
+    judge = Judge(asked.demand, asked.cluster, asked.models, asked.goal, seed=9)
+    scale = 1.3 * -best.score.value
+    assert judge.late(judge.figures(ours.plan, scale)) <= 0.0 < judge.late(judge.figures(best.plan, scale))
+
+
+def test_more_models_than_devices_share_one_by_default() -> None:
+    asked = problem({"rag": 0.2, "coding-crew": 0.05}, 5)
+    one = BASELINES["k8s-default"](asked, lambda: False)[0]
+    assert len(one.plan.engines) == 6 and sum(choice.parts == PARTS for choice in one.choices) == 4
+    assert not list(problems_of(one.plan, asked.cluster, asked.models))
+
+
+def test_a_plan_tells_what_was_predicted_and_simulated_and_what_bounds_it() -> None:
+    planned = plan_for(problem({"rag": 1.0}, 4), 60.0, lambda: 0.0, quiet)
+    predicted, simulated = planned.plan.predicted["apps"]["rag"], planned.plan.simulated["apps"]["rag"]
+    assert predicted["mean_s"] == pytest.approx(simulated["mean_s"], rel=0.15)
+    assert planned.plan.bound["mean_s"]["rag"] < min(predicted["mean_s"], simulated["mean_s"])
+    assert planned.verdict.score <= planned.others[0][1].score
+
+
+def test_no_plan_carries_more_than_the_bound() -> None:
+    best = searched(problem({"rag": 1.0}, 4, Goal("throughput")))[0]
+    search = Search(problem({"rag": 1.0}, 4))
+    assert -best.score.value < bound(search)["carries"]
+
+
+def test_the_cheapest_plan_takes_fewer_devices_and_holds() -> None:
+    goal = Goal("cost", (parse_slo("rag.p95=25s", ["rag"]),))
+    planned = plan_for(problem({"rag": 0.3}, 8, goal), 60.0, lambda: 0.0, quiet)
+    devices = {d for engine in planned.plan.engines for replica in engine.replicas for d in replica.devices}
+    assert len(devices) <= 3 and planned.verdict.score.holds
+
+
+# ---------------------------------------------------------------- what cannot be
+
+
+def test_rates_that_no_plan_carries_are_told_with_what_would_do() -> None:
+    asked, seconds = problem({"rag": 6.0}, 3), count()
+    with pytest.raises(InputError, match=r"rates are too high .* times as fast .* has (\d+) devices") as error:
+        plan_for(asked, 40.0, lambda: float(next(seconds)), quiet)
+    wanted = int(str(error.value).split(" has ")[1].split()[0])
+    assert wanted > 3 and searched(asked._replace(cluster=resized(asked.cluster, wanted)))[0].score.holds
+
+
+def with_tables(asked: Problem, **tables: str) -> Problem:
+    entries = [{"name": name, "table": tables.get(name, "qwen3-8b")} for name in asked.demand.models]
+    return asked._replace(models=msgspec.convert({"models": entries}, Models))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"cluster": cluster(1)}, "generator' fits nowhere: .* has 2 such devices in one fast domain"),
+        ({"cluster": cluster(2, kind="cpu")}, "no table for cpu, only for a100, h100, h200"),
+        ({"models": models(["rewriter", "reranker"])}, "'generator' is asked for, and not listed"),
+    ],
+)
+def test_what_fits_nowhere_is_told(changes: dict[str, object], told: str) -> None:
+    asked = with_tables(problem({"rag": 1.0}, 4), generator="llama-3.1-70b")._replace(**changes)
+    with pytest.raises(InputError, match=told):
+        Search(asked)
+
+
+def test_models_that_do_not_fit_together_are_told() -> None:
+    asked = with_tables(problem({"rag": 1.0}, 4), **dict.fromkeys(["rewriter", "reranker", "generator"], "qwen3-32b"))
+    with pytest.raises(InputError, match="do not fit the cluster together"):
+        searched(asked._replace(cluster=cluster(2)))
+
+
+@pytest.mark.parametrize("text", ["rag=30", "rag.p99=3s", "rag.p95=0s", "rag.p95=..s", "chat.p95=3s"])
+def test_a_bad_slo_is_told(text: str) -> None:
+    with pytest.raises(InputError, match="--slo"):
+        parse_slo(text, ["rag"])
