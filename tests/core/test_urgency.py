@@ -185,6 +185,29 @@ def test_a_debt_has_an_end_and_calm_work_is_free(core: Make) -> None:
     assert budget.left_s == -8.0
 
 
+@pytest.mark.parametrize(("calls", "share", "demoted"), [(10, 0.1, True), (1, 0.1, False), (2, 0.1, False)])
+def test_a_budget_is_counted_as_time_passes(core: Make, calls: int, share: float, demoted: bool) -> None:
+    """20 slots, a tenth of them: two urgent calls at once are within it however long they run, ten are not."""
+    spec = TenantSpec("x", urgent_share=share, urgent_burst_s=60.0)
+    bare = core("urgency", "fcfs", tenants=[spec], jobs="", windows={"r": 20})
+    bare.feed(*opened(0.0, "a", urgency=0, tenant="x"), *arrive(0.0, *(f"a{i}" for i in range(calls))))
+    bare.feed(*opened(100.0, "b", urgency=0, tenant="x"))
+    assert (bare.scheduler.jobs["b"].urgency == 1) == demoted, "while they run"
+    bare.feed(*(CallFinished(100.0, f"a{i}") for i in range(calls)), *opened(100.0, "c", urgency=0, tenant="x"))
+    assert (bare.scheduler.jobs["c"].urgency == 1) == demoted, "when they have ended"
+
+
+def test_a_call_costs_the_budget_while_it_is_urgent(core: Make) -> None:
+    bare = core("urgency", "fcfs", tenants=[BUDGET], jobs="")
+    bare.feed(*opened(0.0, "a", urgency=2, tenant="x"), *arrive(0.0, "a1"), CallRevised(64.0, "a1", urgency=0))
+    budget = bare.scheduler.tenants["x"].budget
+    assert budget is not None
+    bare.feed(CallFinished(68.0, "a1"))
+    assert budget.left_s == 8.0 - 4.0 * 0.75, "not for the minute in which it was not"
+    bare.feed(*arrive(68.0, "a2"), SettingsChanged(69.0, bare.scheduler.spec))
+    assert bare.scheduler.tenants["x"].budget is not budget, "and what runs runs on under new settings"
+
+
 def test_settings_may_lift_a_budget(core: Make) -> None:
     """What waits goes back to the class that it claimed."""
     bare = core("urgency", "fcfs", tenants=[BUDGET], jobs="")

@@ -1,7 +1,8 @@
 """How much urgent work a tenant may have done: a token bucket in slot-seconds.
 
 A call is urgent in the classes below `URGENT`. Requests are no measure, for one emergency may be a thousand times as
-much work as another; so the slot time of urgent calls is charged as it passes. Who has used up its budget is demoted by
+much work as another; so the slot time of urgent calls is charged as it passes, not when they end: long ones, or many at
+once, would be seen too late. Who has used up its budget is demoted by
 one class, not refused: work that is really urgent is still done early, and shouting gains nothing for long.
 """
 
@@ -15,7 +16,9 @@ URGENT = 2
 
 @dataclass(slots=True)
 class Budget:
-    """What is left to a tenant. It refills at `share` of all slots, up to `burst_s`; debts go down to -`burst_s`."""
+    """What is left to a tenant. It refills at `share` of all slots, up to `burst_s`, and drains by a second a second for
+    each slot that an urgent call holds, down to a debt of `burst_s`.
+    """
 
     share: float
     "of all slots, 0 to 1"
@@ -24,14 +27,21 @@ class Budget:
     left_s: float
     "slot-seconds; below 0 = a debt"
     at: float = 0.0
-    "until when it has been refilled"
+    "until when all of this has been counted"
+    held: int = 0
+    "slots that urgent calls of the tenant hold"
 
-    def spend(self, seconds: float) -> None:
-        """An urgent call has held a slot for so long."""
-        self.left_s = max(self.left_s - seconds, -self.burst_s)
+    def hold(self, calls: int, now: float, slots: int) -> None:
+        """So many more urgent calls hold a slot; of all `slots`."""
+        self._count(now, slots)
+        self.held += calls
 
     def spent(self, now: float, slots: int) -> bool:
         """Whether nothing is left."""
-        self.left_s = min(self.left_s + self.share * slots * (now - self.at), self.burst_s)
-        self.at = now
+        self._count(now, slots)
         return self.left_s <= 0.0
+
+    def _count(self, now: float, slots: int) -> None:
+        left_s = self.left_s + (self.share * slots - self.held) * (now - self.at)
+        self.left_s = max(min(left_s, self.burst_s), -self.burst_s)
+        self.at = now

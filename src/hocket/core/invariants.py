@@ -43,6 +43,9 @@ def check(scheduler: Scheduler) -> None:
             assert replica.present or not replica.limit, f"{replica.id}: removed, but it may be sent calls"
             assert replica.search is None or replica.search.size == replica.window, f"{replica.id}: window"
         _check_holders(engine, [call for call in in_slots if call.engine is engine])
+    for tenant in scheduler.tenants.values():
+        urgent = [call for call in in_slots if call.job.tenant is tenant and call.urgency < URGENT]
+        assert tenant.budget is None or tenant.budget.held == len(urgent), f"tenant {tenant.name}: {tenant.budget}"
     for job in scheduler.jobs.values():
         states = Counter(call.state for call in job.calls.values())
         assert job.waiting == states[CallState.QUEUED], f"job {job.id}: waiting {job.waiting}"

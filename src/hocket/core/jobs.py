@@ -133,9 +133,11 @@ class Jobs(Replicas):
 
     def _reclass(self, call: Call, urgency: int, out: list[Command]) -> None:
         """An open call is of another class now. O(log n)."""
-        waits = call.state is QUEUED
+        waits, budget = call.state is QUEUED, call.job.tenant.budget
         if waits:
             self._dequeue(call)
+        if budget is not None and call.replica is not None:
+            budget.hold((urgency < URGENT) - (call.urgency < URGENT), self.now, self.slots)
         call.urgency = urgency
         if waits:
             self._enqueue(call, out)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hocket.core import events as ev
-from hocket.core.budget import Budget
+from hocket.core.budget import URGENT, Budget
 from hocket.core.commands import CloseJob, Command, Reject
 from hocket.core.jobs import Jobs
 from hocket.core.ordering import Fact
@@ -322,6 +322,10 @@ class Scheduler(Jobs):
                 left_s = named.urgent_burst_s if before is None else min(before.left_s, named.urgent_burst_s)
                 at = self.now if before is None else before.at
                 tenant.budget = Budget(named.urgent_share, named.urgent_burst_s, left_s, at)
+        for call in self.calls.values():
+            budget = call.job.tenant.budget
+            if budget is not None and call.replica is not None and call.urgency < URGENT:
+                budget.held += 1
 
     def _settings_changed(self, event: ev.SettingsChanged, out: list[Command]) -> None:
         """Every waiting call is placed anew: its engine may be gone, and its order another. What runs runs on."""

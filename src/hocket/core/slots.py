@@ -140,6 +140,8 @@ class Slots:
         job.running += 1
         tenant = job.tenant
         tenant.running += 1
+        if tenant.budget is not None and call.urgency < URGENT:
+            tenant.budget.hold(1, self.now, self.slots)
         if self._reads_slots:
             self._dispatches += 1
             tenant.last_served = job.last_served = self._dispatches
@@ -162,7 +164,7 @@ class Slots:
         # what _charge does, written out: the call would cost more than the work
         job.service_s += now - call.charged_at
         if job.tenant.budget is not None and call.urgency < URGENT:
-            job.tenant.budget.spend(now - call.charged_at)
+            job.tenant.budget.hold(-1, now, self.slots)
         if self._reads_service and (job.waiting or self._displaces):
             self._touch(Fact.SERVICE, job)
         inflight = replica.inflight = replica.inflight - 1
@@ -219,8 +221,6 @@ class Slots:
         """Add the slot time since the last charge to the job's attained service."""
         job = call.job
         job.service_s += self.now - call.charged_at
-        if job.tenant.budget is not None and call.urgency < URGENT:
-            job.tenant.budget.spend(self.now - call.charged_at)
         call.charged_at = self.now
         if self._reads_service and (job.waiting or self._displaces):
             self._touch(Fact.SERVICE, job)
