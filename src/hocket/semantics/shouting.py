@@ -31,7 +31,9 @@ _HASTE = _words("""
     escalated escalation sos mayday alert alarm warning attention top highest high maximum max utmost extreme
     extremely severe severity serious seriously red code level p0 p1 sev0 sev1 sev 911 112 999 deadline life death
     matter time sensitive delay wait waiting respond response reply answer first front line queue skip jump before
-    everyone else anyone ahead must right away today vip stat triage life-threatening threatening lives stake
+    everyone else anyone ahead must right away today vip stat triage life-threatening threatening lives stake urgente
+    urgentemente urgence dringend notfall sofort emergencia emergenza emergência immédiatement inmediatamente subito
+    acil pilne срочно 紧急 緊急 至急
 """)
 _META = _words("""
     ignore disregard forget override previous prior earlier above instruction instructions rule rules prompt system
@@ -47,18 +49,21 @@ _SMALL = _words("""
 _STRONG = _words("""
     urgent urgently urgency emergency asap immediate immediately hurry critical important priority prioritise
     prioritize prioritised prioritized escalate escalated sos mayday alert attention stat ignore disregard override
-    instructions class classified classify vip 911 p0 p1 sev0 sev1 deadline rush now instantly
+    instructions class classified classify vip 911 p0 p1 sev0 sev1 deadline rush now instantly urgente urgentemente
+    urgence dringend notfall sofort emergencia emergenza emergência immédiatement inmediatamente subito acil pilne
+    срочно 紧急 緊急 至急
 """)
 
 _CRIES = _words("""
-    help please pls desperate desperately dying die
+    help please pls desperate desperately dying die ayuda socorro auxilio hilfe aiuto secours aidez pomoc помогите 救命
+    助けて
 """)
 "whoever is in need says these quietly, so they are talk only where they are shouted"
 
 
 def calm(text: str) -> str:
     """The text without talk about urgency, in small letters, each sign once; all of it if nothing else is left."""
-    text = _LETTERS.sub(r"\1\1", _REPEATED.sub(r"\1", _SPACED.sub(_joined, text)))
+    text = _after_cries(_LETTERS.sub(r"\1\1", _REPEATED.sub(r"\1", _SPACED.sub(_joined, text))))
     parts, at = [], 0
     for found in _CLAUSE.finditer(text):
         if _is_talk(found.group(), loud=_is_loud(text, found)):
@@ -66,6 +71,18 @@ def calm(text: str) -> str:
             at = found.end()
     kept = " ".join("".join([*parts, text[at:]]).split()).strip(" .!?:;,|*#<>-")
     return (kept if parts and _WORD.search(kept) else text).lower()
+
+
+def _after_cries(text: str) -> str:
+    """The text without words of haste in capitals before it, where what follows is not in capitals."""
+    end = 0
+    for found in _WORD.finditer(text):
+        word = found.group()
+        if not (word.isupper() and (word.lower() in _STRONG or word.lower() in _CRIES)):
+            break
+        end = found.end()
+    rest = text[end:]
+    return rest if any(map(str.islower, rest)) else text
 
 
 def _joined(spaced: re.Match[str]) -> str:
