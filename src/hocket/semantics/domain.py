@@ -1,5 +1,5 @@
 """Is a text of the kind that was learned? Two things tell: how far its vector lies from those of the training, by their
-own spread, and how many of its pieces of words no text of the training has.
+own spread, and how much rarer its words are than usual.
 
 The distance is Mahalanobis's with a covariance that is drawn towards a sphere (Lee et al., 2018, use it to find inputs
 from elsewhere; Ledoit and Wolf, 2004, why to draw). Texts that were held out say what is strange: the share of them
@@ -21,6 +21,7 @@ DIRECTIONS = 64
 _FOLDS = 5
 _MOST = 256
 "held-out texts that are remembered, evenly over their order"
+_NONE = np.zeros(0, np.float32)
 
 
 class Domain(msgspec.Struct):
@@ -34,19 +35,21 @@ class Domain(msgspec.Struct):
     "(r + 1,): variance along each direction, and along every other"
     distances: Floats
     "of held-out texts, increasing"
-    unknown: Floats
-    "unknown pieces of held-out texts, increasing; empty where that says nothing"
+    rareness: Floats
+    "how strange the words of held-out texts are, increasing; empty where that says nothing"
+    usual: float
+    "mean rarity of a word"
     strangest: Floats
     "of held-out texts, increasing: the smaller of their two shares"
 
-    def likeness(self, vectors: Floats, unknown: Floats) -> Floats:
+    def likeness(self, vectors: Floats, rareness: Floats) -> Floats:
         """(n,): for each text the share of held-out ones that are at least as strange; near 0 is elsewhere."""
-        return _share_above(-self.strangest[::-1], -self.smaller(self.distance(vectors), unknown))
+        return _share_above(-self.strangest[::-1], -self.smaller(self.distance(vectors), rareness))
 
-    def smaller(self, distance: Floats, unknown: Floats) -> Floats:
-        """(n,): the share of held-out texts that are at least as strange, by the vector or by the pieces."""
+    def smaller(self, distance: Floats, rareness: Floats) -> Floats:
+        """(n,): the share of held-out texts that are at least as strange, by the vector or by the words."""
         by_vector = _share_above(self.distances, distance)
-        return np.minimum(by_vector, _share_above(self.unknown, unknown)) if len(self.unknown) else by_vector
+        return np.minimum(by_vector, _share_above(self.rareness, rareness)) if len(self.rareness) else by_vector
 
     def distance(self, vectors: Floats) -> Floats:
         """(n,): squared, in units of the spread."""
@@ -56,8 +59,8 @@ class Domain(msgspec.Struct):
         return np.asarray(along @ (1 / self.spread[:-1]) + rest / self.spread[-1], np.float32)
 
 
-def learn_domain(vectors: Floats, unknown: Floats | None = None) -> Domain:
-    """The domain of some texts, (n, d), and the unknown pieces of each as if it were held out, (n,).
+def learn_domain(vectors: Floats, rareness: Floats = _NONE, usual: float = 0.0) -> Domain:
+    """The domain of some texts, (n, d), and how strange the words of each are to the others, (n,).
 
     With fewer than twenty texts none is ever so strange that less than a twentieth of them are at least as strange.
     """
@@ -66,11 +69,10 @@ def learn_domain(vectors: Floats, unknown: Floats | None = None) -> Domain:
     distances = np.zeros(len(vectors), np.float32)
     for k in np.unique(fold) if len(vectors) > _FOLDS else ():
         distances[fold == k] = _shape(vectors[fold != k]).distance(vectors[fold == k])
-    pieces = np.zeros(0, np.float32) if unknown is None else unknown
-    whole = msgspec.structs.replace(domain, distances=np.sort(distances), unknown=np.sort(pieces))
-    strangest = np.sort(whole.smaller(distances, pieces))
+    whole = msgspec.structs.replace(domain, distances=np.sort(distances), rareness=np.sort(rareness), usual=usual)
+    strangest = np.sort(whole.smaller(distances, rareness))
     return msgspec.structs.replace(
-        whole, distances=_some(whole.distances), unknown=_some(whole.unknown), strangest=_some(strangest)
+        whole, distances=_some(whole.distances), rareness=_some(whole.rareness), strangest=_some(strangest)
     )
 
 
@@ -95,5 +97,4 @@ def _shape(vectors: Floats) -> Domain:
     rest = float(variances[:-DIRECTIONS].mean()) if len(variances) > DIRECTIONS else 0.0
     added = SHRINKAGE * max(float(variances.mean()), 1e-6)
     spread = (np.append(most, max(rest, 0)) + added).astype(np.float32)
-    none = np.zeros(0, np.float32)
-    return Domain(mean, directions[:, -DIRECTIONS:].T.astype(np.float32), spread, none, none, none)
+    return Domain(mean, directions[:, -DIRECTIONS:].T.astype(np.float32), spread, _NONE, _NONE, 0.0, _NONE)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import msgspec
@@ -36,6 +36,8 @@ class Kept(msgspec.Struct):
     "(n,), increasing"
     rarity: Floats
     "(n,): 1 + log((1 + texts) / (1 + texts with it))"
+    unseen: float
+    "rarity of any other bucket"
 
     def table(self) -> npt.NDArray[np.int32]:
         """Bucket -> its column, or -1: (2^BITS,)."""
@@ -43,14 +45,18 @@ class Kept(msgspec.Struct):
         found[self.buckets] = np.arange(len(self.buckets), dtype=np.int32)
         return found
 
-    def row(self, table: npt.NDArray[np.int32], buckets: Buckets) -> tuple[npt.NDArray[np.int32], Floats, float]:
-        """The columns of a text's buckets and their values, a vector of length 1 or of none; how strange it is."""
+    def row(self, table: npt.NDArray[np.int32], buckets: Buckets) -> tuple[npt.NDArray[np.int32], Floats]:
+        """The columns of a text's buckets and their values: a vector of length 1, or of none."""
         columns = table[buckets]
-        strange = strangeness(columns < 0)
         columns, counts = np.unique(columns[columns >= 0], return_counts=True)
         values = (1 + np.log(counts)).astype(np.float32) * self.rarity[columns]
         length = float(np.sqrt(values @ values))
-        return columns, values / np.float32(length) if length else values, strange
+        return columns, values / np.float32(length) if length else values
+
+    def rarities(self, table: npt.NDArray[np.int32], buckets: Buckets) -> Floats:
+        """Of each bucket."""
+        columns = table[buckets]
+        return np.where(columns < 0, np.float32(self.unseen), self.rarity[columns])
 
 
 def keep(texts: Sequence[Buckets], least: int = 2) -> Kept:
@@ -58,20 +64,30 @@ def keep(texts: Sequence[Buckets], least: int = 2) -> Kept:
     seen = np.concatenate([np.unique(one) for one in texts]) if texts else np.zeros(0, np.int64)
     buckets, counts = np.unique(seen, return_counts=True)
     enough = counts >= least
-    rarity = 1 + np.log((1 + len(texts)) / (1 + counts[enough]))
-    return Kept(buckets[enough], rarity.astype(np.float32))
+    return Kept(buckets[enough], _rarity(len(texts), counts[enough]), float(_rarity(len(texts), np.zeros(1))[0]))
 
 
-def strangeness(unknown: npt.NDArray[np.bool_]) -> float:
-    """Unknown buckets of a text over the root of all: a text twice as long is as strange with 1.4 times as many."""
-    return float(unknown.sum() / np.sqrt(max(len(unknown), 1)))
+def _rarity(texts: int, with_it: npt.NDArray[Any]) -> Floats:
+    return np.asarray(1 + np.log((1 + texts) / (1 + with_it)), np.float32)
 
 
-def held_out_strangeness(texts: Sequence[Buckets], least: int) -> Floats:
-    """(texts,): how strange each would be to `keep` of all the others."""
+def strangeness(rarities: Floats, usual: float) -> float:
+    """How much rarer a text's words are than usual.
+
+    Their sum over n^0.75: a mean (n) is blind to how much there is of what is strange, a z-score (n^0.5) forgives
+    short texts everything.
+    """
+    return float((rarities - usual).sum() / max(len(rarities), 1) ** 0.75)
+
+
+def held_out_strangeness(texts: Sequence[Buckets], least: int) -> tuple[Floats, float]:
+    """How strange each text would be to `keep` of all the others, (texts,), and what is usual: their mean rarity."""
     seen, counts = np.unique(np.concatenate([np.unique(one) for one in texts]), return_counts=True)
-    known = seen[counts > least]
-    return np.array([strangeness(~np.isin(one, known)) for one in texts], np.float32)
+    others = counts - 1
+    rarity = _rarity(len(texts) - 1, np.where(others >= least, others, 0))
+    found = [rarity[np.searchsorted(seen, one)] for one in texts]
+    usual = float(np.mean(np.concatenate(found))) if len(seen) else 0.0
+    return np.array([strangeness(one, usual) for one in found], np.float32), usual
 
 
 def words(text: str) -> list[str]:

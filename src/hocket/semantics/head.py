@@ -9,6 +9,7 @@ import base64
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from hocket.errors import InputError
 from hocket.semantics.domain import Domain
-from hocket.semantics.features import Floats, Kept, Rows, piece_buckets, rows, word_buckets, words
+from hocket.semantics.features import BITS, Floats, Kept, Rows, piece_buckets, rows, strangeness, word_buckets, words
 from hocket.semantics.fields import Field, Value, matrix
 from hocket.semantics.ordinal import Scale, class_shares, sigmoid
 from hocket.semantics.shouting import calm
@@ -81,13 +82,13 @@ class Predicted(NamedTuple):
 class Featurizer:
     """Texts and fields to rows of features: what training and reading share."""
 
-    def __init__(self, fields: Sequence[Field], kept: tuple[Kept, Kept]) -> None:
-        self._fields = fields
+    def __init__(self, fields: Sequence[Field], kept: tuple[Kept, Kept], usual: float = 0.0) -> None:
+        self._fields, self._usual = fields, usual
         self._kept = [(one, one.table()) for one in kept]
         self._width = sum(len(one.buckets) for one in kept)
 
     def rows(self, texts: Sequence[str], vectors: Floats, given: Sequence[Mapping[str, Value]]) -> tuple[Rows, Floats]:
-        """One row a text, and how strange its pieces of words are; the texts are calm, the vectors theirs."""
+        """One row a text, and how strange its words are; the texts are calm, the vectors theirs."""
         dense = np.concatenate([VECTOR_WEIGHT * vectors, FIELD_WEIGHT * matrix(self._fields, given)], axis=1)
         sparse = [self._sparse(text) for text in texts]
         found = rows(dense.astype(np.float64), [one[:2] for one in sparse], self._width)
@@ -96,8 +97,10 @@ class Featurizer:
     def _sparse(self, text: str) -> tuple[npt.NDArray[np.int64], Floats, float]:
         (kept, table), (pieces, piece_table) = self._kept
         found = words(text)
-        columns, values, _ = kept.row(table, word_buckets(found))
-        more, further, strange = pieces.row(piece_table, piece_buckets(found))
+        buckets = word_buckets(found)
+        strange = strangeness(kept.rarities(table, buckets[: len(found)]), self._usual)
+        columns, values = kept.row(table, buckets)
+        more, further = pieces.row(piece_table, piece_buckets(found))
         every = np.concatenate([columns, more + len(kept.buckets)]).astype(np.int64)
         return every, np.concatenate([values, further]), strange
 
@@ -113,7 +116,7 @@ class Trained:
             )
         self.head, self.encoder, self.classes = head, encoder, head.classes
         self.declared = [field.name for field in head.fields]
-        self._features = Featurizer(head.fields, (head.words, head.pieces))
+        self._features = Featurizer(head.fields, (head.words, head.pieces), head.domain.usual)
         self._weights = head.weights.astype(np.float64)
 
     def predict(self, texts: Sequence[str], given: Sequence[Mapping[str, Value]]) -> Predicted:
@@ -164,9 +167,9 @@ def write_head(file: str | Path, head: Head) -> None:
         draft.write_bytes(encode_head(head))
         draft.replace(target)
     except OSError as error:
+        with suppress(OSError):
+            draft.unlink()
         raise InputError(f"{target}: cannot be written ({error.strerror}); check the folder") from None
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def read_head(file: str | Path) -> Head:
@@ -188,7 +191,7 @@ def read_head(file: str | Path) -> Head:
     try:
         head = msgspec.json.decode(found.head, type=Head, dec_hook=_decode_array)
         _check(head)
-    except (msgspec.MsgspecError, ValueError, TypeError) as error:
+    except (msgspec.MsgspecError, ValueError, TypeError, LookupError) as error:
         raise InputError(f"{file}: a damaged head ({error}); {_REMEDY} again") from None
     return head
 
@@ -202,7 +205,17 @@ def _check(head: Head) -> None:
         raise ValueError("its classes are not two or more of 0 to 4")
     if head.weights.shape != (width, borders) or not len(head.offsets) == len(head.cuts) == borders:
         raise ValueError("its arrays do not go together")
-    if not all(np.isfinite(one).all() for one in (head.weights, head.offsets, head.cuts)):
+    dimension, directions = len(head.domain.mean), len(head.domain.directions)
+    shapes = {(directions, dimension): head.domain.directions, (directions + 1,): head.domain.spread}
+    if any(one.shape != shape for shape, one in shapes.items()) or not len(head.domain.strangest):
+        raise ValueError("its domain does not go together")
+    for kept in (head.words, head.pieces):
+        if kept.buckets.shape != kept.rarity.shape or not ((kept.buckets >= 0) & (kept.buckets < 1 << BITS)).all():
+            raise ValueError("its words are not in their buckets")
+    if any(one.vector.shape != (dimension,) for one in head.examples):
+        raise ValueError("its examples are of another encoder")
+    numbers = [head.weights, head.offsets, head.cuts, np.array([field.mean for field in head.fields])]
+    if not all(np.isfinite(one).all() for one in numbers) or any(field.deviation <= 0 for field in head.fields):
         raise ValueError("it has numbers that are none")
 
 

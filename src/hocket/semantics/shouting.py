@@ -16,7 +16,7 @@ _WORD = re.compile(r"\w+")
 _REPEATED = re.compile(r"([^\w\s])\1+")
 _LETTERS = re.compile(r"([^\W\d_])\1{2,}")
 _SPACED = re.compile(r"\b(?:\w ){3,}\w\b")
-_END = re.compile(r"[.!?\n]")
+_SENTENCE = re.compile(r"[^.!?\n]+([.!?\n]?)")
 _MOST_WORDS = 24
 "of a clause that may be talk about urgency"
 
@@ -63,14 +63,17 @@ _CRIES = _words("""
 
 def calm(text: str) -> str:
     """The text without talk about urgency, in small letters, each sign once; all of it if nothing else is left."""
-    text = _after_cries(_LETTERS.sub(r"\1\1", _REPEATED.sub(r"\1", _SPACED.sub(_joined, text))))
+    once = _LETTERS.sub(r"\1\1", _REPEATED.sub(r"\1", _SPACED.sub(_joined, text)))
+    begun = _after_cries(once)
     parts, at = [], 0
-    for found in _CLAUSE.finditer(text):
-        if _is_talk(found.group(), loud=_is_loud(text, found)):
-            parts.append(text[at : found.start()])
+    for found in _CLAUSE.finditer(begun):
+        if _is_talk(found.group(), loud=_is_loud(begun, found)):
+            parts.append(begun[at : found.start()])
             at = found.end()
-    kept = " ".join("".join([*parts, text[at:]]).split()).strip(" .!?:;,|*#<>-")
-    return (kept if parts and _WORD.search(kept) else text).lower()
+    if not parts and begun == once:
+        return once.lower()
+    kept = " ".join("".join([*parts, begun[at:]]).split()).strip(" .!?:;,|*#<>-")
+    return (kept if _WORD.search(kept) else once).lower()
 
 
 def _after_cries(text: str) -> str:
@@ -89,14 +92,8 @@ def _joined(spaced: re.Match[str]) -> str:
     return spaced.group().replace(" ", "")
 
 
-def _is_loud(text: str, clause: re.Match[str]) -> bool:
-    """Whether a clause is in capitals, or its sentence ends in an exclamation mark."""
-    said = clause.group()
-    end = _END.search(text, clause.end())
-    return (said.isupper() and len(said) > 3) or (end is not None and end.group() == "!")
-
-
 def _is_talk(clause: str, *, loud: bool) -> bool:
+    """`loud`: it is in capitals, or its sentence ends in an exclamation mark."""
     found = _WORD.findall(clause.lower())
     if not 0 < len(found) <= _MOST_WORDS:
         return False

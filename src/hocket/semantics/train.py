@@ -16,6 +16,7 @@ from hocket.semantics.fields import Value, learn_fields
 from hocket.semantics.head import Example, Featurizer, Head, expected, scaled
 from hocket.semantics.ordinal import Labels, Matrix, calibrate, class_shares, fit, sigmoid
 from hocket.semantics.shouting import calm, shouted
+from hocket.semantics.text import cut
 
 if TYPE_CHECKING:
     from hocket.semantics.encoder import Encoder
@@ -28,12 +29,12 @@ LEAST = 2
 
 
 class Labelled:
-    """Texts with their urgency and, where there are any, their fields."""
+    """Texts, as much of each as is read of a request, with their urgency and, where there are any, their fields."""
 
     def __init__(
         self, texts: Sequence[str], urgency: Sequence[int], given: Sequence[Mapping[str, Value]] | None = None
     ) -> None:
-        self.texts, self.urgency = list(texts), np.array(urgency, np.int64)
+        self.texts, self.urgency = [cut(text) for text in texts], np.array(urgency, np.int64)
         self.given: list[Mapping[str, Value]] = list(given) if given is not None else [{} for _ in texts]
 
     def __len__(self) -> int:
@@ -49,8 +50,7 @@ def train(data: Labelled, encoder: Encoder, features: Sequence[str] = (), *, kee
     fields = learn_fields(features, data.given)
     found = [words(text) for text in quiet]
     least = 2 if len(data) >= 100 else 1
-    pieces = [piece_buckets(one) for one in found]
-    kept = keep([word_buckets(one) for one in found], least), keep(pieces, least)
+    kept = keep([word_buckets(one) for one in found], least), keep([piece_buckets(one) for one in found], least)
     loud = shouted(quiet)
     featurizer = Featurizer(fields, kept)
     every, _ = featurizer.rows(
@@ -73,7 +73,7 @@ def train(data: Labelled, encoder: Encoder, features: Sequence[str] = (), *, kee
         offsets=offsets,
         slopes=scale.slopes.astype(np.float32),
         cuts=_cuts(shares, counts),
-        domain=learn_domain(vectors, held_out_strangeness(pieces, least)),
+        domain=learn_domain(vectors, *held_out_strangeness([word_buckets(one)[: len(one)] for one in found], least)),
         examples=[Example(*one) for one in examples] if keep_examples else [],
         held_out=measures.measure(labels, shares, np.searchsorted(_cuts(shares, counts), expected(shares))),
     )
