@@ -163,7 +163,10 @@ class World:
     def _asked_to_leave(self, name: str) -> None:
         """The call with the largest key leaves, once, for one that goes before it and for which no other leaves."""
         preemption, engine, s = self.spec.preemption, self.engine_of[name], self.scheduler
-        assert preemption is not None and not self.spec.observe and self.open[name] != WAITS
+        assert not self.spec.observe and self.open[name] != WAITS
+        if preemption is None:
+            self._recalled(s.calls[name])
+            return
         orderings = compose(["call-fcfs"]) if s.policy_error else self.orderings
         here = [call for call in s.calls.values() if call.engine.name == engine]
 
@@ -178,6 +181,13 @@ class World:
         assert key(waiter) < key(victim)
         assert preemption.across == "key" or waiter.urgency < victim.urgency
         self.leaving.add(name)
+
+    def _recalled(self, call: Call) -> None:
+        """Without preemption only what has not begun gives way, and only to a more urgent call."""
+        assert call.state is CallState.DISPATCHED and call.id not in self.leaving
+        rivals = (c for c in self.scheduler.calls.values() if c.engine is call.engine and self.open[c.id] == WAITS)
+        assert any(rival.urgency < call.urgency for rival in rivals), "nobody needs its slot"
+        self.leaving.add(call.id)
 
     def _may_leave(self, call: str) -> bool:
         fits = self.held(self.open[call]) <= self.limit(self.open[call]) if self.open[call] in self.windows else False
