@@ -66,10 +66,11 @@ def calm(text: str) -> str:
     once = _LETTERS.sub(r"\1\1", _REPEATED.sub(r"\1", _SPACED.sub(_joined, text)))
     begun = _after_cries(once)
     parts, at = [], 0
-    for found in _CLAUSE.finditer(begun):
-        if _is_talk(found.group(), loud=_is_loud(begun, found)):
-            parts.append(begun[at : found.start()])
-            at = found.end()
+    for sentence in _SENTENCE.finditer(begun):
+        for found in _CLAUSE.finditer(begun, *sentence.span()):
+            if _is_talk(found.group(), loud=sentence.group(1) == "!" or found.group().isupper()):
+                parts.append(begun[at : found.start()])
+                at = found.end()
     if not parts and begun == once:
         return once.lower()
     kept = " ".join("".join([*parts, begun[at:]]).split()).strip(" .!?:;,|*#<>-")
