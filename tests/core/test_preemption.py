@@ -112,6 +112,32 @@ def test_keys_that_move_while_calls_run_are_up_to_date() -> None:
     assert core.feed(ev.CallStreamed(20.0, "a2", 9)) == preempt("a2"), "by now b2 has had less"
 
 
+@pytest.mark.parametrize("urgency", [0, 1])
+def test_a_slot_that_is_left_goes_to_whom_it_was_left_for(urgency: int) -> None:
+    """Not back to the one that left, or to another that is overdue: such wait for slots that free by themselves."""
+    core = bare("urgency:within_s=300", "call-fcfs")
+    core.feed(*begun(0.0, "a4", "b4"), *come(0.0, "c4", "d4"))
+    assert core.feed(*come(400.0, f"a{urgency}")) == preempt("b4")
+    assert core.feed(ev.CallPreempted(400.5, "b4", 5)) == sent(f"a{urgency}")
+    assert core.feed(ev.CallFinished(401.0, "a4")) == sent("b4"), "the first to have come"
+
+
+def test_who_went_first_for_its_age_is_displaced_by_none_that_it_passed() -> None:
+    core = bare("urgency:within_s=300", "call-fcfs", slots=1)
+    core.feed(*begun(0.0, "a1"), *come(0.0, "c4", "d4"), *come(400.0, "b1", "c1"))
+    assert core.feed(ev.CallFinished(400.0, "a1")) == sent("c4")
+    twin = build(core.scheduler.spec)
+    restore(twin, msgspec.json.decode(msgspec.json.encode(save(core.scheduler))))
+    assert core.feed(*come(401.0, "d1")) == twin.handle(*come(401.0, "d1")) == []
+    assert core.feed(*come(402.0, "a0")) == preempt("c4"), "it did not pass class 0"
+    assert core.feed(ev.CallPreempted(402.0, "c4")) == sent("a0")
+    core.feed(*come(403.0, "b0", "c0"))
+    assert core.feed(ev.CallFinished(404.0, "a0")) == sent("b0"), "one in four turns is for the overdue"
+    assert core.feed(ev.CallFinished(405.0, "b0")) == sent("c0")
+    core.feed(*come(405.0, "d0", "e0"), ev.CallFinished(406.0, "c0"))
+    assert core.feed(ev.CallFinished(407.0, "d0")) == sent("c4"), "and no class 0 takes that turn back"
+
+
 def test_nobody_is_displaced_twice_at_once_nor_for_one_that_profits_already() -> None:
     core = bare(slots=3)
     core.feed(*come(0.0, "a4", "b4", "c4"))

@@ -16,8 +16,8 @@ URGENT = 2
 
 @dataclass(slots=True)
 class Budget:
-    """What is left to a tenant. It refills at `share` of all slots, up to `burst_s`, and drains by a second a second for
-    each slot that an urgent call holds, down to a debt of `burst_s`.
+    """What is left to a tenant. It refills at `share` of all slots, up to `burst_s`, and each slot that an urgent call
+    holds drains it by a second a second, down to a debt of `burst_s`.
     """
 
     share: float

@@ -1,8 +1,8 @@
 """Ageing: a call that has waited for so long goes before the more urgent classes that came later.
 
-The bound behind `urgency:within_s`. Each class keeps its waiting calls by arrival in a heap beside the ready queue, so a
-decision looks at one head a class, whatever waits: O(log n) an event. Entries of calls that have left are skipped when
-they surface and swept when they outnumber the rest, as in `hocket.core.heap`.
+The bound behind `urgency:within_s`. Each class keeps its waiting calls by arrival in a heap beside the ready queue, so
+a decision looks at one head a class, whatever waits: O(log n) an event. Entries of calls that have left are skipped
+when they surface and swept when they outnumber the rest, as in `hocket.core.heap`.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Patience:
             self.since_turn += 1
             return None
         self.since_turn = 0
+        oldest[2].passed = first.urgency
         return oldest[2]
 
     def sweep(self, waiting: int) -> None:

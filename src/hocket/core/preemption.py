@@ -104,10 +104,12 @@ class Holders(ReadyQueue):
         The first calls of `queue` will get the slots of those that are leaving, so it is about the one after them.
         """
         victim = self.first()
-        if victim is not None and not _makes_room(victim):
-            victim = next(filter(_makes_room, self.ordered()), None)
         waiter = queue.first() if not self.leaving else next(islice(queue.ordered(), self.leaving, None), None)
-        if victim is None or waiter is None or not self._goes_before(waiter, victim, queue):
+        if victim is None or waiter is None:
+            return None
+        if not yields(victim, waiter.urgency):
+            victim = next((call for call in self.ordered() if yields(call, waiter.urgency)), None)
+        if victim is None or not self._goes_before(waiter, victim, queue):
             return None
         lost_s = self._lost_s(victim, now)
         if lost_s * weights[victim.urgency] >= self._saved_s(victim) * weights[waiter.urgency]:
@@ -157,11 +159,15 @@ class Holders(ReadyQueue):
         return _Largest(super()._node_key(level, call, entity))
 
 
-def _makes_room(call: Call) -> bool:
-    """Whether its replica takes another in its place: not if it holds more than it may."""
+def yields(call: Call, urgency: int) -> bool:
+    """Whether the slot of `call` can be had for one of this class.
+
+    Not if it went before that class for its age, or it would have aged for nothing; nor if its replica takes no other
+    in its place, because it holds more than it may.
+    """
     replica = call.replica
     assert replica is not None, "the call is in no slot"
-    return replica.inflight <= replica.limit
+    return urgency < call.passed and replica.inflight <= replica.limit
 
 
 def check_preemption(spec: PreemptionSpec, orderings: Sequence[Ordering]) -> None:

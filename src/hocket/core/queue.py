@@ -103,12 +103,12 @@ class ReadyQueue:
         if self.patience is not None:
             self.patience.add(call)
 
-    def pop(self) -> Call | None:
-        """Take out the call that goes next, or None."""
+    def pop(self, *, displacing: bool = False) -> Call | None:
+        """Take out the call that goes next, or None. `displacing`: into a slot that one was asked to leave for it."""
         if not self._size:
             return None
         if self.patience is not None:
-            aged = self._overdue(self.patience)
+            aged = None if displacing else self._overdue(self.patience)
             if aged is not None:
                 return aged
         if self._chooser is not None:

@@ -18,7 +18,7 @@ from hocket.core.jobs import Jobs
 from hocket.core.ordering import Fact
 from hocket.core.slots import DISPATCHED, QUEUED, RUNNING, Policy
 from hocket.core.spec import SchedulerSpec
-from hocket.core.state import Call
+from hocket.core.state import CLASSES, Call
 
 MAX_ATTEMPTS = 2
 "dispatches of one call: a failure before the first byte is retried once"
@@ -169,6 +169,8 @@ class Scheduler(Jobs):
         call.tokens = tokens or max(call.tokens, 1)
         if holders is not None:
             self._ask(holders.streamed, call)
+        elif call.leaving and not call.resumable:
+            call.leaving, call.state = False, RUNNING  # it has begun, whether or not that was said
         if not tokens:
             return
         if replica is not None and replica.search is not None:
@@ -243,7 +245,7 @@ class Scheduler(Jobs):
         call.preempted += 1
         call.kept_tokens = event.tokens_kept
         call.path_s += self.now - call.sent_at
-        self._wait_again(call, out)
+        self._wait_again(call, out, displaced=True)
 
     def _call_revised(self, event: ev.CallRevised, out: list[Command]) -> None:
         call = self.calls.get(event.call)
@@ -259,15 +261,15 @@ class Scheduler(Jobs):
                 self._reclass(call, job.urgency, out)
         job.features = {**job.features, **event.features}  # the old ones belong to an event
 
-    def _wait_again(self, call: Call, out: list[Command]) -> None:
+    def _wait_again(self, call: Call, out: list[Command], *, displaced: bool = False) -> None:
         """A call that is in a slot goes back to the queue."""
         before, job = call.engine, call.job
         self._leave_slot(call)
-        call.leaving, call.tokens = False, call.kept_tokens
+        call.leaving, call.tokens, call.passed = False, call.kept_tokens, CLASSES
         if job.waiting:  # a chooser may have to look at the job again: another of its calls waits
             self._touch(Fact.BELIEF, job)
         self._place(call, out)
-        self._fill(before, out)
+        self._fill(before, out, displacing=displaced)
         if call.engine is not before:
             self._fill(call.engine, out)
 

@@ -14,7 +14,7 @@ from hocket.core.budget import URGENT
 from hocket.core.commands import Command, Dispatch, Preempt, WakeAt
 from hocket.core.fairclock import FairClock
 from hocket.core.ordering import Fact, Ordering
-from hocket.core.preemption import Holders
+from hocket.core.preemption import Holders, yields
 from hocket.core.queue import ReadyQueue, classes_of
 from hocket.core.rng import Rng
 from hocket.core.routing import Routing
@@ -108,11 +108,11 @@ class Slots:
             call.engine.queue.remove(call)
         call.job.waiting -= 1
 
-    def _fill(self, engine: Engine, out: list[Command]) -> None:
-        """Dispatch while a replica has room and a call waits."""
+    def _fill(self, engine: Engine, out: list[Command], *, displacing: bool = False) -> None:
+        """Dispatch while a replica has room and a call waits. `displacing`: where one was asked to leave."""
         while engine.room:
             try:
-                call = engine.queue.pop()
+                call = engine.queue.pop(displacing=displacing)
             except Exception as error:  # noqa: BLE001  keys that do not compare may show late
                 self._fall_back(error)
                 continue
@@ -293,8 +293,9 @@ class Slots:
 
         O(calls that have not begun): none in a gateway, where a replica has its call at once; few in the simulator.
         """
-        last = max(unbegun.values(), key=lambda call: (call.urgency, call.number))
-        if last.urgency > urgency:
+        may = (call for call in unbegun.values() if yields(call, urgency) and call.urgency > urgency)
+        last = max(may, key=lambda call: (call.urgency, call.number), default=None)
+        if last is not None:
             del unbegun[last.id]
             last.leaving = True
             out.append(Preempt(last.id))

@@ -36,7 +36,7 @@ _CALL = (
     *("id", "number", "stage", "model", "urgency", "arrived_at", "prompt_tokens", "max_tokens"),
     *("parent", "hint_output_tokens", "prefix", "state"),
     *("path_s", "own_class", "attempts", "delays", "sent_at", "charged_at"),
-    *("resumable", "tokens", "kept_tokens", "preempted", "leaving"),
+    *("resumable", "tokens", "kept_tokens", "preempted", "passed", "leaving"),
 )
 
 
@@ -90,11 +90,27 @@ def restore(scheduler: Scheduler, state: Plain) -> None:
     for fields in state["tenants"]:
         fields["budget"] = fields["budget"] and Budget(**fields["budget"])
         s.tenants[fields["name"]] = Tenant(**fields)
+    s.apps.update((a["name"], Application(**a)) for a in state["apps"])
+    _engines_again(s, state)
+    for fields in state["jobs"]:
+        app, tenant = s.apps[fields.pop("app")], s.tenants[fields.pop("tenant")]
+        fields["places"] = {name: _engine(s, name).listed[place] for name, place in fields["places"].items()}
+        s.jobs[fields["id"]] = Job(app=app, tenant=tenant, **fields)
+    for fields in state["calls"]:
+        _call(s, fields)
+    if state["beliefs"] is None:
+        s.beliefs = None
+    elif s.beliefs is not None:
+        s.beliefs.restore(state["beliefs"], s.jobs)
+    _wait_again(s, state)
+
+
+def _engines_again(s: Scheduler, state: Plain) -> None:
+    """Engines and their replicas, also of engines that the settings no longer name."""
     for name, turn in state["turns"].items():
         patience = s.engines[name].queue.patience
         if patience is not None:
             patience.since_turn = turn
-    s.apps.update((a["name"], Application(**a)) for a in state["apps"])
     for name in state["replicas"].keys() - s.engines.keys():
         s.gone[name] = Engine(name, [], ReadyQueue((), s), s.policy_of(s.spec).routing())
     for engine in _engines(s):
@@ -109,17 +125,6 @@ def restore(scheduler: Scheduler, state: Plain) -> None:
         s._relist(engine)
     for name, routing in state["routings"].items():
         s.engines[name].routing.restore(routing, s.engines[name].listed)
-    for fields in state["jobs"]:
-        app, tenant = s.apps[fields.pop("app")], s.tenants[fields.pop("tenant")]
-        fields["places"] = {name: _engine(s, name).listed[place] for name, place in fields["places"].items()}
-        s.jobs[fields["id"]] = Job(app=app, tenant=tenant, **fields)
-    for fields in state["calls"]:
-        _call(s, fields)
-    if state["beliefs"] is None:
-        s.beliefs = None
-    elif s.beliefs is not None:
-        s.beliefs.restore(state["beliefs"], s.jobs)
-    _wait_again(s, state)
 
 
 def _wait_again(s: Scheduler, state: Plain) -> None:

@@ -35,7 +35,7 @@ class TenantSpec(msgspec.Struct, frozen=True):
     name: str
     weight: float = 1.0
     urgent_share: float | None = None
-    "of all slots, 0 to 1: what its calls of classes 0 and 1 may use in the long run; beyond, they are demoted by one class"
+    "of all slots, 0 to 1: what its calls of classes 0 and 1 may use in the long run; beyond, they count as the next"
     urgent_burst_s: float = 60.0
     "slot-seconds of them that it may have used at once"
 

@@ -165,6 +165,8 @@ class Call(msgspec.Struct, eq=False, gc=False):
     "of these, how many were made before it was displaced last"
     preempted: int = 0
     "times that it was displaced"
+    passed: int = CLASSES
+    "the class before which it got its slot for its age: calls of that class and of less urgent ones do not displace it"
     leaving: bool = False
     "whether it was asked to leave its slot, and still is in it"
     charged_at: float = 0.0
