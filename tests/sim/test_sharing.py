@@ -8,9 +8,12 @@ from itertools import pairwise
 import pytest
 
 from hocket.assembly import build
+from hocket.core.latency import Latency
 from hocket.sim.driver import Simulation
+from hocket.sim.engine import Replica, Request
 from hocket.sim.experiment import scheduler_spec, simulate
-from hocket.sim.sharing import LOST, Law, Placement, Sharing
+from hocket.sim.model import EngineModel
+from hocket.sim.sharing import LOST, Devices, Law, Placement, Sharing
 from hocket.trace import Job
 from tests.sim.worlds import as_jobs, as_setup, random_engines, random_jobs
 
@@ -121,3 +124,14 @@ def test_a_replica_may_differ_from_its_engines_others() -> None:
     out = Simulation(jobs, setup.engines, build(scheduler_spec(setup, "call-fcfs")), sharing=sharing).run()
     assert max(out.jct_s.values()) == pytest.approx(1.0), "all five at once"
     assert all(a <= b for a, b in pairwise(sorted(out.jct_s.values())))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.45, 0.7])
+def test_nothing_ends_before_it_began(share: float) -> None:
+    """A clock that runs slower rounds; a driver's time must not go back for it, not even by a tick."""
+    model = EngineModel(name="e", models=["m"], max_concurrency=1, latency=Latency(0.01, 0.0, 1e-4, 0.01, 1e-4, 0.0))
+    for at in range(1, 100):
+        placement = Placement(("d",), share)
+        replica = Devices([Replica(model, "e/0")], Sharing([placement], "capped"), lambda place: None).replicas[0]
+        replica.send(Request("c", ("j", "s"), 10, 3, None), at)
+        assert replica.ends is not None and replica.ends >= at

@@ -96,7 +96,7 @@ class SharedReplica(Generic[R]):
         a driver was told of must not move unsaid.
         """
         inner, ends = self._inner.ends, self.ends
-        own = self._own + int((at - self._at) * self.speed)
+        own = self._own + math.ceil((at - self._at) * self.speed)  # up, or what begins now would have ended before
         if inner is not None and ends is not None:
             own = inner if at >= ends else min(own, inner - 1)  # a boundary is met exactly, and not before
         return own
