@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from hocket.gateway.driver import LiveCall
 from hocket.settings import EngineSettings
 from tests.gateway.conftest import Running, Start, soon
 from tests.writing_engine import PROMPT_TOKENS, WritingEngine
@@ -398,3 +399,37 @@ async def test_the_settings_change(start: Start, writer: WritingEngine) -> None:
     await release(other, writer)
     await stream.rest()
     assert stream.texts == WORDS
+
+
+async def test_an_order_may_be_taken_back_before_its_handler_saw_it(
+    start: Start, writer: WritingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With heartbeats the handler wakes two turns of the loop after its order is there."""
+    world = await serve(start, writer, heartbeat_s=0.02)
+    driver = world.gateway.driver
+    writer.gap_s = 0.01
+    first = await begin(world, 3)
+    waits = asyncio.create_task(world.post({"stream": True}, headers={"x-hocket-urgency": "4"}))
+    await soon(lambda: len(driver.live) == 2)
+    second = list(driver.live.values())[1]
+    stream = Stream(await waits)
+    writer.gap_s = 0.0
+    give, given = LiveCall.give, 0
+
+    def taken_back(turns: int) -> None:
+        if turns:
+            driver.loop.call_soon(taken_back, turns - 1)
+        else:
+            second.preempt()
+
+    def gives(call: LiveCall, order: Any) -> None:
+        """The first time the order is taken back in the same turn of the loop, then in the next one ..."""
+        nonlocal given
+        give(call, order)
+        if call is second and given < 5:
+            driver.loop.call_soon(taken_back, given)
+            given += 1
+
+    monkeypatch.setattr(LiveCall, "give", gives)
+    await asyncio.gather(first.rest(), stream.rest())
+    assert stream.texts == WORDS and given == 5

@@ -61,14 +61,19 @@ class LiveCall:
         self.displace: Callable[[], None] | None = None
         """what takes the call off its replica, if it can be taken off; ends in `preempted`"""
 
-    async def order(self) -> Dispatch | Reject | Abort:
-        """What the core wants done with this call: wait until it says so."""
+    async def ordered(self) -> None:
+        """Wait until there is an order. From another task: until `order` takes it, it may be taken back."""
         while self._order is None:
             self._waiter = self._driver.loop.create_future()
             try:
                 await self._waiter
             finally:
                 self._waiter = None
+
+    async def order(self) -> Dispatch | Reject | Abort:
+        """What the core wants done with this call: wait until it says so. From the call's own task."""
+        while self._order is None:
+            await self.ordered()
         order = self._order
         if isinstance(order, Dispatch):
             self._order = None

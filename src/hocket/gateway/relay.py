@@ -138,7 +138,9 @@ class Relay:
     async def _obey(self) -> web.StreamResponse:
         call, failure = self._call, None
         while True:
-            order = await (self._wait_for(call.order()) if call.waits else call.order())
+            while call.waits and self._beat_s is not None:
+                await self._wait_for(call.ordered())
+            order = await call.order()
             if not isinstance(order, Dispatch):
                 if failure is not None and failure.answer is not None and isinstance(order, Reject):
                     return await self._client.engines_error(readable(failure.answer, self._accepted))
