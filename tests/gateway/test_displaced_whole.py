@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 
 import pytest
 
+from hocket.gateway.answers import GarbageError, StreamMeter
+from hocket.gateway.resume import Draft
 from tests.gateway.conftest import Start, soon
 from tests.gateway.test_displaced import WORDS, kept, serve, the_call, writer
-from tests.writing_engine import PROMPT_TOKENS, WritingEngine
+from tests.writing_engine import PROMPT_TOKENS, Part, WritingEngine
 
 __all__ = ["writer"]  # the fixture
 
@@ -68,3 +71,36 @@ async def test_a_whole_answer_that_was_cut_goes_on_elsewhere(start: Start, write
     assert answer["choices"][0]["message"]["content"] == "".join(WORDS)
     assert other.seen[0].before
     await second.stop()
+
+
+async def test_a_whole_answer_that_was_cut_at_its_end_is_made_anew(
+    start: Start, writer: WritingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is nothing to go on with: an engine that is asked to would write a token more than it may."""
+    written = writer._events
+
+    def events(part: Part, chat: bool) -> Iterator[bytes]:
+        for event in written(part, chat):
+            if b"[DONE]" in event and len(writer.seen) == 1:
+                raise ConnectionError
+            yield event
+
+    monkeypatch.setattr(writer, "_events", events)
+    world = await serve(start, writer)
+    async with world.post({"max_tokens": 6}) as response:
+        answer = await response.json()
+    assert answer["choices"][0]["message"]["content"] == "".join(WORDS[:6])
+    assert answer["usage"]["completion_tokens"] == 6
+    assert [part.before for part in writer.seen] == ["", ""]
+
+
+def test_of_a_chunk_that_is_garbage_nothing_is_kept() -> None:
+    """Its client gets none of it, so that the next attempt must write it again."""
+    draft = Draft(StreamMeter(), sifted=False, limit=None)
+    event = b'data: {"id": "x", "choices": [{"index": 0, "delta": {"content": "%b"}}]}\n\n'
+    assert draft.feed(event % b"one")
+    assert draft.cut() == 1
+    draft.go_on(sifted=False)
+    with pytest.raises(GarbageError):
+        draft.feed(event % b" two" + b"data: {garbage\n\n")
+    assert (draft.cut(), draft.text) == (1, "one")

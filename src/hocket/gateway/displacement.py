@@ -85,7 +85,12 @@ class Displacement:
     def cut(self) -> int:
         """The part under way is over. Returns the tokens of the answer that need not be made again."""
         self.wanted = False
-        return self.draft.cut() if self.draft is not None else 0
+        if self.draft is None:
+            return 0
+        if not (self.passed or self.draft.movable):  # at its end there is nothing to go on with, and no client has any
+            self.draft = None
+            return 0
+        return self.draft.cut()
 
     def not_plain(self, why: str) -> None:
         """No further call of this engine shall count on being gone on with, until the settings change."""

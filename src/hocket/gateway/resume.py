@@ -169,7 +169,7 @@ class Draft:
         if self._held or chunk[-2:] != b"\n\n":
             chunk = self._whole_events(chunk)
         if self._parts:
-            return self._sieve.feed(b"".join(self._rewritten(chunk)))
+            return self._sieve.feed(self._later(chunk))
         if not self.broken:
             self._unread.append(chunk)
             self._size += len(chunk)
@@ -327,6 +327,16 @@ class Draft:
             edits["messages"] = [*messages, {"role": "assistant", "content": text}]
             edits.update(CONTINUES[kind])
         return edits
+
+    def _later(self, chunk: bytes) -> bytes:
+        """A chunk of a later part, as the client gets it. Raises GarbageError: then nothing of it counts."""
+        texts, tokens = len(self._text), self._tokens
+        try:
+            return b"".join(self._rewritten(chunk))
+        except GarbageError:
+            del self._text[texts:]
+            self._tokens = tokens
+            raise
 
     def _rewritten(self, chunk: bytes) -> Iterator[bytes]:
         """Events of a later part, as events of the answer that the client knows. Raises GarbageError."""
