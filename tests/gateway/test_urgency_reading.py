@@ -315,3 +315,37 @@ async def test_no_text_is_kept(
         assert "xylophone" not in kept
     held: list[Any] = [world.gateway.urgency.__dict__, world.gateway.driver.scheduler.jobs]
     assert "xylophone" not in repr(held)
+
+
+async def test_a_job_that_is_opened_again_is_another_one(
+    engine: ScriptedEngine, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That the job before it of the same name was never read says nothing about this one."""
+    plain = reads(monkeypatch)
+    world = await start(engine, urgency=urgency(), job_idle_s=0.05)
+    job = {"x-hocket-job": "j"}
+    opened = f"{world.url}/v1/jobs"
+    await world.http.post(opened, json={"app": "x", "job": "j"})
+    await soon(lambda: not world.gateway.scheduler.jobs)
+    await world.http.post(opened, json={"app": "x", "job": "j", "urgency": 4})
+    assert await told(world, says("class=0"), headers=job) == ("4", "job")
+    await soon(lambda: not world.gateway.scheduler.jobs)
+    await world.http.post(opened, json={"app": "x", "job": "j"})
+    await soon(lambda: not world.gateway.scheduler.jobs)
+    for text in ("class=1", "class=0"):
+        await told(world, says(text), headers=job)
+    assert [text for text, _ in plain.seen] == ["class=1"]
+
+
+async def test_numbers_that_are_none_hide_no_words(
+    engine: ScriptedEngine, start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = reads(monkeypatch)
+    world = await start(engine, urgency=urgency())
+    for number in ("1e999", "1" + "0" * 400, "-" + "9" * 5000, "[" * 500 + "]" * 500):
+        body = json.dumps({"model": "small", **says("class=1")})[:-1]
+        assert await told(world, f'{body}, "n": {number}}}') == ("1", "words")
+        if len(number) < 500:  # else there are more digits than words
+            assert await told(world, says(f'{{"hr": {number}, "note": "class=1, chest pain"}}')) == ("1", "words")
+    assert not any("n" in fields or "hr" in fields for _, fields in plain.seen)
+    assert "failed" not in caplog.text

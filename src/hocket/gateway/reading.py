@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -73,7 +74,7 @@ class Domain:
             return Read(None, "failed", seconds=time.perf_counter() - began)
 
     def _read(self, asked: Request, body: bytes, began: float) -> Read:
-        from hocket.semantics.text import declared_fields, words_of
+        from hocket.semantics.text import words_of
 
         paths = tuple(self._paths.values())
         found = words_of(memoryview(asked.messages) or memoryview(asked.input) or memoryview(asked.prompt), paths)
@@ -81,7 +82,7 @@ class Domain:
             return Read(None, found.reason)
         fields = found.fields
         if len(fields) < len(paths):
-            fields = {**declared_fields(_object.decode(body), paths), **fields}
+            fields = {**_beside(body, paths), **fields}
         named = {name: fields[path] for name, path in self._paths.items() if path in fields}
         reading = self._reader.read(found.text, named)
         return Read(reading.urgency, reading.reason, found.text, time.perf_counter() - began)
@@ -90,6 +91,16 @@ class Domain:
         """The class of a job that was of class `prior` and whose words say `urgency`."""
         bound = self.settings.moves_at_most
         return min(max(urgency, prior - bound), prior + bound)
+
+
+def _beside(body: bytes, paths: Sequence[str]) -> dict[str, float | str]:
+    """The declared fields of a request's own JSON; none where it holds what cannot be taken apart, as 1e999."""
+    from hocket.semantics.text import declared_fields
+
+    try:
+        return declared_fields(_object.decode(body), paths)
+    except (msgspec.MsgspecError, RecursionError):
+        return {}
 
 
 def load(settings: UrgencySettings) -> list[Domain]:

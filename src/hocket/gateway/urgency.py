@@ -114,6 +114,8 @@ class Urgency:
 
     def opened(self, key: str, tenant: TenantSettings, app: str, urgency: int | None, deadline_s: float | None) -> int:
         """The class of a job that is opened before any of its requests. Where nothing is said, its first is read."""
+        self._unread.pop(key, None)  # an earlier job may have had this name, and ended
+        self._late.pop(key, None)
         decided = self.said(tenant, urgency, deadline_s, None)
         if decided.urgency is not None:
             return decided.urgency
@@ -140,11 +142,11 @@ class Urgency:
     ) -> First | None:
         """Before a call arrives: if it opens its job, `decided` gets a class. Hand on to `arrived` what is returned."""
         job = None
-        if decided.source != "tenant":
-            if key not in self._unread:
-                return None
+        unread = key in self._unread
+        if unread:
             del self._unread[key]
-            if decided.source != "job":
+        if decided.source != "tenant":
+            if not unread or decided.source != "job":
                 return None
             job = self._driver.scheduler.jobs[key]
         domain = self._domain(app, tenant)
