@@ -334,3 +334,19 @@ def test_what_a_model_says_of_no_text_is_taken_off() -> None:
     assert calibrated({1: 1.0}, {1: 1.0}) == {1: 1.0}, "without probabilities there is nothing to take off"
     assert calibrated({3: 0.02, 0: 0.98}, {0: 1.0})[3] < 0.7, "a label that is rare otherwise does not take all"
     assert calibrated({}, liking) == {}
+
+
+async def test_nobody_can_take_the_name_of_its_jobs(engine: ScriptedEngine, start: Start) -> None:
+    """Ids tell a client how the next ones are counted; where anyone may call, it could take them first."""
+    engine.plan.append(UNSURE)
+    engine.default = Script(says="0", tops=SURE)
+    world = await start(engine, urgency=judged(max_calls_in_flight=1))
+    await known(world, engine)
+    boot = world.gateway.driver.new_id("x").split("-")[1]
+    for n in range(40):
+        body = {"app": "x", "job": f"hocket-judge/judge-{boot}-{n}"}
+        async with world.http.post(f"{world.url}/v1/jobs", json=body) as response:
+            assert response.status == 200
+    for n in (2.0, 3.0):
+        await told(world, says("what?", scripted={}))
+        await soon(lambda n=n: outcomes(world) == {"moved": n})  # type: ignore[misc]

@@ -112,7 +112,7 @@ class Judge:
             return "kept" if found else "unclear"
 
         blank = self._blank.setdefault(domain.name, {})
-        key = f"{JUDGE}/{driver.new_id('judge')}"
+        key = f"{JUDGE}/{secrets.token_hex(8)}"  # where anyone may call, anyone may name a job: not this one
         driver.open_job(key, JUDGE, JUDGE, URGENT)
         try:
             async with asyncio.timeout(settings.timeout_s):
