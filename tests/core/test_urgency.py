@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import pytest
 
 from hocket.assembly import build
 from hocket.core.events import CallCancelled, CallFinished, CallRevised, JobOpened, SettingsChanged
-from hocket.core.patience import TURN, Patience
+from hocket.core.patience import Patience
 from hocket.core.snapshot import restore, save
 from hocket.core.spec import EngineSpec, TenantSpec
 from hocket.core.state import Call
@@ -62,8 +62,9 @@ def test_a_late_reading_moves_the_job_either_way(core: Make) -> None:
 # ---------------------------------------------------------------- strict, or weighed
 
 
-def serve(bare: Bare, **service_s: float) -> None:
-    """Give each job so much attained service: its first call holds the one slot for so long."""
+def serve(bare: Bare, opened: Sequence[tuple[str, int]] = (), **service_s: float) -> None:
+    """Open jobs of these classes; give each job so much attained service: a call of it holds the slot for so long."""
+    bare.feed(*(JobOpened(0.0, job, "app", "default", urgency) for job, urgency in opened))
     at = 0.0
     for job, seconds in service_s.items():
         bare.feed(*arrive(at, f"{job}0"), CallFinished(at + seconds, f"{job}0"))
@@ -116,14 +117,25 @@ def test_a_call_that_waited_for_too_long_goes_before_more_urgent_ones(core: Make
     assert order.index("d1") == 7, "it went at the first decision after 8 s"
 
 
-def test_emergencies_keep_most_slots_from_calls_that_have_aged(core: Make) -> None:
-    """Under lasting overload all of class 4 is overdue; class 0 still gets all but every fourth slot."""
-    bare = core("urgency:within_s=8", "fcfs", jobs="")
-    bare.feed(*opened(0.0, "a", urgency=0), *opened(0.0, "d", urgency=4))
-    bare.feed(*arrive(0.0, *(f"d{i}" for i in range(20))), *arrive(0.0, *(f"a{i}" for i in range(20))))
-    order = bare.drain(100.0)
-    turns = [i for i, call in enumerate(order[:24]) if call.startswith("d")]
-    assert turns[0] == 0 and {b - a for a, b in itertools.pairwise(turns)} == {TURN}
+@pytest.mark.parametrize("urgency", [0, 1, 3])
+@pytest.mark.parametrize("every", [1, 4])
+def test_a_backlog_that_has_aged_gets_its_turns_and_no_more(core: Make, urgency: int, every: int) -> None:
+    """A nightly batch that came at once is overdue at once; what is more urgent still gets most slots."""
+    bare = core(f"urgency:within_s=8:every={every}", "fcfs", jobs="")
+    bare.feed(*opened(0.0, "a", urgency=urgency), *opened(0.0, "d", urgency=4))
+    bare.feed(*arrive(0.0, *(f"d{i}" for i in range(20))), *arrive(90.0, *(f"a{i}" for i in range(20))))
+    order = bare.drain(92.0)
+    turns = [i for i, call in enumerate(order) if call.startswith("d")][: 20 // every]
+    assert turns[0] == 0 and {b - a for a, b in itertools.pairwise(turns)} == {every}
+
+
+def test_of_those_that_have_aged_the_first_goes_whatever_its_class(core: Make) -> None:
+    """Else a call of class 1 that waits behind shorter ones of class 2 would be passed by those of class 4."""
+    bare = core("urgency:strict=0:within_s=8", "las", jobs="")
+    serve(bare, opened=[("b", 1), ("c", 2), ("d", 4)], b=64.0, d=32.0)
+    bare.feed(*arrive(96.0, "c1", "b1", "d1", "d2"), *arrive(103.0, "c2", "c3"))
+    assert bare.scheduler.engines["e"].queue.first().id == "c2"  # type: ignore[union-attr]
+    assert bare.feed(CallFinished(105.0, "c1")) == sent("b1")
 
 
 def test_age_counts_against_other_classes_only(core: Make) -> None:
@@ -136,7 +148,7 @@ def test_age_counts_against_other_classes_only(core: Make) -> None:
 
 def test_calls_that_left_cost_no_memory_beside_one_that_waits() -> None:
     """Their entries lie behind its own, so they never surface."""
-    patience, queue = Patience(1e9), Bare("urgency", "fcfs")
+    patience, queue = Patience(1e9, 4), Bare("urgency", "fcfs")
     queue.feed(*arrive(0.0, "a1", "b1"))
     old = queue.scheduler.calls["b1"]
     patience.add(old)
@@ -149,7 +161,7 @@ def test_calls_that_left_cost_no_memory_beside_one_that_waits() -> None:
 
 def test_a_call_that_waits_in_one_class_again_and_again_counts_once_in_a_sweep() -> None:
     """Or each event would sweep: the entries that count would outnumber the calls for good."""
-    patience, queue = Patience(1e9), Bare("urgency", "fcfs", windows={"r": 1})
+    patience, queue = Patience(1e9, 4), Bare("urgency", "fcfs", windows={"r": 1})
     queue.feed(*arrive(0.0, "a1", "b1"))
     waits = queue.scheduler.calls["b1"]
     for _ in range(100):

@@ -342,12 +342,12 @@ class World:
             assert self.wakes, "nobody looks after calls that wait"
 
     def _aged(self, call: Call, first: Call, rivals: Sequence[Call]) -> bool:
-        """Whether `call` goes before the more urgent `first` because it has waited for the longest, and too long."""
+        """Whether `call` goes before `first` for its age: it came first of all that have waited for too long."""
         classes = classes_of(self.orderings)
         assert classes is not None and classes.within_s is not None
-        behind = [rival for rival in rivals if rival.urgency > first.urgency]
-        oldest = min(behind, key=lambda rival: (rival.arrived_at, rival.number))
-        return call is oldest and self.now - call.arrived_at >= classes.within_s
+        aged = [rival for rival in rivals if rival.urgency and self.now - rival.arrived_at >= classes.within_s]
+        assert any(rival.urgency > first.urgency for rival in aged)
+        return call is min(aged, key=lambda rival: (rival.arrived_at, rival.number))
 
     def _watch(self, scheduler: Scheduler) -> None:
         dispatch = scheduler._dispatch

@@ -99,6 +99,10 @@ class Classes(Ordering, Protocol):
     def within_s(self) -> float | None:
         """Seconds that a call may wait behind calls of more urgent classes; None = without end."""
 
+    @property
+    def every(self) -> int:
+        """Every so many-th dispatch may go to a call that has waited so long, while more urgent ones wait."""
+
 
 class Index(Protocol):
     """The jobs that wait for one engine, as the core keeps them for a chooser."""

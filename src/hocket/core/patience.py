@@ -11,19 +11,18 @@ from heapq import heapify, heappop, heappush
 
 from hocket.core.state import CLASSES, Call
 
-TURN = 4
-"while class 0 waits, at most every so many-th dispatch goes to a call that has waited for too long"
-
 
 class Patience:
     """The calls that wait in one queue, each class by arrival; and whose turn it is."""
 
-    __slots__ = ("_heaps", "_size", "since_turn", "within_s")
+    __slots__ = ("_heaps", "_size", "every", "since_turn", "within_s")
 
-    def __init__(self, within_s: float) -> None:
+    def __init__(self, within_s: float, every: int) -> None:
+        """`every`: while more urgent calls wait, every so many-th dispatch may go to one that waited `within_s`."""
         self.within_s = within_s
+        self.every = every
         #: dispatches since a call went first for its age
-        self.since_turn = TURN
+        self.since_turn = every
         self._heaps: list[list[tuple[float, int, Call]]] = [[] for _ in range(CLASSES)]
         self._size = 0
 
@@ -33,19 +32,22 @@ class Patience:
         self._size += 1
 
     def overdue(self, first: Call, now: float) -> Call | None:
-        """The call that goes instead of `first`, whose class is more urgent; None if none has waited for too long.
+        """The call that goes instead of `first` for its age; None if it is not the turn of any.
 
-        Of several, the one that arrived first. Against class 0 it has to be a call's turn.
+        One of a class that is less urgent than that of `first` must have waited for too long. Then it is the turn of
+        the call that arrived first of all that have, class 0 aside: who comes up for others would be passed by them.
         """
         oldest: tuple[float, int, Call] | None = None
-        for urgency in range(first.urgency + 1, CLASSES):
+        behind = False
+        for urgency in range(1, CLASSES):
             heap = self._heaps[urgency]
             while heap and not _waits(heap[0], urgency):
                 heappop(heap)
                 self._size -= 1
-            if heap and now - heap[0][0] >= self.within_s and (oldest is None or heap[0] < oldest):
-                oldest = heap[0]
-        if oldest is None or (first.urgency == 0 and self.since_turn + 1 < TURN):
+            if heap and now - heap[0][0] >= self.within_s:
+                behind = behind or urgency > first.urgency
+                oldest = heap[0] if oldest is None else min(oldest, heap[0])
+        if oldest is None or not behind or self.since_turn + 1 < self.every:
             self.since_turn += 1
             return None
         self.since_turn = 0

@@ -67,7 +67,9 @@ class ReadyQueue:
         self.reads: frozenset[Fact] = frozenset().union(*(o.reads for o in orderings))
         classes = classes_of(orderings)
         #: who has waited for too long, where the orderings set a bound
-        self.patience = None if classes is None or classes.within_s is None else Patience(classes.within_s)
+        self.patience = (
+            None if classes is None or classes.within_s is None else Patience(classes.within_s, classes.every)
+        )
         self._root = Node(None, 0, None, None)
         self._nodes: dict[Entity, list[Node]] = {}
         self._size = 0
