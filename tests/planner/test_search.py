@@ -39,6 +39,7 @@ def test_every_candidate_can_be_deployed_and_the_search_is_the_same_twice(goal: 
     assert searched(asked)[:20] == best[:20]
 
 
+@pytest.mark.slow
 def test_trying_everything_on_a_small_cluster_is_no_better() -> None:
     asked = problem({"rag": 0.8}, 2)
     best = searched(asked)
@@ -52,6 +53,7 @@ def test_trying_everything_on_a_small_cluster_is_no_better() -> None:
     assert best[0].score.value <= 1.02 * every.best[0].score.value
 
 
+@pytest.mark.slow
 def test_planners_by_name_and_the_plan_is_ahead_of_them() -> None:
     asked = problem({"rag": 1.0}, 4, THROUGHPUT)
     found = {name: planner(asked, lambda: False)[0] for name, planner in BASELINES.items()}
@@ -88,6 +90,7 @@ def test_no_plan_carries_more_than_the_bound() -> None:
     assert -best.score.value < bound(search)["carries"]
 
 
+@pytest.mark.slow
 def test_the_cheapest_plan_takes_fewer_devices_and_holds() -> None:
     goal = Goal("cost", (parse_slo("rag.p95=25s", ["rag"]),))
     planned = plan_for(problem({"rag": 0.3}, 8, goal), 60.0, lambda: 0.0, quiet)
@@ -98,6 +101,7 @@ def test_the_cheapest_plan_takes_fewer_devices_and_holds() -> None:
 # ---------------------------------------------------------------- what cannot be
 
 
+@pytest.mark.slow
 def test_rates_that_no_plan_carries_are_told_with_what_would_do() -> None:
     asked, seconds = problem({"rag": 6.0}, 3), count()
     with pytest.raises(InputError, match=r"rates are too high .* times as fast .* has (\d+) devices") as error:

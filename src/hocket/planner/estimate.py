@@ -40,6 +40,8 @@ class Fleet(NamedTuple):
     "how much slower replicas are with their devices to themselves: 1, or 1 / share where speeds are capped"
     rivals: Floats
     "(engines, engines): speed that the neighbours of one engine take while they work, as a multiple of its own"
+    most: Floats
+    "what they take on the worst of an engine's devices when all of them work: a replica is as slow as its slowest one"
     near: Floats
     "(engines, engines): on how many of its devices there are such neighbours, each another one"
 
@@ -115,7 +117,7 @@ def fleet_of(plan: Plan, cluster: Cluster, models: Models, demand: Demand) -> Fl
             for device in replica.devices:
                 on[device].append((u, k, replica.share))
     constants, window, apart = np.zeros((6, count)), np.zeros(count), np.ones(count)
-    rivals, near = np.zeros((count, count)), np.zeros((count, count))
+    rivals, near, most = np.zeros((count, count)), np.zeros((count, count)), np.zeros(count)
     for u, engine in enumerate(plan.engines):
         table, shares = models.named[engine.model].latency, 1.0 / len(engine.replicas)
         for k, replica in enumerate(engine.replicas):
@@ -125,7 +127,7 @@ def fleet_of(plan: Plan, cluster: Cluster, models: Models, demand: Demand) -> Fl
             if plan.law == "capped":
                 apart[u] += shares * (1.0 / replica.share - 1.0)
                 continue
-            beside, stacked = np.zeros(count), np.ones(count)
+            beside, stacked, worst = np.zeros(count), np.ones(count), 0.0
             others: set[tuple[int, int]] = set()
             for device in replica.devices:
                 here = np.zeros((2, count))
@@ -134,10 +136,12 @@ def fleet_of(plan: Plan, cluster: Cluster, models: Models, demand: Demand) -> Fl
                         here[:, v] += share / replica.share, 1.0
                         others.add((v, other))
                 beside, stacked = np.maximum(beside, here[0]), np.maximum(stacked, here[1])
+                worst = max(worst, float(here[0].sum()))
             rivals[u] += shares * beside
+            most[u] += shares * worst
             near[u] += shares * np.bincount([v for v, _ in others], minlength=count) / stacked
     replicas = np.array([float(len(engine.replicas)) for engine in plan.engines])
-    return Fleet(constants, replicas, window, apart, rivals, near)
+    return Fleet(constants, replicas, window, apart, rivals, most, near)
 
 
 def _row(latency: Latency) -> Floats:
@@ -238,13 +242,20 @@ class Estimator:
         rate = shape.calls / fleet.replicas * scale  # calls a second to a replica
         groups = shape.groups * scale
         window, own = fleet.window, np.minimum(shape.own, fleet.window)
+        slow = np.broadcast_to(fleet.apart, rate.shape)
         seen, busy = np.zeros_like(rate), np.zeros_like(rate)  # decoding calls of other jobs; share of the time at work
-        own_kin = np.eye(self.engines)
+        own_kin, lasting = np.eye(self.engines), np.zeros_like(rate)
+        # Replicas that work on the same group work at the same time: on several devices, and no more often than on one.
+        apart = fleet.near / (1.0 + shape.kin[..., None, :] * np.maximum(fleet.near - 1.0, 0.0))
         for _ in range(ROUNDS):
             others = busy[..., None, :] + own_kin * np.maximum(shape.kin - busy, 0.0)[..., None, :]
-            idle = np.log1p(-others) * fleet.near  # log of the chance that no such neighbour is at work
-            active = (fleet.rivals * -np.expm1(idle)).sum(axis=-1)
-            slow = fleet.apart * (1.0 + active) * (1.0 - np.expm1(idle.sum(axis=-1)) * LOST / (1.0 - LOST))
+            idle = np.log1p(-others) * apart  # log of the chance that no such neighbour is at work
+            taken = fleet.rivals * -np.expm1(idle)
+            stretch = (taken * (lasting / (1.0 - busy))[..., None, :]).sum(axis=-1) / np.maximum(
+                taken.sum(axis=-1), 1e-9
+            )
+            slow = self._slowed(fleet.most, np.minimum(taken.sum(axis=-1), fleet.most), lasting / slow, stretch)
+            slow = fleet.apart * slow * (1.0 - np.expm1(idle.sum(axis=-1)) * LOST / (1.0 - LOST))
             filled = np.minimum(rate * shape.prefill * slow, FULL)
             batch = np.minimum(seen + own, window)
             step = (d0 + d1 * batch + d2 * batch * shape.held) * slow / (1.0 - filled)
@@ -267,6 +278,18 @@ class Estimator:
             "busy": busy,
             "wait": self._wait(fleet, shape, utilisation, shape.steps * step + first),
         }
+
+    @staticmethod
+    def _slowed(most: Floats, taken: Floats, service: Floats, stretch: Floats) -> Floats:
+        """How much longer a service takes beside neighbours that take `taken` on average, `most` if all work.
+
+        A short one meets its neighbours as they are: the mean of the slowdown. A long one sees them come and go: one
+        over the mean of the speed. `service`, alone, and `stretch`, for which neighbours work, are seconds.
+        """
+        works = np.divide(taken, most, out=np.zeros_like(taken), where=most > 0.0)
+        speed = 1.0 - works + works / (1.0 + most)
+        long = 0.5 * service / np.maximum(service + stretch, 1e-12)
+        return long / speed + (1.0 - long) * (1.0 + taken)
 
     def _wait(self, fleet: Fleet, shape: Shape, utilisation: Floats, service: Floats) -> Floats:
         """Seconds until there is room in a window; an overloaded engine's queue grows as long as the load lasts."""

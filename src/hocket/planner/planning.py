@@ -130,7 +130,7 @@ def bound(search: Search) -> dict[str, Any]:
         np.array(constants).T,
         np.full(count, 1e6),
         np.full(count, float(WIDEST_WINDOW)),
-        *(np.ones(count), np.zeros((count, count)), np.zeros((count, count))),
+        *(np.ones(count), np.zeros((count, count)), np.zeros(count), np.zeros((count, count))),
     )
     estimate = search.estimator.estimate([alone], [1e-9])
     mean_s = estimate.mean_s[0, 0]
@@ -146,7 +146,7 @@ def _device_seconds(search: Search, u: int, row: Any, degree: int, memory_gib: f
     unit = search.units[u]
     alone = Fleet(
         *(np.tile(row[:, None], len(search.units)), np.ones(len(search.units)), np.ones(len(search.units))),
-        *(np.ones(len(search.units)), np.zeros((1, 1)), np.zeros((1, 1))),
+        *(np.ones(len(search.units)), np.zeros((1, 1)), np.zeros(1), np.zeros((1, 1))),
     )
     shape = search.estimator.shape(alone)
     tokens = (USABLE * memory_gib * degree - unit.model.weights_gib) * 2**30 / unit.model.kv_bytes_per_token
