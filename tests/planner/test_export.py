@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,20 @@ def test_manifests_keep_the_schemas_of_kubernetes(law: str, key: str | None) -> 
         kubernetes_validate.validate(document, "1.34", strict=True)
     names = [(document["kind"], document["metadata"]["name"]) for document in found]
     assert len(set(names)) == len(names)
+
+
+def test_each_replica_has_a_name_that_clusters_take() -> None:
+    """Names that differ in what a DNS label cannot hold, begin with a digit, or are long; a node with a domain."""
+    names = ["a.b", "A b", "a-b-2", "7b", "x" * 80]
+    engines = [engine(n, replica(f"n0.local/gpu{k}", share=0.5), model="small") for k, n in enumerate(names)]
+    nodes = {"nodes": [{"name": "n0.local", "devices": 8, "kind": "h100", "memory_gib": 80}]}
+    files = export(plan(*engines), msgspec.convert(nodes, Cluster), msgspec.convert(MODELS, Models), KEY)
+    found = [one for one in yaml.safe_load_all(files["kubernetes.yaml"]) if one["kind"] in ("Deployment", "Service")]
+    assert len({(one["kind"], one["metadata"]["name"]) for one in found}) == len(found) == 2 * (len(names) + 1)
+    claims = [claim for one in found for claim in one["spec"].get("template", one)["spec"].get("resourceClaims", ())]
+    labels = [one["metadata"]["name"] for one in found] + [claim["name"] for claim in claims]
+    assert len(claims) == len(names) and all(re.fullmatch("[a-z][a-z0-9-]{0,61}[a-z0-9]", label) for label in labels)
+    assert len(yaml.safe_load(files["docker-compose.yaml"])["services"]) == len(names) + 1
 
 
 def test_a_wrong_field_would_be_found() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,21 @@ def test_local_settings_are_what_was_planned(folder: Path) -> None:
         ("judge", "embedded", 1, [cores[-1]], 8, "small"),
     ]
     assert [(route.stage, route.engine) for route in settings.routes] == [("judge", "judge")]
+
+
+def test_what_runs_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`hocket up plan`, and `hocket down` with another way to say where that is."""
+    (tmp_path / "plan").mkdir()
+    settings = str(tmp_path.resolve() / "plan" / LOCAL)
+    process = subprocess.Popen([sys.executable, "-c", "input()", settings], stdin=subprocess.PIPE)
+    (tmp_path / "plan" / PID).write_text(f"{process.pid}")
+    monkeypatch.chdir(tmp_path)
+    try:
+        for said in (tmp_path / "plan", Path("plan"), Path("plan") / ".." / "plan"):
+            assert running(said) == process.pid
+    finally:
+        process.communicate()
+    assert running(Path("plan")) is None
 
 
 def call(url: str, **body: Any) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    folder = Path(args.plan)
+    folder = Path(args.plan).resolve()
     settings = folder / "local.yaml"
     if not settings.is_file():
         raise InputError(f"{folder}: has no local.yaml; only a plan of `kind: cpu` devices runs on this machine")
@@ -80,4 +80,4 @@ def _is_ours(pid: int, folder: Path) -> bool:
     command = Path(f"/proc/{pid}/cmdline")
     if not command.exists():  # not there on every platform
         return True
-    return str(folder / "local.yaml").encode() in command.read_bytes()
+    return str(folder.resolve() / "local.yaml").encode() in command.read_bytes()

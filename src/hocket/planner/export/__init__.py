@@ -13,7 +13,6 @@ from hocket.planner.export.settings import local_file, settings_file
 from hocket.planner.inputs import Cluster, Models
 from hocket.planner.plan import Plan, check
 
-
 LOCAL = "local.yaml"
 "settings that run a plan of CPU cores on this very machine: what `hocket up` serves"
 

@@ -18,6 +18,8 @@ IMAGE = "vllm/vllm-openai:v0.11.0"
 "of the engines; a version whose flags are those below"
 GATEWAY_IMAGE = "hocket:latest"
 "of the gateway: built from the Dockerfile of this project"
+LABEL = 48
+"characters of an engine's name that are kept; a DNS label has at most 63"
 
 
 class Deployed(NamedTuple):
@@ -76,20 +78,34 @@ class Deployable:
 
 
 def _replicas(plan: Plan, cluster: Cluster, models: Models) -> Iterator[Deployed]:
-    for engine in plan.engines:
+    labels = _labels([engine.name for engine in plan.engines])
+    for engine, label in zip(plan.engines, labels, strict=True):
         for k, replica in enumerate(engine.replicas):
             devices = [cluster.devices[name] for name in replica.devices]
             nodes = sorted({device.node for device in devices})
             if len(nodes) > 1:
                 problem = f"is on several nodes ({', '.join(nodes)}); plan with domains of one node"
                 raise InputError(f"{engine.name}, replica {k}: {problem} to export it")
-            yield Deployed(f"{_label(engine.name)}-{k}", engine, replica, models.named[engine.model], devices)
+            yield Deployed(f"{label}-{k}", engine, replica, models.named[engine.model], devices)
 
 
-def _label(name: str) -> str:
-    """As a name in Kubernetes and DNS may be."""
-    label = re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")
-    return label or "engine"
+def _labels(names: list[str]) -> list[str]:
+    """As names in Kubernetes and DNS may be: each another, and with a number behind it still short enough."""
+    labels: list[str] = []
+    for name in names:
+        label = as_label(name)[:LABEL]
+        label = plain = label if label[:1].isalpha() else f"engine-{label}".rstrip("-")
+        number = 1
+        while label in labels:
+            number += 1
+            label = f"{plain}-{number}"
+        labels.append(label)
+    return labels
+
+
+def as_label(name: str) -> str:
+    """What is left of a name in a DNS label."""
+    return re.sub(r"[^a-z0-9-]+", "-", name.lower()).strip("-")
 
 
 class _Dumper(yaml.SafeDumper):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hocket.planner.export.common import GATEWAY_IMAGE, IMAGE, PORT, Deployable, Deployed, as_yaml
+from hocket.planner.export.common import GATEWAY_IMAGE, IMAGE, PORT, Deployable, Deployed, as_label, as_yaml
 from hocket.planner.export.settings import settings_file
 from hocket.planner.inputs import Device
 
@@ -79,8 +79,8 @@ def _deployment(replica: Deployed, law: str, claimed: bool) -> dict[str, Any]:
     }
     if claimed:
         names = [_claim_name(device) for device in replica.devices]
-        container["resources"] = {"claims": [{"name": name} for name in names]}
-        pod["resourceClaims"] = [{"name": name, "resourceClaimName": name} for name in names]
+        container["resources"] = {"claims": [{"name": as_label(name)} for name in names]}
+        pod["resourceClaims"] = [{"name": as_label(name), "resourceClaimName": name} for name in names]
     else:
         container["resources"] = {"limits": {"nvidia.com/gpu": len(replica.devices)}}
     if law == "capped" and replica.plan.share < 1:
