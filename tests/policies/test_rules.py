@@ -305,6 +305,7 @@ def test_the_command_line_writes_compositions_with_a_sign() -> None:
     ("names", "says"),
     [
         (["fifo"], "unknown policy 'fifo'; known: fcfs, call-fcfs,"),
+        (["default:within_s=60"], "'default' is a recipe and has no parameters; write it out: urgency:"),
         ([], "at least one ordering"),
         (["las", "urgency"], "'urgency' (class) cannot follow 'las' (job)"),
         (["default", "fair"], "policy default > fair: 'fair' (tenant) cannot follow 'hocket' (job)"),

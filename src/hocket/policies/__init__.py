@@ -71,6 +71,9 @@ def compose(
     orderings = []
     for part in spelled:
         name, own = _split(part)
+        if name in RECIPES:
+            parts = " > ".join(RECIPES[name])
+            raise InputError(f"policy '{part}': '{name}' is a recipe and has no parameters; write it out: {parts}")
         if name not in extra and name not in ORDERINGS:
             raise InputError(f"unknown policy '{name}'; known: {', '.join([*known(), *extra])}")
         try:
@@ -104,7 +107,7 @@ def _split(part: str) -> tuple[str, dict[str, Value]]:
         except ValueError:
             raise InputError(f"policy '{part}': '{pair}' is no NAME=NUMBER; write {name}:NAME=NUMBER") from None
         parameters[key.strip()] = values if len(values) > 1 else values[0]
-    return name, parameters
+    return name.strip(), parameters
 
 
 def _made(name: str, parameters: Mapping[str, Value]) -> Ordering:
