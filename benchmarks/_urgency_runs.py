@@ -99,8 +99,9 @@ def in_error(most: int, seeds: int, processes: int, inwards: bool = False) -> di
 def ageing(seeds: int, processes: int) -> dict[str, Figures]:
     """A rush of classes 0 to 3, with and without a bound on how long class 4 waits behind them."""
     draws = [rush(seed) for seed in range(seeds)]
-    bounded = f"urgency:strict=0:within_s={WITHIN_S:g}>hocket"
-    return run(draws, setup(), ("fcfs", STRICT, "urgency:strict=0>hocket", bounded), processes)
+    turns = f"urgency:strict=0:within_s={WITHIN_S:g}>hocket"
+    hard = f"urgency:strict=0:within_s={WITHIN_S:g}:every=1>hocket"
+    return run(draws, setup(), ("fcfs", STRICT, "urgency:strict=0>hocket", turns, hard), processes)
 
 
 # ---------------------------------------------------------------- whole jobs
@@ -137,8 +138,8 @@ def whole_jobs(engines: Sequence[str], seeds: int, processes: int) -> list[Whole
         for how, policy, preemption in (
             ("`fcfs`", "fcfs", None),
             ("`default`", DEFAULT, None),
+            ("`default`, preemption, `at_most: 2`", DEFAULT, PreemptionSpec(at_most=2)),
             ("`default`, preemption", DEFAULT, PreemptionSpec()),
-            ("`default`, preemption, `at_most: 16`", DEFAULT, PreemptionSpec(at_most=16)),
         ):
             got = mean(draws, msgspec.structs.replace(where, preemption=preemption), policy)
             found.append(Whole(name, how, got.by_class_s[0], idle.by_class_s[0], got.mean_s))

@@ -111,7 +111,7 @@ def test_check_shows_what_is_set(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "reader   r (static, described classes 0, 4): apps desk; moves 1 class at most" in out
     assert "judge    m on a: 2 in flight, 60 a minute, 10 s each" in out
     assert "t (weight 1, most urgent 0, urgency 3, urgent share 0.2)" in out
-    assert "preempt  across class, 2 times a call at most" in out
+    assert "preempt  across class, 8 times a call at most" in out
 
 
 def test_check_says_which_model_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -54,7 +54,7 @@ class PreemptionSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     across: Literal["class", "key"] = "class"
     "class: a call displaces calls of less urgent classes alone; key: any whose key in the policy is larger"
-    at_most: int = 2
+    at_most: int = 8
     "times that one call is displaced"
 
     def __post_init__(self) -> None:
