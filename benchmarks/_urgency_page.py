@@ -58,7 +58,9 @@ def verdicts(found: Found) -> list[Verdict]:
             Verdict(
                 f"a rush of {RUSH_S:.0f} s: class 4's p99 wait <= {SLACK} x {WITHIN_S:.0f} s, its hard bound",
                 bound.wait_p99_s[4] <= SLACK * WITHIN_S,
-                f"{bound.wait_p99_s[4]:.1f} s; by turns {turns.wait_p99_s[4]:.0f}, without {without.wait_p99_s[4]:.0f} s",
+                "{:.1f} s; by turns {:.0f} s, without a bound {:.0f} s".format(
+                    *(one.wait_p99_s[4] for one in (bound, turns, without))
+                ),
             )
         )
     for engines in dict.fromkeys(whole.engines for whole in found.whole):
