@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from hocket.errors import InputError
 from hocket.semantics import measures
 from hocket.semantics.encoder import Encoder, encoder
-from hocket.semantics.head import Head, Trained, encode_head, read_head, write_head
+from hocket.semantics.head import Head, Trained, _encode_array, encode_head, read_head, write_head
 from hocket.semantics.reader import STRANGE, Reader
 from hocket.semantics.shouting import calm
 from hocket.semantics.train import Labelled, train
@@ -171,6 +173,35 @@ def test_a_broken_file_is_refused_by_name(spoil, says: str, head: Head, tmp_path
         Reader.load(file)
     assert str(refused.value).startswith(str(file))
     assert "hocket urgency train" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "says"),
+    [
+        (("offsets", "type"), "float64", "float64"),
+        (("words", "rarity"), np.ones(1, np.float32), "buckets"),
+        (("pieces", "buckets"), lambda head: head.pieces.buckets + (1 << 30), "buckets"),
+        (("domain", "directions"), np.ones((2, 3), np.float32), "domain"),
+        (("domain", "spread"), np.ones(1, np.float32), "domain"),
+        (("examples",), [{"text": "a", "urgency": 1, "vector": np.ones(3, np.float32)}], "examples"),
+    ],
+)
+def test_a_file_that_was_written_by_hand_is_refused_too(
+    at: tuple[str, ...], value: object, says: str, head: Head, tmp_path: Path
+) -> None:
+    """Its checksum is right, and its parts do not go together."""
+    whole = json.loads(encode_head(head))
+    part = whole["head"]
+    for key in at[:-1]:
+        part = part[key]
+    part[at[-1]] = value(head) if callable(value) else value
+    body = msgspec.json.encode(whole["head"], enc_hook=_encode_array)
+    file = tmp_path / "desk.head"
+    file.write_bytes(
+        msgspec.json.encode(whole | {"head": msgspec.Raw(body), "sha256": hashlib.sha256(body).hexdigest()})
+    )
+    with pytest.raises(InputError, match=says):
+        Reader.load(file)
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from hocket.errors import InputError
 from hocket.semantics.encoder import encoder
 from hocket.semantics.head import Trained
 from hocket.semantics.reader import Reader, Reading
-from hocket.semantics.text import MOST_CHARACTERS, REASONS, of_text, words_of
+from hocket.semantics.shouting import calm
+from hocket.semantics.text import MOST_CHARACTERS, MOST_ITEMS, REASONS, of_text, words_of
 from hocket.semantics.train import train
 from tests.semantics.desk import tickets
 
@@ -98,6 +99,8 @@ def test_what_holds_no_words_gives_a_reason(prompt: bytes, reason: str, reader: 
         "the site ist kaputt, все сломалось, 全部坏了, por favor",
         '{"complaint": "the whole site is down", "users": 1000}',
         '{"a":' * 5000,
+        '{"complaint": "the whole site is down", "users": 1%s}' % ("0" * 400),
+        '{"complaint": "the whole site is down", "users": 1e999}',
         "\ud800 broken surrogate",
         "🚨" * 500,
         "a",
@@ -121,6 +124,24 @@ def test_a_megabyte_costs_what_a_page_costs(reader: Reader) -> None:
             took.append(time.perf_counter() - began)
         times[len(text)] = min(took)
     assert max(times.values()) < 10 * min(times.values())
+
+
+def test_many_short_clauses_cost_what_their_length_costs() -> None:
+    times = []
+    for text in ("help," * 2_000, "help," * 16_000):
+        took = []
+        for _ in range(3):
+            began = time.perf_counter()
+            calm(text)
+            took.append(time.perf_counter() - began)
+        times.append(min(took))
+    assert times[1] < 24 * times[0], "eight times the text; its square would be 64 times the work"
+
+
+def test_of_very_many_messages_the_last_are_looked_at() -> None:
+    user, system = '{"role": "user", "content": "the site is down"}', '{"role": "system", "content": ""}'
+    for count, reason in ((MOST_ITEMS - 1, "read"), (MOST_ITEMS, "no_user_message")):
+        assert words_of(f"[{user}{(', ' + system) * count}]".encode()).reason == reason
 
 
 def test_fields_are_found_in_a_json_message() -> None:

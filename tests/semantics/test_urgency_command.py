@@ -88,6 +88,12 @@ def test_explain_shows_the_nearest_of_stored_examples(folder: Path, capsys: pyte
     assert "login fails" in capsys.readouterr().out.lower().partition("in domain")[2]
 
 
+def test_what_is_read_of_json_is_what_it_says(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = '{"ticket": 7, "says": "All payments fail for everyone."}'
+    assert run("explain", text, "--head", folder / "desk.head", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["read_as"] == "all payments fail for everyone."
+
+
 def test_two_trainings_write_the_same_bytes(folder: Path) -> None:
     again = folder / "again.head"
     assert run("train", folder / "first.csv", *COLUMNS, "--features", "users", "-o", again) == 0
@@ -105,9 +111,11 @@ def test_two_trainings_write_the_same_bytes(folder: Path) -> None:
         (("train", "first.csv", *COLUMNS[:-1], "9,9", "-o", "x"), "--levels"),
         (("train", "first.csv", *COLUMNS, "--features", "usres", "-o", "x"), "no column 'usres'"),
         (("train", "first.csv", *COLUMNS, "-o", "no/such/folder/x"), "cannot be written"),
+        (("train", "first.csv", *COLUMNS, "-o", "later.csv/x"), "cannot be written"),
         (("train", "empty.csv", *COLUMNS, "-o", "x"), "no column"),
         (("train", "binary.csv", *COLUMNS, "-o", "x"), "binary.csv"),
         (("train", "broken.csv.gz", *COLUMNS, "-o", "x"), "broken.csv.gz"),
+        (("train", "spoilt.csv.gz", *COLUMNS, "-o", "x"), "spoilt.csv.gz"),
         (("eval", "later.csv", *COLUMNS, "--head", "first.csv"), "not a head"),
         (("eval", "later.csv", *COLUMNS, "--features", "body", "--head", "desk.head"), "was not trained with it"),
         (("explain", "text", "--head", "none.head"), "cannot be read"),
@@ -121,6 +129,9 @@ def test_bad_input_is_one_line(
     Path("empty.csv").write_text("")
     Path("binary.csv").write_bytes(b"body,severity\n\xff\xfe\x00,1\n")
     Path("broken.csv.gz").write_bytes(gzip.compress(b"body,severity\nx,9\n")[:20])
+    spoilt = bytearray(Path("later.csv.gz").read_bytes())
+    spoilt[60:90] = bytes(30)
+    Path("spoilt.csv.gz").write_bytes(spoilt)
     assert run(*words) == 2
     error = capsys.readouterr().err
     assert says in error

@@ -208,9 +208,10 @@ def _plot(path: str, model: Trained, data: Labelled, found: Predicted) -> None:
 def _explain(args: argparse.Namespace) -> int:
     from hocket.semantics.reader import Reader
     from hocket.semantics.shouting import calm
-    from hocket.semantics.text import REASONS
+    from hocket.semantics.text import REASONS, of_text
 
     model = _model(args.head)
+    words = of_text(args.text).text
     reading = Reader(model).read(args.text, _fields(args.field, model.declared))
     told: dict[str, Any] = {
         "urgency": reading.urgency,
@@ -218,8 +219,8 @@ def _explain(args: argparse.Namespace) -> int:
         "in_domain": reading.in_domain,
         "reason": reading.reason,
         "says": REASONS[reading.reason],
-        "read_as": calm(args.text),
-        "nearest": _nearest(model, args.text, reading),
+        "read_as": calm(words),
+        "nearest": _nearest(model, words, reading),
     }
     if args.json:
         print(json.dumps(told, indent=1))

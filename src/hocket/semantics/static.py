@@ -53,5 +53,6 @@ class StaticEncoder:
         vectors = np.zeros((len(texts), self.dimension), np.float32)
         for row, text in zip(vectors, texts, strict=True):
             if pieces := self._pieces(readable(text)):
-                np.matmul(self._scales[pieces], self._codes[pieces].astype(np.float32), out=row)
+                # not a matrix product: of a text of many pieces BLAS makes work for several threads, and waits for them
+                np.einsum("i,ij->j", self._scales[pieces], self._codes[pieces].astype(np.float32), out=row)
         return normalised(vectors)

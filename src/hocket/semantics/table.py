@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import sys
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
@@ -33,7 +34,7 @@ def read_table(
         raise InputError(f"{path}: cannot be read ({error.strerror or error}); check the path") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    except (csv.Error, EOFError) as error:
+    except (csv.Error, EOFError, zlib.error) as error:
         raise InputError(f"{path}: not a readable CSV file ({error})") from None
 
 

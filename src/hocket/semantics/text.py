@@ -16,6 +16,8 @@ MOST_CHARACTERS = 2_000
 "of a text that are read: its first and its last half of that, since what is wanted stands at either end"
 MOST_JSON = 65_536
 "characters of a JSON document in a message; a larger one is read as plain text"
+MOST_ITEMS = 1_000
+"messages of a request, from its end, and parts of a message that are looked at"
 MOST_TURNS = 8
 "user messages in a row that make one turn"
 
@@ -119,7 +121,10 @@ def declared_fields(document: object, declared: Iterable[str]) -> dict[str, floa
         if isinstance(value, str):
             found[path] = value[:MOST_CHARACTERS]
         elif isinstance(value, bool | int | float):
-            found[path] = float(value)
+            try:
+                found[path] = float(value)
+            except OverflowError:
+                pass  # a whole number beyond 1e308 is no measure of anything
     return found
 
 
@@ -132,7 +137,7 @@ def _turn(raw: bytes) -> tuple[list[str], str]:
         return [_string.decode(raw)], "read"
     if raw[:1] != b"[":
         return [], "no_text" if raw in {b"", b"null"} else "unreadable"
-    items = [bytes(item) for item in _items.decode(raw)]
+    items = [bytes(item) for item in _items.decode(raw)[-MOST_ITEMS:]]
     if not items:
         return [], "no_text"
     if items[-1][:1] == b'"':
@@ -171,7 +176,7 @@ def _texts(content: bytes) -> tuple[list[str], bool]:
         return [_string.decode(content)], False
     if content[:1] != b"[":
         return [], False
-    parts = [_part.decode(part) for part in _items.decode(content) if bytes(part)[:1] == b"{"]
+    parts = [_part.decode(part) for part in _items.decode(content)[:MOST_ITEMS] if bytes(part)[:1] == b"{"]
     tools = bool(parts) and all(part.type == "tool_result" for part in parts)
     return [part.text for part in parts if part.type in _TEXT_PARTS], tools
 
