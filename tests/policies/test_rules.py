@@ -305,6 +305,7 @@ def test_the_command_line_writes_compositions_with_a_sign() -> None:
     ("names", "says"),
     [
         (["fifo"], "unknown policy 'fifo'; known: fcfs, call-fcfs,"),
+        (["urgency:every=inf", "fcfs"], "every: inf; use 1"),
         (["default:within_s=60"], "'default' is a recipe and has no parameters; write it out: urgency:"),
         ([], "at least one ordering"),
         (["las", "urgency"], "'urgency' (class) cannot follow 'las' (job)"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 
+import msgspec
 import pytest
 
 from hocket.assembly import build
@@ -135,3 +136,11 @@ def test_nothing_ends_before_it_began(share: float) -> None:
         replica = Devices([Replica(model, "e/0")], Sharing([placement], "capped"), lambda place: None).replicas[0]
         replica.send(Request("c", ("j", "s"), 10, 3, None), at)
         assert replica.ends is not None and replica.ends >= at
+
+
+def test_a_placed_replica_is_one_of_its_engine() -> None:
+    """Another name would be an engine that the core does not know."""
+    engine = {"name": "e", "models": ["m"], "max_concurrency": 1, "latency": LATENCY}
+    other = as_setup([engine | {"name": "f"}]).engines[0]
+    with pytest.raises(ValueError, match=r"placements\[0\].model.name`: 'f'; this replica is one of 'e'"):
+        msgspec.structs.replace(as_setup([engine]), sharing=Sharing([Placement(("d",), 1.0, other)]))

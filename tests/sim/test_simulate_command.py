@@ -230,6 +230,9 @@ BAD = {
     ),
     "unknown route": ([], ENGINES + "routes: [{engine: x}]\n", "`routes[0].engine`: no engine 'x'"),
     "no weight": ([], ENGINES + "tenants: [{name: a, weight: 0}]\n", "`tenants[0].weight`: 0.0"),
+    "share above 1": ([], ENGINES + "tenants: [{name: a, urgent_share: 2}]\n", "`tenants[0].urgent_share`: 2.0"),
+    "no burst": ([], ENGINES + "tenants: [{name: a, urgent_burst_s: 0}]\n", "`tenants[0].urgent_burst_s`: 0.0"),
+    "too few places": ([], ENGINES + "sharing: {placements: []}\n", "`sharing.placements`: 0 for 3 replicas"),
     "nowhere to write": (["--json", "/nonexistent/o.json"], ENGINES, "cannot be written"),
 }
 

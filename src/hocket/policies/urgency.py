@@ -40,7 +40,7 @@ class Urgency:
             raise ValueError(f"ratio: {ratio}; use 1 (classes weigh the same) to 1e6")
         if within_s is not None and not (within_s > 0.0 and isfinite(within_s)):
             raise ValueError(f"within_s: {within_s}; use seconds above 0, or leave it out to let classes wait")
-        if not (every >= 1 and every == int(every)):
+        if not (isfinite(every) and every >= 1 and every == int(every)):
             raise ValueError(f"every: {every}; use 1 (calls that have waited go first), or a larger whole number")
         self.every = int(every)
         self.weights = tuple(ratio ** (CLASSES - 1 - urgency) for urgency in range(CLASSES))

@@ -23,7 +23,7 @@ from hocket.sim.driver import FOREVER_S, Outcome, Simulation
 from hocket.sim.model import EngineModel
 from hocket.sim.oracle import Oracle
 from hocket.sim.results import Run
-from hocket.sim.sharing import Sharing
+from hocket.sim.sharing import Placement, Sharing
 from hocket.trace import Job
 from hocket.yamlfile import load_yaml
 
@@ -58,12 +58,29 @@ class Setup(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
             if route.engine not in names:
                 raise ValueError(f"`routes[{index}].engine`: no engine {route.engine!r}; there is {', '.join(names)}")
         for index, tenant in enumerate(self.tenants):
-            if not 0 < tenant.weight < float("inf"):
-                raise ValueError(f"`tenants[{index}].weight`: {tenant.weight}; use a number above 0")
-        replicas = sum(engine.replicas for engine in self.engines)
-        if self.sharing is not None and len(self.sharing.placements) != replicas:
-            placed = len(self.sharing.placements)
-            raise ValueError(f"`sharing.placements`: {placed} for {replicas} replicas; give one each, in their order")
+            _check_tenant(tenant, f"`tenants[{index}]")
+        if self.sharing is not None:
+            _check_placements(self.sharing.placements, [e.name for e in self.engines for _ in range(e.replicas)])
+
+
+def _check_tenant(tenant: TenantSpec, where: str) -> None:
+    if not 0 < tenant.weight < float("inf"):
+        raise ValueError(f"{where}.weight`: {tenant.weight}; use a number above 0")
+    if tenant.urgent_share is not None and not 0 < tenant.urgent_share <= 1:
+        raise ValueError(f"{where}.urgent_share`: {tenant.urgent_share}; use a share above 0, to 1")
+    if not 0 < tenant.urgent_burst_s < float("inf"):
+        raise ValueError(f"{where}.urgent_burst_s`: {tenant.urgent_burst_s}; use slot-seconds above 0")
+
+
+def _check_placements(placements: Sequence[Placement], engines: Sequence[str]) -> None:
+    """`engines`: the name of each replica's engine."""
+    if len(placements) != len(engines):
+        problem = f"{len(placements)} for {len(engines)} replicas; give one each, in their order"
+        raise ValueError(f"`sharing.placements`: {problem}")
+    for index, (placement, engine) in enumerate(zip(placements, engines, strict=True)):
+        if placement.model is not None and placement.model.name != engine:
+            problem = f"'{placement.model.name}'; this replica is one of '{engine}', so give that name"
+            raise ValueError(f"`sharing.placements[{index}].model.name`: {problem}")
 
 
 def load_setup(path: str) -> Setup:
