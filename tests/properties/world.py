@@ -20,7 +20,7 @@ from hocket.core.queue import classes_of
 from hocket.core.scheduler import MAX_ATTEMPTS, MAX_DELAYS, Scheduler
 from hocket.core.snapshot import restore, save
 from hocket.core.spec import EngineSpec, PreemptionSpec, Route, SchedulerSpec, TenantSpec
-from hocket.core.state import Call, CallState
+from hocket.core.state import CLASSES, Call, CallState
 from hocket.journal import encode
 from hocket.policies import compose
 from hocket.policies.orderings import Las
@@ -106,6 +106,7 @@ class World:
         self.kept: set[str] = set()  # calls of which a part was kept when they were displaced
         self.leaving: set[str] = set()  # calls that the core wants off
         self.displaced: dict[str, int] = defaultdict(int)
+        self.passed: dict[str, int] = {}  # calls that went first for their age -> the class that they passed
         self.charged: dict[str, float] = {}
         self.service: dict[str, float] = defaultdict(float)
         self.heard: dict[str, float] = {}
@@ -176,7 +177,10 @@ class World:
         waiting = sorted((call for call in here if self.open[call.id] == WAITS), key=key)
         slots = [call for call in here if self.open[call.id] != WAITS]
         waiter = waiting[sum(call.id in self.leaving for call in slots)]
-        victim = max((call for call in slots if self._may_leave(call.id)), key=key)
+        may = (
+            call for call in slots if self._may_leave(call.id) and waiter.urgency < self.passed.get(call.id, CLASSES)
+        )
+        victim = max(may, key=key)
         assert victim.id == name, f"{name} leaves, not {victim.id}"
         assert key(waiter) < key(victim)
         assert preemption.across == "key" or waiter.urgency < victim.urgency
@@ -186,7 +190,8 @@ class World:
         """Without preemption only what has not begun gives way, and only to a more urgent call."""
         assert call.state is CallState.DISPATCHED and call.id not in self.leaving
         rivals = (c for c in self.scheduler.calls.values() if c.engine is call.engine and self.open[c.id] == WAITS)
-        assert any(rival.urgency < call.urgency for rival in rivals), "nobody needs its slot"
+        below = min(call.urgency, self.passed.get(call.id, CLASSES))
+        assert any(rival.urgency < below for rival in rivals), "nobody needs its slot"
         self.leaving.add(call.id)
 
     def _may_leave(self, call: str) -> bool:
@@ -356,7 +361,10 @@ class World:
             orderings = compose(["call-fcfs"]) if scheduler.policy_error else self.orderings
             rivals = [c for c in scheduler.calls.values() if c.state is CallState.QUEUED and c.engine is call.engine]
             first = min(rivals, key=lambda rival: place(orderings, rival, scheduler))
-            assert call is first or self._aged(call, first, rivals), "another was first"
+            self.passed.pop(call.id, None)
+            if call is not first:
+                assert self._aged(call, first, rivals), "another was first"
+                self.passed[call.id] = first.urgency
             dispatch(call, out)
 
         scheduler._dispatch = checked  # type: ignore[method-assign]

@@ -51,7 +51,8 @@ class Patience:
             self.since_turn += 1
             return None
         self.since_turn = 0
-        oldest[2].passed = first.urgency
+        if oldest[2] is not first:
+            oldest[2].passed = first.urgency
         return oldest[2]
 
     def sweep(self, waiting: int) -> None:
