@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from hocket.errors import InputError
 
 if TYPE_CHECKING:
     from hocket.planner.goal import Score
+    from hocket.planner.inputs import Cluster, Models
     from hocket.planner.planning import Planned, Progress
 
 ONE_MORE = 0.15
@@ -48,6 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", type=float, default=60.0, metavar="S", help="seconds to take at most (%(default)s)")
     parser.add_argument("--baseline", default="", metavar="NAME", help="plan as others do: k8s-default, k8s-best, ...")
     parser.add_argument("-o", "--output", default="plan", metavar="DIR", help="where plan.json goes (%(default)s)")
+    parser.add_argument("--key-sha256", metavar="HEX", help="of the API key that opens the exported gateway to others")
     parser.add_argument("--json", action="store_true", help="print the explanation as JSON")
 
 
@@ -64,11 +67,13 @@ def run(args: argparse.Namespace) -> int:
     demand = demand_of(read_jobs(args.jobs), load_rates(args.rates))
     slos = tuple(parse_slo(text, demand.apps) for text in args.slo)
     goal = Goal(args.objective, slos, args.headroom)
-    problem = Problem(demand, load_cluster(args.cluster), load_models(args.models), goal, args.law)
+    cluster, models = load_cluster(args.cluster), load_models(args.models)
+    problem = Problem(demand, cluster, models, goal, args.law)
     with _bar() as progress:
         planned = plan_for(problem, args.budget, time.monotonic, progress, args.baseline)
     told = explain(planned, ONE_MORE * args.budget, time.monotonic)
     path = _write(planned, args.output)
+    _export(planned, cluster, models, args)
     if args.json:
         import msgspec
 
@@ -89,6 +94,8 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("budget", "headroom"):
         if not 0 < getattr(args, name) < math.inf:
             raise InputError(f"--{name} {getattr(args, name)}: use a number above 0")
+    if args.key_sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", args.key_sha256):
+        raise InputError("--key-sha256: must be 64 hexadecimal digits, the key's SHA-256, never the key itself")
     if args.objective == "cost" and not args.slo:
         raise InputError("--objective cost: the cheapest plan that holds what? Give an --slo APP.p95=30s")
 
@@ -103,6 +110,18 @@ def _write(planned: Planned, folder: str) -> Path:
     except OSError as error:
         raise InputError(f"{path}: cannot be written ({error.strerror}); check the directory") from None
     return path
+
+
+def _export(planned: Planned, cluster: Cluster, models: Models, args: argparse.Namespace) -> None:
+    """What Kubernetes, Ray, Compose and hocket itself run; a plan that they cannot is a plan all the same."""
+    from hocket.planner.export import export, write
+
+    try:
+        files = export(planned.plan, cluster, models, args.key_sha256)
+    except InputError as error:
+        print(f"hocket plan: not exported: {error}", file=sys.stderr)
+        return
+    write(files, args.output)
 
 
 @contextmanager
