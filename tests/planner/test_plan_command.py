@@ -31,7 +31,7 @@ WORDS = ["--jobs", "jobs.jsonl", "--rates", "apps.yaml", "--cluster", "cluster.y
 
 
 def test_it_plans_says_why_and_the_simulator_runs_the_plan(files: Path, capsys: Any) -> None:
-    assert main(["plan", *WORDS, "-o", "here", "--key-sha256", "a" * 64]) == 0
+    assert main(["plan", *WORDS, "-o", "here", "--key-digest", "a" * 64]) == 0
     exported = {"hocket.yaml", "kubernetes.yaml", "ray-serve.yaml", "docker-compose.yaml"}
     assert {file.name for file in Path("here").iterdir()} == {"plan.json", *exported}
     assert load_settings("here/hocket.yaml").tenants[0].key_sha256 == "a" * 64
@@ -74,7 +74,7 @@ def test_an_slo_that_nothing_holds_is_a_no(files: Path, capsys: Any) -> None:
     [
         (["--baseline", "best"], "--baseline 'best': there is k8s-default, "),
         (["--budget", "0"], "--budget 0.0: use a number above 0"),
-        (["--key-sha256", "secret"], "--key-sha256: must be 64 hexadecimal digits"),
+        (["--key-digest", "secret"], "--key-digest: must be 64 hexadecimal digits"),
         (["--slo", "rag.p95"], "--slo rag.p95: write APP.p95=30s"),
         (["--objective", "cost"], "--objective cost: "),
         (["--rates", "cluster.yaml"], "unknown field `nodes`"),

@@ -50,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", type=float, default=60.0, metavar="S", help="seconds to take at most (%(default)s)")
     parser.add_argument("--baseline", default="", metavar="NAME", help="plan as others do: k8s-default, k8s-best, ...")
     parser.add_argument("-o", "--output", default="plan", metavar="DIR", help="where plan.json goes (%(default)s)")
-    parser.add_argument("--key-sha256", metavar="HEX", help="of the API key that opens the exported gateway to others")
+    parser.add_argument("--key-digest", metavar="HEX", help="of the API key that opens the exported gateway to others")
     parser.add_argument("--json", action="store_true", help="print the explanation as JSON")
 
 
@@ -94,8 +94,8 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("budget", "headroom"):
         if not 0 < getattr(args, name) < math.inf:
             raise InputError(f"--{name} {getattr(args, name)}: use a number above 0")
-    if args.key_sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", args.key_sha256):
-        raise InputError("--key-sha256: must be 64 hexadecimal digits, the key's SHA-256, never the key itself")
+    if args.key_digest is not None and not re.fullmatch("[0-9a-fA-F]{64}", args.key_digest):
+        raise InputError("--key-digest: must be 64 hexadecimal digits, the key's SHA-256, never the key itself")
     if args.objective == "cost" and not args.slo:
         raise InputError("--objective cost: the cheapest plan that holds what? Give an --slo APP.p95=30s")
 
@@ -117,7 +117,7 @@ def _export(planned: Planned, cluster: Cluster, models: Models, args: argparse.N
     from hocket.planner.export import export, write
 
     try:
-        files = export(planned.plan, cluster, models, args.key_sha256)
+        files = export(planned.plan, cluster, models, args.key_digest)
     except InputError as error:
         print(f"hocket plan: not exported: {error}", file=sys.stderr)
         return

@@ -16,7 +16,7 @@ HEAD = """\
 # Written by `hocket plan`. Engines, windows and routes as planned; docs/reference/settings.md lists what else there is.
 """
 LOOPBACK = """\
-# It listens on loopback alone, for no tenant has a key: `hocket plan --key-sha256` opens it to other machines.
+# It listens on loopback alone, for no tenant has a key: `hocket plan --key-digest` opens it to other machines.
 """
 
 
