@@ -20,8 +20,10 @@ from hocket.planner.search import Candidate, Problem, Search
 
 FINALISTS = 6
 "that the simulator judges"
-SEARCHES = 0.5
+SEARCHES = 0.4
 "share of the budget that the search may take; the judge has the rest"
+WHOLE = 0.1
+"share of the budget for the search among plans that share no device"
 PROBES = 0.1
 "share of the budget for a look at another cluster"
 
@@ -57,7 +59,10 @@ def plan_for(problem: Problem, budget_s: float, clock: Clock, progress: Progress
         )
     if not baseline:
         _carries(problem, best[0], search, budget_s, clock)
-    judged = _judged(problem, _distinct(best), lambda: clock() - start > budget_s, progress)
+    finalists = _distinct(best)
+    if not baseline:
+        finalists[1:1] = _whole(problem, search, WHOLE * budget_s, clock)
+    judged = _judged(problem, finalists, lambda: clock() - start > budget_s, progress)
     candidate, verdict = judged[0]
     estimate = search.estimator.estimate([search.fleet(candidate.plan)], [verdict.scale])
     plan = msgspec.structs.replace(
@@ -68,6 +73,18 @@ def plan_for(problem: Problem, budget_s: float, clock: Clock, progress: Progress
     )
     check(plan, problem.cluster, problem.models)
     return Planned(plan, candidate, verdict, judged[1:], search, estimate)
+
+
+def _whole(problem: Problem, search: Search, seconds: float, clock: Clock) -> list[Candidate]:
+    """The best candidate that shares no device. Where sharing gains little, the estimate may mistake who is ahead."""
+    start = clock()
+    try:
+        alone = Search(problem._replace(whole=True))
+        best = alone.run(lambda: clock() - start > seconds, lambda tried, score: None)
+    except InputError:
+        return []
+    search.tried += alone.tried
+    return best[:1]
 
 
 def _distinct(best: list[Candidate]) -> list[Candidate]:

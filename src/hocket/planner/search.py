@@ -141,17 +141,22 @@ class Search:
         return list(dict.fromkeys(found))
 
     def _filled(self, choices: list[Choice]) -> Choices:
-        """With more replicas, one by one, while they have a place."""
-        problem, full = self.problem, set[int]()
-        while len(full) < len(choices):
-            for u, choice in enumerate(choices):
-                if u in full:
-                    continue
-                more = [*choices[:u], choice._replace(replicas=choice.replicas + 1), *choices[u + 1 :]]
-                if place(self.units, more, problem.cluster, "pack", problem.law) is None:
-                    full.add(u)
-                else:
-                    choices = more
+        """With more replicas while they have a place, in turn; on large clusters many at a time at first."""
+        problem, step = self.problem, 1
+        while step * len(choices) < len(problem.cluster.devices):
+            step *= 4
+        while step:
+            full = set[int]()
+            while len(full) < len(choices):
+                for u, choice in enumerate(choices):
+                    if u in full:
+                        continue
+                    more = [*choices[:u], choice._replace(replicas=choice.replicas + step), *choices[u + 1 :]]
+                    if place(self.units, more, problem.cluster, "pack", problem.law) is None:
+                        full.add(u)
+                    else:
+                        choices = more
+            step //= 4
         return tuple(choices)
 
     def least(self, u: int, degree: int) -> int:
