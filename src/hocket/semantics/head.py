@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 FORMAT = "hocket urgency head"
 VERSION = 1
-VECTOR_WEIGHT, FIELD_WEIGHT = 0.7, 0.5
+VECTOR_WEIGHT, FIELD_WEIGHT = 0.7, 0.3
 "against 1 for the words and 1 for the pieces of words: each of these is a vector of length 1"
 _REMEDY = "make it with `hocket urgency train`"
 
