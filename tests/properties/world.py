@@ -177,10 +177,7 @@ class World:
         waiting = sorted((call for call in here if self.open[call.id] == WAITS), key=key)
         slots = [call for call in here if self.open[call.id] != WAITS]
         waiter = waiting[sum(call.id in self.leaving for call in slots)]
-        may = (
-            call for call in slots if self._may_leave(call.id) and waiter.urgency < self.passed.get(call.id, CLASSES)
-        )
-        victim = max(may, key=key)
+        victim = max((call for call in slots if self._may_leave(call.id) and self._unaged(call, waiter)), key=key)
         assert victim.id == name, f"{name} leaves, not {victim.id}"
         assert key(waiter) < key(victim)
         assert preemption.across == "key" or waiter.urgency < victim.urgency
@@ -190,9 +187,14 @@ class World:
         """Without preemption only what has not begun gives way, and only to a more urgent call."""
         assert call.state is CallState.DISPATCHED and call.id not in self.leaving
         rivals = (c for c in self.scheduler.calls.values() if c.engine is call.engine and self.open[c.id] == WAITS)
-        below = min(call.urgency, self.passed.get(call.id, CLASSES))
-        assert any(rival.urgency < below for rival in rivals), "nobody needs its slot"
+        wanted = (rival.urgency < call.urgency and self._unaged(call, rival) for rival in rivals)
+        assert any(wanted), "nobody needs its slot"
         self.leaving.add(call.id)
+
+    def _unaged(self, call: Call, waiter: Call) -> bool:
+        """Whether the call did not go before that one for its age; emergencies that came since were not there then."""
+        came_since = waiter.urgency == 0 and waiter.arrived_at > call.sent_at
+        return came_since or waiter.urgency < self.passed.get(call.id, CLASSES)
 
     def _may_leave(self, call: str) -> bool:
         fits = self.held(self.open[call]) <= self.limit(self.open[call]) if self.open[call] in self.windows else False

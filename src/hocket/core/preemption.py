@@ -107,8 +107,8 @@ class Holders(ReadyQueue):
         waiter = queue.first() if not self.leaving else next(islice(queue.ordered(), self.leaving, None), None)
         if victim is None or waiter is None:
             return None
-        if not yields(victim, waiter.urgency):
-            victim = next((call for call in self.ordered() if yields(call, waiter.urgency)), None)
+        if not yields(victim, waiter):
+            victim = next((call for call in self.ordered() if yields(call, waiter)), None)
         if victim is None or not self._goes_before(waiter, victim, queue):
             return None
         lost_s = self._lost_s(victim, now)
@@ -159,15 +159,16 @@ class Holders(ReadyQueue):
         return _Largest(super()._node_key(level, call, entity))
 
 
-def yields(call: Call, urgency: int) -> bool:
-    """Whether the slot of `call` can be had for one of this class.
+def yields(call: Call, waiter: Call) -> bool:
+    """Whether the slot of `call` can be had for `waiter`.
 
-    Not if it went before that class for its age, or it would have aged for nothing; nor if its replica takes no other
-    in its place, because it holds more than it may.
+    Not if it went before the waiter's class for its age, or it would have aged for nothing; but an emergency that came
+    later did not wait then. Nor if its replica takes no other in its place, because it holds more than it may.
     """
     replica = call.replica
     assert replica is not None, "the call is in no slot"
-    return urgency < call.passed and replica.inflight <= replica.limit
+    before = waiter.urgency < call.passed or (waiter.urgency == 0 and waiter.arrived_at > call.sent_at)
+    return before and replica.inflight <= replica.limit
 
 
 def check_preemption(spec: PreemptionSpec, orderings: Sequence[Ordering]) -> None:

@@ -147,7 +147,7 @@ class Scheduler(Jobs):
         else:
             self._enqueue(call, out)
             if engine.unbegun:
-                self._recall(engine.unbegun, call.urgency, out)
+                self._recall(engine.unbegun, call, out)
 
     def _call_started(self, event: ev.CallStarted, out: list[Command]) -> None:
         call = self.calls.get(event.call)

@@ -288,12 +288,12 @@ class Slots:
         except Exception as error:  # noqa: BLE001  a policy may raise anything
             self._fall_back(error)  # which comes here again
 
-    def _recall(self, unbegun: dict[str, Call], urgency: int, out: list[Command]) -> None:
-        """A call of this class waits: a less urgent one that was sent, and has not begun, gives way. No work is lost.
+    def _recall(self, unbegun: dict[str, Call], waiter: Call, out: list[Command]) -> None:
+        """A less urgent call than `waiter` that was sent, and has not begun, gives way to it. No work is lost.
 
         O(calls that have not begun): none in a gateway, where a replica has its call at once; few in the simulator.
         """
-        may = (call for call in unbegun.values() if yields(call, urgency) and call.urgency > urgency)
+        may = (call for call in unbegun.values() if call.urgency > waiter.urgency and yields(call, waiter))
         last = max(may, key=lambda call: (call.urgency, call.number), default=None)
         if last is not None:
             del unbegun[last.id]
