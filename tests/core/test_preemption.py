@@ -136,7 +136,8 @@ def test_who_went_first_for_its_age_is_displaced_by_none_that_it_passed() -> Non
     assert core.feed(ev.CallFinished(405.0, "b0")) == sent("c0")
     core.feed(*come(405.0, "d0", "e0"), ev.CallFinished(406.0, "c0"))
     assert core.feed(ev.CallFinished(407.0, "d0")) == sent("c4"), "and no class 0 takes that turn back"
-    assert core.feed(*come(408.0, "a0")) == preempt("c4"), "but one that comes now was not passed"
+    core.feed(ev.CallCancelled(408.0, "e0"))
+    assert core.feed(*come(409.0, "a0")) == preempt("c4"), "but one that comes now was not passed"
 
 
 def test_nobody_is_displaced_twice_at_once_nor_for_one_that_profits_already() -> None:
