@@ -65,9 +65,7 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="three draws of lone calls, few that wait; no whole jobs"
-    )
+    parser.add_argument("--quick", action="store_true", help="three draws of lone calls, few that wait; no whole jobs")
     parser.add_argument("--seeds", type=int, default=40, help="draws of lone calls (%(default)s)")
     parser.add_argument("--whole-seeds", type=int, default=5, help="draws of whole jobs (%(default)s)")
     parser.add_argument("--calls", type=int, default=10**6, help="most calls that wait (%(default)s)")
