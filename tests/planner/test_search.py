@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import count, product
 
 import msgspec
@@ -11,7 +12,7 @@ from hocket.errors import InputError
 from hocket.planner.baselines import BASELINES
 from hocket.planner.goal import Goal, parse_slo
 from hocket.planner.inputs import Models
-from hocket.planner.judge import Judge
+from hocket.planner.judge import BELIEVED, JOBS, LASTS, Judge, lasting
 from hocket.planner.placement import PARTS, Choice
 from hocket.planner.plan import problems_of
 from hocket.planner.planning import bound, plan_for, resized
@@ -82,6 +83,18 @@ def test_a_plan_tells_what_was_predicted_and_simulated_and_what_bounds_it() -> N
     assert predicted["mean_s"] == pytest.approx(simulated["mean_s"], rel=0.15)
     assert planned.plan.bound["mean_s"]["rag"] < min(predicted["mean_s"], simulated["mean_s"])
     assert planned.verdict.score <= planned.others[0][1].score
+
+
+def test_a_run_too_short_to_show_an_overload_is_not_believed() -> None:
+    """A queue that only grows is short at first: the whole of a short run may be within the SLO."""
+    asked = problem({"rag": 1.0}, 4, Goal("throughput", (parse_slo("rag.p95=300s", ["rag"]),)))
+    best = searched(asked)[0]
+    short = Judge(asked.demand, asked.cluster, asked.models, asked.goal, most=100)
+    assert lasting(asked.demand, asked.goal, 5.0, most=100) == (JOBS / 5.0, False)
+    assert lasting(asked.demand, asked.goal, 5.0, most=math.inf) == (LASTS * 300.0, True)
+    far = 2.0 * bound(Search(asked))["carries"]
+    assert short.late(short.figures(best.plan, far)) <= 0.0, "overloaded twice over, and nothing to be seen"
+    assert short.sustained(best.plan, -best.score.value).scale <= BELIEVED * -best.score.value
 
 
 def test_no_plan_carries_more_than_the_bound() -> None:

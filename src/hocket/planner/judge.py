@@ -23,8 +23,11 @@ POLICY = "fcfs"
 JOBS = 240
 "drawn a run"
 LASTS = 12
-"times the longest SLO that a run lasts at least"
+"times the longest SLO that a run should last: a shorter one is over before an overload shows"
 MOST_JOBS = 2000
+"of a run, so that planning takes no longer than it may"
+BELIEVED = 1.1
+"times what the estimate says: more is not believed of a run that is too short"
 STEPS = 5
 "of the bisection for the sustained rate"
 
@@ -48,11 +51,16 @@ def rounded(figures: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]
     return {app: {name: round(value, 3) for name, value in own.items()} for app, own in figures.items()}
 
 
-def draw(demand: Demand, goal: Goal, scale: float, seed: int) -> list[Job]:
-    """Recorded jobs, resampled: each application a Poisson process at `scale` times its rate."""
+def lasting(demand: Demand, goal: Goal, scale: float, most: float = MOST_JOBS) -> tuple[float, bool]:
+    """Seconds of a run of `most` jobs at most, and whether that is as long as it should be."""
     total = float(demand.per_s.sum()) * scale
-    longest = max((slo.seconds for slo in goal.slos), default=0.0)
-    lasts = max(JOBS / total, min(LASTS * longest, MOST_JOBS / total))
+    wanted = LASTS * max((slo.seconds for slo in goal.slos), default=0.0)
+    return max(JOBS / total, min(wanted, most / total)), wanted <= max(JOBS, most) / total
+
+
+def draw(demand: Demand, goal: Goal, scale: float, seed: int, most: float = MOST_JOBS) -> list[Job]:
+    """Recorded jobs, resampled: each application a Poisson process at `scale` times its rate."""
+    lasts, _ = lasting(demand, goal, scale, most)
     by_app: dict[str, list[Job]] = defaultdict(list)
     for job in demand.jobs:
         by_app[job.app].append(job)
@@ -72,13 +80,17 @@ def draw(demand: Demand, goal: Goal, scale: float, seed: int) -> list[Job]:
 class Judge:
     """Simulates plans on the same draws."""
 
-    def __init__(self, demand: Demand, cluster: Cluster, models: Models, goal: Goal, seed: int = 1) -> None:
+    def __init__(
+        self, demand: Demand, cluster: Cluster, models: Models, goal: Goal, seed: int = 1, most: float = MOST_JOBS
+    ) -> None:
+        """`most`: jobs of a run; infinity for runs as long as they should be."""
         self.demand, self.cluster, self.models, self.goal, self.seed = demand, cluster, models, goal, seed
+        self.most = most
         self.runs = 0
 
     def figures(self, plan: Plan, scale: float) -> dict[str, dict[str, float]]:
         """Application -> mean and p95 latency at `scale` times the rates. A job that is refused counts as endless."""
-        jobs = draw(self.demand, self.goal, scale, self.seed)
+        jobs = draw(self.demand, self.goal, scale, self.seed, self.most)
         outcome = simulate(jobs, setup_of(plan, self.cluster, self.models), POLICY)
         self.runs += 1
         by_app: dict[str, list[float]] = {app: [] for app in self.demand.apps}
@@ -124,4 +136,8 @@ class Judge:
                 scale = low * 1.25
             else:
                 scale = (low * high) ** 0.5
+            if not lasting(self.demand, self.goal, scale, self.most)[1]:
+                scale = min(scale, BELIEVED * about)
+            if scale == low:
+                break
         return good or Verdict(Score(1.0, -scale), scale, figures)
