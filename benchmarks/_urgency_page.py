@@ -13,7 +13,7 @@ from _urgency_runs import DEFAULT, FREELY, STRICT, WITHIN_S, Figures, Whole
 
 BELOW, BELOW_FREELY, BELOW_IN_ERROR, PAPER = 0.68, 0.74, 0.60, 0.47
 NEAR, BACK, WHOLE = 1.05, 0.5, 1.15
-DEFAULT_WITHIN_S = 300.0
+DEFAULT_WITHIN_S = 3600.0
 "of the recipe `default`"
 COMPARISONS = 3.0
 "times log2 n that an event may compare, beside a few that do not grow"

@@ -41,7 +41,7 @@ ORDERINGS: dict[str, Callable[..., Ordering]] = {
 "which call next: name -> constructor, whose keyword arguments are its parameters"
 
 RECIPES: dict[str, tuple[str, ...]] = {
-    "default": ("urgency:strict=0:ratio=1.25:within_s=300", "hocket"),
+    "default": ("urgency:strict=0:ratio=1.25:within_s=3600", "hocket"),
 }
 "names for compositions"
 
