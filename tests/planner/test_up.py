@@ -52,7 +52,9 @@ def test_what_runs_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.
     """`hocket up plan`, and `hocket down` with another way to say where that is."""
     (tmp_path / "plan").mkdir()
     settings = str(tmp_path.resolve() / "plan" / LOCAL)
-    process = subprocess.Popen([sys.executable, "-c", "input()", settings], stdin=subprocess.PIPE)
+    program = "print(flush=True); input()"
+    process = subprocess.Popen([sys.executable, "-c", program, settings], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline(), "it runs, so its command line can be read"
     (tmp_path / "plan" / PID).write_text(f"{process.pid}")
     monkeypatch.chdir(tmp_path)
     try:
