@@ -17,60 +17,24 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping
 from math import exp, fsum, inf, log
 from pathlib import Path
 from typing import Any
 
-import msgspec
+from _plan_cells import CELLS, MEASURED_ON, PLANNED_ON, cluster, demand, models, targets
 
 from hocket.errors import InputError
-from hocket.planner.baselines import BASELINES
-from hocket.planner.demand import App, Demand, Rates, demand_of
-from hocket.planner.goal import Goal, Slo
-from hocket.planner.inputs import Cluster, Models
+from hocket.planner.demand import Demand
+from hocket.planner.goal import Goal
 from hocket.planner.judge import Judge
 from hocket.planner.plan import Plan
 from hocket.planner.planning import bound, plan_for
 from hocket.planner.search import Problem, Search
-from hocket.sim.workloads import generate
 
-RAG = {"rewriter": "qwen2.5-7b", "reranker": "qwen3-8b"}
-BEAM = {"beam-generator": "llama-3.1-8b", "reward": "qwen2.5-7b"}
-CREW = {"planner": "qwen3-32b", "coder": "qwen3-32b", "critic": "qwen3-8b"}
-CELLS: dict[str, tuple[dict[str, float], dict[str, str]]] = {
-    "rag-32b": ({"rag": 1.0}, RAG | {"generator": "qwen3-32b"}),
-    "rag-70b": ({"rag": 0.4}, RAG | {"generator": "llama-3.1-70b"}),
-    "beam": ({"beam-search": 0.1}, BEAM),
-    "crew": ({"coding-crew": 0.3}, CREW),
-    "rag+beam": ({"rag": 0.4, "beam-search": 0.04}, RAG | BEAM | {"generator": "qwen3-32b"}),
-}
-"name -> arrivals a second, tables of its models"
-TARGET = 3.0
-PLANNED_ON, MEASURED_ON = 7, 1007
-"seeds"
 NEAR = 1.02
 "at which the bisection ends"
-UNLOADED = 1e-4
 OVER = 1.02
 "times the bound that a finite run may seem to sustain"
-
-
-def demand(apps: Mapping[str, float], seed: int, count: int) -> Demand:
-    jobs = [
-        msgspec.structs.replace(job, job=f"{app}-{job.job}")
-        for app, rate in apps.items()
-        for job in generate(app, count, rate, seed)
-    ]
-    return demand_of(jobs, Rates([App(app, rate) for app, rate in apps.items()]))
-
-
-def cluster(devices: int) -> Cluster:
-    nodes = [
-        {"name": f"node{i}", "devices": min(8, devices - 8 * i), "kind": "h100", "memory_gib": 80}
-        for i in range(-(-devices // 8))
-    ]
-    return msgspec.convert({"nodes": nodes}, Cluster)
 
 
 def sustained(judge: Judge, plan: Plan, about: float) -> float:
@@ -94,15 +58,12 @@ def sustained(judge: Judge, plan: Plan, about: float) -> float:
 
 def cell(name: str, devices: int, budget: float, law: Any) -> dict[str, Any]:
     """All figures of one cell."""
-    apps, tables = CELLS[name]
-    models = msgspec.convert({"models": [{"name": m, "table": t} for m, t in tables.items()]}, Models)
-    asked, fresh = demand(apps, PLANNED_ON, 400), demand(apps, MEASURED_ON, 400)
-    problem = Problem(asked, cluster(devices), models, Goal(), law)
-    default = BASELINES["k8s-default"](problem, lambda: False)[0].plan
-    alone = Judge(fresh, problem.cluster, models, Goal(), MEASURED_ON).figures(default, UNLOADED)
-    slos = tuple(Slo(app, "p95", TARGET * own["p95_s"]) for app, own in alone.items())
+    apps = CELLS[name][0]
+    asked, fresh = demand(apps, PLANNED_ON), demand(apps, MEASURED_ON)
+    problem = Problem(asked, cluster(devices), models(name), Goal(), law)
+    slos = targets(problem, fresh)
     goal = Goal("throughput", slos)
-    judge = Judge(fresh, problem.cluster, models, goal, MEASURED_ON, inf)
+    judge = Judge(fresh, problem.cluster, problem.models, goal, MEASURED_ON, inf)
     told: dict[str, Any] = {"cell": name, "devices": devices, "law": law, "targets": {s.app: s.seconds for s in slos}}
     plans, rates = {}, {}
     for planner in ("k8s-default", "k8s-best", "whole-best", "aggregate", ""):
