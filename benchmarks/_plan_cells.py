@@ -15,6 +15,7 @@ from hocket.planner.demand import App, Demand, Rates, demand_of
 from hocket.planner.goal import Goal, Slo
 from hocket.planner.inputs import Cluster, Models
 from hocket.planner.judge import Judge
+from hocket.planner.plan import Plan
 from hocket.planner.search import Problem
 from hocket.sim.workloads import generate
 
@@ -36,6 +37,8 @@ RECORDED = 400
 "jobs of each application"
 UNLOADED = 1e-4
 "of the rates"
+NEAR = 1.02
+"at which the bisection for a sustained rate ends"
 
 
 def demand(apps: Mapping[str, float], seed: int, count: int = RECORDED) -> Demand:
@@ -67,3 +70,22 @@ def targets(problem: Problem, fresh: Demand) -> tuple[Slo, ...]:
     default = BASELINES["k8s-default"](problem, lambda: False)[0].plan
     alone = Judge(fresh, problem.cluster, problem.models, Goal(), MEASURED_ON).figures(default, UNLOADED)
     return tuple(Slo(app, "p95", TARGET * own["p95_s"]) for app, own in alone.items())
+
+
+def sustained(judge: Judge, plan: Plan, about: float) -> float:
+    """The highest multiple of the rates at which all targets hold, to NEAR. `about`: where it is looked for first."""
+
+    def holds(scale: float) -> bool:
+        return judge.late(judge.figures(plan, scale)) <= 0.0
+
+    low, high, step = about, about, 1.25
+    if holds(about):
+        while holds(high := low * step):
+            low = high
+    else:
+        while not holds(low := high / step):
+            high, step = low, step * 1.2
+    while high / low > NEAR:
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low

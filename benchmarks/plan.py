@@ -21,7 +21,7 @@ from math import exp, fsum, inf, log
 from pathlib import Path
 from typing import Any
 
-from _plan_cells import CELLS, MEASURED_ON, PLANNED_ON, cluster, demand, models, targets
+from _plan_cells import CELLS, MEASURED_ON, PLANNED_ON, cluster, demand, models, sustained, targets
 
 from hocket.errors import InputError
 from hocket.planner.demand import Demand
@@ -31,29 +31,8 @@ from hocket.planner.plan import Plan
 from hocket.planner.planning import bound, plan_for
 from hocket.planner.search import Problem, Search
 
-NEAR = 1.02
-"at which the bisection ends"
 OVER = 1.02
 "times the bound that a finite run may seem to sustain"
-
-
-def sustained(judge: Judge, plan: Plan, about: float) -> float:
-    """The highest multiple of the rates at which all targets hold."""
-
-    def holds(scale: float) -> bool:
-        return judge.late(judge.figures(plan, scale)) <= 0.0
-
-    low, high, step = about, about, 1.25
-    if holds(about):
-        while holds(high := low * step):
-            low = high
-    else:
-        while not holds(low := high / step):
-            high, step = low, step * 1.2
-    while high / low > NEAR:
-        middle = (low * high) ** 0.5
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low
 
 
 def cell(name: str, devices: int, budget: float, law: Any) -> dict[str, Any]:
