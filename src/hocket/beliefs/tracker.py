@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -21,6 +21,7 @@ from hocket.beliefs.posterior import Bound
 from hocket.beliefs.profile import MOST_RECORDS, Network, decode_profile
 from hocket.beliefs.record import Record
 from hocket.core.belief import World
+from hocket.core.events import PastStep
 from hocket.core.latency import Latency
 from hocket.core.state import Call, Job
 from hocket.trace import GAP, MOST_TOKENS
@@ -129,6 +130,23 @@ class Tracker:
             features = {name: value for name, value in features.items() if math.isfinite(value)}
         learned.stories[job.id] = Story(job, learned, learned.lesson, features, self._typical_s)
         self._open += 1
+
+    def resumed(self, job: Job, steps: Sequence[PastStep]) -> None:
+        story = job.belief
+        assert isinstance(story, Story)
+        # of one moment what began comes first: a step ends after it began, and no other has waited for that end
+        facts = [(step.began_s, 0, n) for n, step in enumerate(steps)]
+        facts += [(math.inf if step.ended_s is None else step.ended_s, 1, n) for n, step in enumerate(steps)]
+        index: dict[int, int] = {}
+        for _, over, n in sorted(facts):
+            step = steps[n]
+            if not over:
+                index[n] = story.began(step.stage, step.model, step.prompt_tokens, None, None)
+            elif step.ended_s is None:
+                story.lost(index[n])
+            else:
+                sizes = _within_reason(step.prompt_tokens), _within_reason(step.output_tokens)
+                story.finished(index[n], *sizes, step.ended_s - step.began_s if step.model is None else 0.0)
 
     def arrived(self, call: Call) -> None:
         story = call.job.belief

@@ -6,10 +6,11 @@ is believed comes from learned profiles; the core itself knows no statistics.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from hocket.core.events import PastStep
     from hocket.core.spec import SchedulerSpec
     from hocket.core.state import Call, Engine, Job
 
@@ -94,6 +95,9 @@ class Beliefs(Protocol):
 
     def opened(self, job: Job) -> None:
         """A job has begun: give it its `belief`."""
+
+    def resumed(self, job: Job, steps: Sequence[PastStep]) -> None:
+        """The job that was opened had done this before, under an earlier process."""
 
     def arrived(self, call: Call) -> None:
         """A call of the job became visible."""

@@ -18,6 +18,31 @@ class Event(msgspec.Struct, frozen=True, gc=False, tag_field="event", tag=True, 
     at: float
 
 
+class PastStep(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """A call or tool run of a job, before this process knew it. Times in seconds since the job's arrival."""
+
+    stage: str
+    model: str | None
+    "None: a tool run"
+    began_s: float
+    ended_s: float | None
+    "None: it was lost, and will never end"
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+
+class Past(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """What a job had done when the process that served it ended: it keeps its age, its service and its belief."""
+
+    number: int
+    "its arrival number, below 0: before all jobs that arrived since"
+    age_s: float
+    service_s: float = 0.0
+    path_s: float = 0.0
+    steps: list[PastStep] = []
+    "in the order in which they began"
+
+
 class JobOpened(Event, frozen=True, gc=False, tag=True):
     """A job has begun. Carries no future: only what its first request shows."""
 
@@ -29,6 +54,8 @@ class JobOpened(Event, frozen=True, gc=False, tag=True):
     deadline_s: float | None = None
     "seconds after `at` by which the job should end"
     features: dict[str, float] = {}
+    past: Past | None = None
+    "of a job that goes on after a restart"
 
 
 class JobClosed(Event, frozen=True, gc=False, tag=True):
@@ -61,6 +88,8 @@ class CallArrived(Event, frozen=True, gc=False, tag=True):
     "the client's own count of attempts: above 0 it is an earlier call again, not a new step of the job"
     resumable: bool = False
     "whether a part of its answer can be continued: if not, it may be displaced only before its first byte"
+    idempotency: str | None = None
+    "a hash of the key by which its client would recognise a repetition; for the history"
 
 
 class CallStarted(Event, frozen=True, gc=False, tag=True):

@@ -51,6 +51,10 @@ class Jobs(Replicas):
             event.urgency,
             heard_at=event.at,
         )
+        past = event.past
+        if past is not None:
+            job.number, job.arrived_at = past.number, event.at - past.age_s
+            job.service_s, job.path_s = past.service_s, past.path_s
         self.jobs[event.job] = job
         if job.tenant.budget is not None:
             self._classify(job, out)
@@ -58,6 +62,8 @@ class Jobs(Replicas):
             self._believe(job, self.beliefs.opened, job)
         wake = self._idle.opened(job, len(self.jobs))
         if wake is not None:
+            if past is not None and self.beliefs is not None:
+                self._believe(job, self.beliefs.resumed, job, past.steps)
             self._wake_at(wake, out)
 
     def _job_closed(self, event: ev.JobClosed, out: list[Command]) -> None:

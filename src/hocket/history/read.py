@@ -49,7 +49,7 @@ def named(connection: Connection, job: str, tenant: str | None = None) -> list[R
     """The jobs of this id, the latest first: of several tenants, or one that came back. Raises StoreError."""
     query = Filter(tenant=tenant).on(select(jobs)).where(jobs.c.job == job).order_by(jobs.c.arrived_at.desc())
     with translated(), connection.begin():
-        return _with_parts(connection, _records(JobRecord, connection.execute(query)))
+        return with_parts(connection, _records(JobRecord, connection.execute(query)))
 
 
 def recorded(connection: Connection, which: Filter) -> Iterator[Recorded]:
@@ -59,7 +59,7 @@ def recorded(connection: Connection, which: Filter) -> Iterator[Recorded]:
     for start in range(0, len(ids), CHUNK):
         query = select(jobs).where(jobs.c.id.in_(ids[start : start + CHUNK])).order_by(jobs.c.arrived_at, jobs.c.id)
         with translated(), connection.begin():
-            chunk = _with_parts(connection, _records(JobRecord, connection.execute(query)))
+            chunk = with_parts(connection, _records(JobRecord, connection.execute(query)))
         yield from chunk
 
 
@@ -78,7 +78,8 @@ def policies(connection: Connection, which: Filter) -> list[str]:
         return list(connection.execute(query).scalars())
 
 
-def _with_parts(connection: Connection, found: Sequence[JobRecord]) -> list[Recorded]:
+def with_parts(connection: Connection, found: Sequence[JobRecord]) -> list[Recorded]:
+    """These jobs with their calls and tool runs; inside a transaction. Raises StoreError in `translated`."""
     ids = [job.id for job in found]
 
     def parts(table: Table, kind: type[P]) -> dict[int, list[P]]:

@@ -13,8 +13,10 @@ from prometheus_client.registry import Collector
 
 from hocket import __version__
 from hocket.errors import InputError
+from hocket.history.idempotency import called_before
 from hocket.history.records import policy_of
-from hocket.history.store import Store
+from hocket.history.store import Store, StoreError
+from hocket.history.unfinished import Unfinished, unfinished
 from hocket.history.writer import Writer, new_run
 from hocket.settings import Settings
 from hocket.settings.history import HistorySettings, default_history
@@ -44,7 +46,7 @@ class HistoryRecorder:
         """
         settings = settings or HistorySettings()
         self.where = str(store.name)
-        self._clock = clock
+        self._store, self._clock, self._prefixed = store, clock, prefixed
         self.writer = writer = Writer(
             store,
             new_run(policy, __version__),
@@ -60,6 +62,30 @@ class HistoryRecorder:
     def start(self) -> None:
         """Begin to write."""
         self.writer.start()
+
+    def unfinished(self, silent_s: float) -> dict[str, Unfinished]:
+        """Jobs that earlier processes left open, heard of in the last `silent_s`, by the core's ids. Never raises.
+
+        Before `start`: where one goes on, its row does, too.
+        """
+        found: dict[str, Unfinished] = {}
+        try:
+            with self._store.reader().connect() as connection:
+                for one in unfinished(connection, self.writer.run, silent_s):
+                    found.setdefault(f"{one.job.tenant}/{one.job.job}" if self._prefixed else one.job.job, one)
+        except (StoreError, InputError) as error:
+            log.warning("%s; jobs of before cannot go on", error)
+        self.writer.go_on_with({key: one.continued for key, one in found.items()})
+        return found
+
+    def called_before(self, key: str, within_s: float) -> str | None:
+        """The job of the call with this hash of an idempotency key, of these last seconds. Waits for the database."""
+        try:
+            with self._store.reader().connect() as connection:
+                return called_before(connection, key, time.time() - within_s)
+        except (StoreError, InputError) as error:
+            log.warning("%s; whether a call was made before is not known", error)
+            return None
 
     def stop(self, within_s: float = STOP_S) -> None:
         """What is open now is interrupted. Wait until all is written, for so long at most."""

@@ -84,6 +84,8 @@ class CallRecord(msgspec.Struct, gc=False):
     "HTTP status of a rejection"
     retry: int = 0
     "the client's own count of attempts: above 0 it is an earlier call again"
+    idempotency: str = ""
+    "a hash of the key by which its client would recognise a repetition"
 
 
 class ToolRecord(msgspec.Struct, gc=False):
@@ -124,12 +126,25 @@ class _Job(msgspec.Struct, gc=False):
     record: JobRecord
     at: float
     "when it arrived, on the clock of events"
+    n: int = 0
+    "of its calls and tool runs so far"
     last_s: float | None = None
     open: int = 0
     "calls that have not ended"
     closed: str | None = None
     "why, once it is"
     tools: dict[str, ToolRecord] = {}
+
+
+class Continued(msgspec.Struct):
+    """A job of an earlier process, as this one would go on with it."""
+
+    job: JobRecord
+    "its row; without an `id` where that process may still write to it: then this one gives it a row of its own"
+    n: int
+    "of its calls and tool runs so far"
+    cut: list[CallRecord | ToolRecord]
+    "those of them that the end of that process interrupted"
 
 
 class Ledger:
@@ -148,6 +163,8 @@ class Ledger:
         self.prefixed = prefixed
         #: by which calls are ordered now, once the settings have changed
         self.policy: str | None = None
+        #: what an earlier process left open, by the core's id
+        self.continued: dict[str, Continued] = {}
         self._run, self._ids, self._began, self._ended = run, ids, began, ended
         self._jobs: dict[str, _Job] = {}
         self._calls: dict[str, tuple[CallRecord, _Job]] = {}
@@ -197,6 +214,10 @@ class Ledger:
     # ---------------------------------------------------------------- jobs and tools
 
     def _job_opened(self, event: ev.JobOpened) -> None:
+        before = None if event.past is None else self.continued.pop(event.job, None)
+        if event.past is not None and before is not None:
+            self._job_goes_on(event.job, event.at - event.past.age_s, before)
+            return
         name = event.job
         if self.prefixed:
             name = name.removeprefix(f"{event.tenant}/")
@@ -212,6 +233,16 @@ class Ledger:
             msgspec.json.encode(event.features).decode() if event.features else "",
         )
         self._jobs[event.job] = _Job(event.job, record, event.at)
+        self._began(record)
+
+    def _job_goes_on(self, key: str, arrived_at: float, before: Continued) -> None:
+        record = before.job
+        record.run, record.state, last_s = self._run, "open", record.ended_s
+        record.id = record.id or next(self._ids)
+        record.ended_s = None
+        self._jobs[key] = _Job(key, record, arrived_at, before.n, last_s)
+        for part in before.cut:
+            self._ended(part)
         self._began(record)
 
     def _job_closed(self, event: ev.JobClosed) -> None:
@@ -236,12 +267,13 @@ class Ledger:
         if job is not None:
             tool = ToolRecord(
                 job.record.id,
-                job.record.calls + job.record.tool_runs,
+                job.n,
                 event.run,
                 event.name,
                 event.parent or "",
                 event.at - job.at,
             )
+            job.n += 1
             job.record.tool_runs += 1
             job.tools[event.run] = tool
             self._began(tool)
@@ -265,7 +297,7 @@ class Ledger:
             of.urgency = event.urgency  # a job is of its most urgent request's class
         call = CallRecord(
             of.id,
-            of.calls + of.tool_runs,
+            job.n,
             event.call,
             event.stage,
             event.model,
@@ -276,7 +308,9 @@ class Ledger:
             event.prompt_tokens,
             event.at - job.at,
             retry=event.retry,
+            idempotency=event.idempotency or "",
         )
+        job.n += 1
         of.calls += 1
         job.open += 1
         self._calls[event.call] = call, job

@@ -9,12 +9,12 @@ from types import UnionType
 from typing import Any, get_args, get_type_hints
 
 import msgspec
-from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, Table, Text, text
 from sqlalchemy.types import TypeEngine
 
 from hocket.history.records import CallRecord, JobRecord, ToolRecord
 
-HEAD = "0002"
+HEAD = "0003"
 "the newest revision in `migrations/versions`"
 
 
@@ -59,7 +59,13 @@ def _table(name: str, record: type[msgspec.Struct], key: tuple[str, ...], *index
 
 runs = _table("runs", RunRecord, ("id",))
 jobs = _table("jobs", JobRecord, ("id",), Index("jobs_arrived_at", "arrived_at"), Index("jobs_job", "job"))
-calls = _table("calls", CallRecord, ("job_id", "n"))
+_KEYED = text("idempotency <> ''")
+calls = _table(
+    "calls",
+    CallRecord,
+    ("job_id", "n"),
+    Index("calls_idempotency", "idempotency", sqlite_where=_KEYED, postgresql_where=_KEYED),
+)
 tool_runs = _table("tool_runs", ToolRecord, ("job_id", "n"))
 
 TABLES: dict[type[msgspec.Struct], Table] = {

@@ -98,6 +98,10 @@ class Store:
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql(self._begin))
         return engine
 
+    def reader(self) -> Store:
+        """The same history, for who only reads."""
+        return Store(self.url.render_as_string(hide_password=False), reading=True)
+
     # ---------------------------------------------------------------- opening
 
     def exists(self) -> bool:
@@ -203,7 +207,7 @@ class Store:
         """Jobs that were open when their process died become `interrupted`. Returns how many. Raises StoreError."""
         with translated(self.name), connection.begin():
             living = select(runs).where(runs.c.ended_at.is_(None), runs.c.id != own.id, runs.c.kind == "gateway")
-            dead = [run.id for run in connection.execute(living) if _is_dead(run, own)]
+            dead = [run.id for run in connection.execute(living) if is_dead(run, own)]
             count = 0
             for run in dead:
                 was_open = select(jobs.c.id).where(jobs.c.run == run, jobs.c.state == "open").scalar_subquery()
@@ -295,7 +299,7 @@ def _is_current(connection: Connection) -> bool:
         return _revision(connection) == HEAD
 
 
-def _is_dead(run: Any, own: RunRecord) -> bool:
+def is_dead(run: Any, own: RunRecord) -> bool:
     """Whether the process of a run has died. A process of this machine can be asked for, another's falls silent."""
     if run.seen_at < time.time() - DEAD_S:
         return True

@@ -22,7 +22,7 @@ from sqlalchemy import Connection
 from hocket.core import events as ev
 from hocket.core.commands import Command
 from hocket.errors import InputError
-from hocket.history.records import Ledger, Record, is_open
+from hocket.history.records import Continued, Ledger, Record, is_open
 from hocket.history.schema import RunRecord
 from hocket.history.store import BadRowError, Store, StoreError
 
@@ -66,7 +66,7 @@ class Writer:
         )
         #: why the database does not take what it is given; None while it does
         self.trouble: str | None = None
-        self._store, self._run = store, run
+        self._store, self.run = store, run
         self._keep_s, self._max_bytes, self._bound = keep_s, max_bytes, bound
         # an event, its commands, the next event, ...: pairs that live on would set the garbage collector to work
         self._inbox: deque[Any] = deque()
@@ -101,6 +101,10 @@ class Writer:
         elif len(inbox) > 2 * CROWDED:
             # the thread is held up by the database: the ledger must not miss an event, so it is kept here meanwhile
             self._digest(SLICE, wait=False)
+
+    def go_on_with(self, jobs: dict[str, Continued]) -> None:
+        """Jobs of earlier processes whose rows go on when the jobs do, by the core's ids. Before the first event."""
+        self._ledger.continued = jobs
 
     @property
     def lost(self) -> int:
@@ -165,7 +169,7 @@ class Writer:
             if not more:
                 self._sleep()
             more = self._cycle()
-        self._run.ended_at = self._run.seen_at = time.time()
+        self.run.ended_at = self.run.seen_at = time.time()
         self._beat_at = 0.0
         self._cycle()
         if self._connection is not None:
@@ -238,12 +242,12 @@ class Writer:
         now = time.time()
         if now < self._beat_at:
             return False
-        self._run.seen_at = now
-        self._run.policy = self._ledger.policy or self._run.policy
-        self._store.write(connection, [self._run])
+        self.run.seen_at = now
+        self.run.policy = self._ledger.policy or self.run.policy
+        self._store.write(connection, [self.run])
         if self._stopping.is_set():
             return False
-        if count := self._store.close_dead_runs(connection, self._run):
+        if count := self._store.close_dead_runs(connection, self.run):
             log.info("history: %d jobs were open when their process ended; they count as interrupted", count)
         if self._store.drop_old(connection, now - self._keep_s, self._max_bytes) or self._store.shrink(connection):
             return True
