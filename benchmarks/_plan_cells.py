@@ -76,7 +76,7 @@ def sustained(judge: Judge, plan: Plan, about: float) -> float:
     """The highest multiple of the rates at which all targets hold, to NEAR. `about`: where it is looked for first."""
 
     def holds(scale: float) -> bool:
-        return judge.late(judge.figures(plan, scale)) <= 0.0
+        return judge.holds(plan, scale) is not None
 
     low, high, step = about, about, 1.25
     if holds(about):
@@ -85,6 +85,8 @@ def sustained(judge: Judge, plan: Plan, about: float) -> float:
     else:
         while not holds(low := high / step):
             high, step = low, step * 1.2
+            if high < UNLOADED:
+                return 0.0
     while high / low > NEAR:
         middle = (low * high) ** 0.5
         low, high = (middle, high) if holds(middle) else (low, middle)

@@ -11,6 +11,7 @@ from hocket.assembly import build
 from hocket.core import events as ev
 from hocket.core.commands import Abort, Command, Dispatch, Reject
 from hocket.core.scheduler import Scheduler
+from hocket.errors import InputError
 from hocket.sim.driver import Outcome, Simulation
 from hocket.sim.experiment import Setup, scheduler_spec, simulate
 from hocket.trace import Job
@@ -208,3 +209,40 @@ def test_oracle_goes_by_what_is_left() -> None:
     fcfs, oracle = (simulate(jobs, as_setup([engine]), policy).jct_s for policy in ("fcfs", "oracle"))
     assert list(oracle) == ["short", "middle", "long"]
     assert sum(oracle.values()) < sum(fcfs.values())
+
+
+@pytest.mark.timeout(20)
+def test_a_call_that_can_never_run_ends_the_simulation() -> None:
+    """An engine of the core that no replica serves: its jobs would stay open, and be looked at again, for ever."""
+    engines = [{"name": n, "models": [n], "max_concurrency": 2, "latency": {"d0": 0.01}} for n in ("e", "f")]
+    setup = as_setup(engines)
+    stage = {"id": "s", "name": "ask", "kind": "llm", "prompt_tokens": 1, "output_tokens": 3}
+    jobs = as_jobs([{"job": f"j{i}", "app": "a", "stages": [stage | {"model": n}]} for i, n in enumerate("eef")])
+    scheduler = build(scheduler_spec(setup, "fcfs"))
+    with pytest.raises(InputError, match=r"1 of 3 jobs wait; .* stage 'ask' waits for engine 'f'.*give it one"):
+        Simulation(jobs, setup.engines[:1], scheduler).run()
+
+
+@pytest.mark.parametrize("policy", [*POLICIES, "srtf", "urgency>srtf"])
+def test_what_nobody_listens_to_changes_nothing(policy: str) -> None:
+    """Without an observer, the core is not told of what moves none of its decisions."""
+    jobs, setup = world(31)
+    quiet = Simulation(jobs, setup.engines, build(scheduler_spec(setup, policy))).run()
+    told = Simulation(
+        jobs, setup.engines, build(scheduler_spec(setup, policy)), observe=lambda event, commands: None
+    ).run()
+    assert quiet == told
+
+
+def test_a_watch_sees_all_jobs_and_may_end_the_run() -> None:
+    jobs, setup = world(32, count=20)
+    seen: list[tuple[str, float | None]] = []
+
+    def watch(job: Job, at: float, jct_s: float | None) -> bool:
+        seen.append((job.job, jct_s))
+        return sum(one is not None for _, one in seen) == 7
+
+    stopped = simulate(jobs, setup, "fcfs", watch=watch)
+    whole = simulate(jobs, setup, "fcfs")
+    assert list(stopped.jct_s.items()) == list(whole.jct_s.items())[:7]
+    assert [pair for pair in seen if pair[1] is not None] == list(stopped.jct_s.items())

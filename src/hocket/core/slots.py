@@ -18,6 +18,7 @@ from hocket.core.preemption import Holders, yields
 from hocket.core.queue import ReadyQueue, classes_of
 from hocket.core.rng import Rng
 from hocket.core.routing import Routing
+from hocket.core.shares import Share, Shares
 from hocket.core.spec import SchedulerSpec
 from hocket.core.state import CLASSES, Application, Call, CallState, Engine, Job, Replica, Tenant
 from hocket.core.timers import Timers, Waits
@@ -48,6 +49,7 @@ class Slots:
         self.now = 0.0
         self.rng = Rng(spec.seed)
         self.fair = FairClock()
+        self.shares = Shares()
         self.engines = {
             e.name: Engine(
                 e.name, e.models, ReadyQueue(policy.orderings, self), policy.routing(), auto_window=e.auto_window
@@ -146,6 +148,9 @@ class Slots:
             self._dispatches += 1
             tenant.last_served = job.last_served = self._dispatches
             self._slots_moved(job, engine)
+        if job.share is not None:
+            self.shares.take(job.share, engine, self.now)
+            self._share_moved(job.share)
         out.append(Dispatch(call.id, engine.name, replica.id))
         if engine.holders is not None:
             self._ask(engine.holders.entered, call)
@@ -178,6 +183,14 @@ class Slots:
         job.tenant.running -= 1
         if self._reads_slots:
             self._slots_moved(job, call.engine)
+        if job.share is not None:
+            self.shares.give(job.share, call.engine, now)
+            self._share_moved(job.share)
+
+    def _share_moved(self, share: Share) -> None:
+        """A call of `share` took a slot, or left it. O(log n)."""
+        for moved in self.shares.moved(share, self.now):
+            self._touch(Fact.SHARE, moved.tenant or moved)
 
     def _slots_moved(self, job: Job, engine: Engine) -> None:
         """A call of `job` took a slot of `engine`, or left it."""
@@ -207,8 +220,8 @@ class Slots:
 
     @property
     def slots(self) -> int:
-        """Calls that all replicas together may hold now. O(replicas)."""
-        return sum(replica.limit for engine in self.engines.values() for replica in engine.replicas.values())
+        """Calls that all replicas together may hold now. O(engines)."""
+        return sum(engine.slots for engine in self.engines.values())
 
     def weight(self, job: Job) -> float:
         """What a second of its waiting counts, by its class."""
@@ -225,7 +238,7 @@ class Slots:
         if self._reads_service and (job.waiting or self._displaces):
             self._touch(Fact.SERVICE, job)
 
-    def _touch(self, fact: Fact, entity: Tenant | Application | Job | Call) -> None:
+    def _touch(self, fact: Fact, entity: Tenant | Share | Application | Job | Call) -> None:
         try:
             for engine in self.engines.values():
                 if fact in engine.queue.reads:
@@ -244,11 +257,18 @@ class Slots:
         self._reads_service = Fact.SERVICE in reads
         self._reads_slots = not reads.isdisjoint((Fact.RUNNING, Fact.SLOTS, Fact.BATCH))
         self.fair.wanted = Fact.FAIR in reads
+        self.shares.use(orderings)
 
     @property
     def wants_progress(self) -> bool:
         """Whether `CallStreamed` after the first token is of use: to the policy, or to the search for a window."""
         return self._reads_service or self._displaces or any(engine.auto_window for engine in self.engines.values())
+
+    @property
+    def wants_news(self) -> bool:
+        """Whether any decision hangs on it when calls start, and when their first tokens come."""
+        recalls = any(engine.unbegun is not None for engine in self.engines.values())
+        return self.wants_progress or recalls or self.beliefs is not None or Fact.SIZE in self._reads
 
     def _fall_back(self, error: Exception) -> None:
         """An ordering raised, or its keys do not compare: order by the fallback from now on, and lose no call.

@@ -9,6 +9,7 @@ admissions.
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -16,17 +17,22 @@ from typing import NamedTuple
 from hocket.core import commands as cmd
 from hocket.core import events as ev
 from hocket.core.scheduler import Scheduler
-from hocket.sim.engine import TICKS_A_SECOND, Replica, Request, ticks
+from hocket.errors import InputError
+from hocket.sim.engine import TICKS_A_SECOND, Replica, ticks
 from hocket.sim.model import EngineModel
 from hocket.sim.oracle import Oracle
 from hocket.sim.sharing import SharedReplica, Sharing, replicas_of
-from hocket.trace import Job, Stage, graph_of
+from hocket.sim.underway import Call, Run
+from hocket.trace import Graph, Job, Stage, graph_of
 
 ARRIVAL, TOOL, CREDIT, TICK, BEGIN = range(5)
 "what happens at one moment, in this order"
 
 FOREVER_S = 1e15
 "jobs are always closed here, so none is ever idle: the spec's job_idle_s in a simulation"
+
+Watch = Callable[[Job, float, float | None], bool]
+"(job, now, its JCT; None: it has arrived): whether the run is to end here. Seconds; a refused job has an endless JCT"
 
 
 class Span(NamedTuple):
@@ -64,52 +70,6 @@ class Outcome(NamedTuple):
     "times that a running call was displaced"
 
 
-class _Run:
-    """A job under way."""
-
-    __slots__ = ("arrived", "dependents", "failed", "job", "left", "open", "recorded", "remaining", "waits")
-
-    def __init__(self, job: Job, at: int, recorded: bool) -> None:
-        graph = graph_of(job)
-        self.job = job
-        self.arrived = at
-        self.dependents = graph.dependents
-        self.left = graph.waits_for  # stage id -> needs that have not ended
-        self.open = len(graph.order)  # stages that have not ended
-        self.remaining = 0  # ticks of its calls alone on an engine: what the oracle knows
-        self.waits: list[float] = []
-        self.recorded = recorded
-        self.failed = False
-
-
-class _Call(Request):
-    """A call under way."""
-
-    __slots__ = (
-        "arrived", "away", "counted", "dispatched", "first_token", "off", "place", "run", "stage", "started", "told",
-        "wait",
-    )  # fmt: skip
-
-    def __init__(self, call: str, run: _Run, stage: Stage, at: float) -> None:
-        shared = stage.shares_prefix
-        job = run.job.job
-        prefix = None if shared is None else ((job, shared.stage), shared.tokens)
-        common = None if stage.common_prefix is None else (("", stage.common_prefix.id), stage.common_prefix.tokens)
-        super().__init__(call, (job, stage.id), stage.prompt_tokens, stage.output_tokens, prefix, common)
-        self.run = run
-        self.stage = stage
-        self.arrived = at
-        self.dispatched: float | None = None
-        self.started: float | None = None
-        self.first_token: float | None = None
-        self.place = -1  # index of its replica; -1: in none
-        self.told = False  # whether it is known that its replica works on it
-        self.wait = -1  # index of its time in hocket's queue among its run's
-        self.counted = 0  # ticks of it that were taken from what is left of its run
-        self.off: float | None = None  # since when it has been displaced
-        self.away: tuple[tuple[float, float], ...] = ()
-
-
 class Simulation:
     """One run of `jobs` on `engines` under one scheduler. Build, then `run()` once."""
 
@@ -123,9 +83,11 @@ class Simulation:
         observe: Callable[[ev.Event, list[cmd.Command]], None] | None = None,
         progress: Callable[[int], None] | None = None,
         sharing: Sharing | None = None,
+        watch: Watch | None = None,
     ) -> None:
         """`record`: of which jobs to keep spans; `observe` sees every event with its commands; `progress` the count
-        of jobs that are done; `sharing`: the devices of the replicas, where some have a part of one.
+        of jobs that are done; `sharing`: the devices of the replicas, where some have a part of one; `watch` may end
+        the run before all jobs have.
         """
         self._jobs = sorted(jobs, key=lambda job: job.arrival_s)
         self._scheduler = scheduler
@@ -135,12 +97,16 @@ class Simulation:
         self._observe = observe
         self._preempts = scheduler.spec.preemption is not None
         self._progress = progress
+        self._watch = watch
+        # Where nobody listens, the core is not told what moves none of its decisions: half of all that happens.
+        self._tells_all = observe is not None or scheduler.wants_news
+        self._graphs: dict[int, Graph] = {}  # resampled jobs have one list of stages: its graph is made once
         self._models = {engine.name: engine for engine in engines}
-        self._replicas: Sequence[Replica[_Call] | SharedReplica[_Call]] = replicas_of(
+        self._replicas: Sequence[Replica[Call] | SharedReplica[Call]] = replicas_of(
             engines, scheduler.wants_progress, sharing, self._push_boundary
         )
         self._places = {replica.name: index for index, replica in enumerate(self._replicas)}
-        self._calls: dict[str, _Call] = {}
+        self._calls: dict[str, Call] = {}
         self._count = 0  # calls and tool runs so far
         self._left = len(self._jobs)  # jobs that have not ended
         self._now = 0  # ticks
@@ -157,14 +123,27 @@ class Simulation:
         heap, later, pop = self._heap, self._later, heapq.heappop
         steps = self._arrive, self._tool_ended, self._credit, self._tick, self._begin
         self._push_arrival(0)
-        while heap and self._left:
+        while heap and self._left > 0:
             self._now, phase, key, what = pop(heap)
             self._at = self._now / TICKS_A_SECOND
             steps[phase](key, what)
             while later:
                 self._tell(later.popleft())
+        if self._left > 0:
+            raise InputError(self._stuck())
         return self._outcome._replace(
             makespan_s=self._at, policy_error=self._scheduler.policy_error, preemptions=self._preemptions
+        )
+
+    def _stuck(self) -> str:
+        """Why jobs are left when nothing can happen any more."""
+        waiting = next((call for call in self._scheduler.calls.values() if call.replica is None), None)
+        told = f"the simulation cannot end: nothing is left to happen, and {self._left} of {len(self._jobs)} jobs wait"
+        if waiting is None:
+            return told
+        return (
+            f"{told}; the first call of stage '{waiting.stage}' waits for engine '{waiting.engine.name}', which has no "
+            "replica with room for it: give it one"
         )
 
     # ---------------------------------------------------------------- the core
@@ -217,13 +196,13 @@ class Simulation:
             case _:
                 raise NotImplementedError(f"the simulator has no answer to {command!r}")
 
-    def _displaced(self, call: _Call) -> ev.CallPreempted:
+    def _displaced(self, call: Call) -> ev.CallPreempted:
         """A call has left its replica, as the core wanted: what the core is told."""
         self._preemptions += 1
         call.off, call.place, call.told = self._at, -1, False
         return ev.CallPreempted(self._at, call.call, call.generated)
 
-    def _refuse(self, run: _Run, why: str) -> None:
+    def _refuse(self, run: Run, why: str) -> None:
         """A job of which a call was rejected is over: an application would not go on without its answer."""
         if not run.failed:
             run.failed = True
@@ -249,7 +228,10 @@ class Simulation:
     def _arrive(self, index: int, _: object) -> None:
         self._push_arrival(index + 1)
         job = self._jobs[index]
-        run = _Run(job, self._now, job.job in self._record)
+        graph = self._graphs.get(id(job.stages))
+        if graph is None:
+            graph = self._graphs[id(job.stages)] = graph_of(job)
+        run = Run(job, graph, self._now, job.job in self._record)
         if self._oracle is not None:
             run.remaining = sum(self._unloaded(run, stage) for stage in job.stages)
             self._oracle.report(job.job, run.remaining)
@@ -257,8 +239,9 @@ class Simulation:
         for stage in job.stages:
             if not run.left[stage.id]:
                 self._reveal(run, stage)
+        self._look(job, None)
 
-    def _reveal(self, run: _Run, stage: Stage) -> None:
+    def _reveal(self, run: Run, stage: Stage) -> None:
         """All that `stage` needs has ended: now it exists for the core."""
         if run.failed:
             return
@@ -268,7 +251,7 @@ class Simulation:
             self._tell(ev.ToolStarted(at, job, name, stage.name))
             self._push(self._now + ticks(stage.duration_s), TOOL, self._count, (run, stage, at))
             return
-        self._calls[name] = _Call(name, run, stage, at)
+        self._calls[name] = Call(name, run, stage, at)
         if self._preempts and self._oracle is not None:
             for replica in self._replicas:
                 self._measure(self._oracle, replica)
@@ -299,7 +282,7 @@ class Simulation:
             self._outcome.spans.append(span)
         self._completed(run, stage)
 
-    def _completed(self, run: _Run, stage: Stage) -> None:
+    def _completed(self, run: Run, stage: Stage) -> None:
         run.open -= 1
         for dependent in run.dependents[stage.id]:
             run.left[dependent.id] -= 1
@@ -312,29 +295,31 @@ class Simulation:
             self._tell(ev.JobClosed(self._at, job))
             self._done(run)
 
-    def _done(self, run: _Run) -> None:
+    def _done(self, run: Run) -> None:
         self._left -= 1
+        self._look(run.job, self._outcome.jct_s.get(run.job.job, math.inf))
         if self._oracle is not None:
             self._oracle.forget(run.job.job)
         if self._progress is not None:
             self._progress(len(self._jobs) - self._left)
 
+    def _look(self, job: Job, jct_s: float | None) -> None:
+        """Let the watch say whether that was enough."""
+        if self._watch is not None and self._watch(job, self._at, jct_s):
+            self._left = 0
+
     # ---------------------------------------------------------------- replicas
 
     def _credit(self, place: int, _: object) -> None:
         """A boundary: report what streamed and what finished, then what follows from it; begin the next run."""
-        replica, at = self._replicas[place], self._at
+        replica = self._replicas[place]
         if replica.ends != self._now:
             return  # the boundary moved since this was pushed
         if self._preempts and self._oracle is not None:
             self._measure(self._oracle, replica)
         streamed, finished = replica.credit(self._now)
-        for call, tokens in streamed:
-            if call.run.failed:
-                continue  # aborted, and still in its last iteration
-            if call.first_token is None:
-                call.first_token = at
-            self._tell(ev.CallStreamed(at, call.call, tokens))
+        if streamed:
+            self._report(streamed)
         for call in finished:
             self._finish(call)
         while replica.displaced:
@@ -349,14 +334,25 @@ class Simulation:
         else:
             self._begin(place, None)
 
-    def _measure(self, oracle: Oracle, replica: Replica[_Call] | SharedReplica[_Call]) -> None:
+    def _report(self, streamed: list[tuple[Call, int]]) -> None:
+        """Running calls have made so many tokens so far."""
+        at = self._at
+        for call, tokens in streamed:
+            if call.run.failed:
+                continue  # aborted, and still in its last iteration
+            if call.first_token is None:
+                call.first_token = at
+            if self._tells_all:
+                self._tell(ev.CallStreamed(at, call.call, tokens))
+
+    def _measure(self, oracle: Oracle, replica: Replica[Call] | SharedReplica[Call]) -> None:
         """Calls may be displaced for what is left of them, so it counts while they run, too."""
         for call in replica.running.values():
             tokens = replica.tokens(call, self._now)
             if tokens:
                 self._worked(oracle, call, ticks(replica.model.unloaded(call.prompt, tokens)))
 
-    def _worked(self, oracle: Oracle, call: _Call, done: int) -> None:
+    def _worked(self, oracle: Oracle, call: Call, done: int) -> None:
         """So much of a call is done, in ticks of one that has its engine to itself."""
         run = call.run
         run.remaining -= done - call.counted
@@ -364,7 +360,7 @@ class Simulation:
         oracle.report(run.job.job, run.remaining)
         self._scheduler.touch_job(run.job.job)
 
-    def _finish(self, call: _Call) -> None:
+    def _finish(self, call: Call) -> None:
         run, stage, at = call.run, call.stage, self._at
         if self._calls.pop(call.call, None) is None:
             return  # aborted in its last iteration
@@ -382,14 +378,17 @@ class Simulation:
             if not call.told:
                 call.told = True
                 call.started = self._at if call.started is None else call.started
-                self._tell(ev.CallStarted(self._at, call.call))
+                if self._tells_all:
+                    self._tell(ev.CallStarted(self._at, call.call))
         self._push_boundary(place)
 
     def _tick(self, _: int, asked: object) -> None:
         assert isinstance(asked, float)
+        if asked >= FOREVER_S:  # no job is idle for so long: nothing else is left that could happen
+            raise InputError(self._stuck())
         self._tell(ev.Tick(max(self._at, asked)))
 
-    def _unloaded(self, run: _Run, stage: Stage) -> int:
+    def _unloaded(self, run: Run, stage: Stage) -> int:
         """Ticks of a stage that has an engine to itself; 0 for a tool, and for a model that nothing serves."""
         if stage.kind != "llm":
             return 0

@@ -61,64 +61,75 @@ class Sharing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SharedReplica(Generic[R]):
-    """A replica whose clock runs at the speed that its devices have for it. To a driver it is like any other."""
+    """A replica whose clock runs at the speed that its devices have for it. To a driver it is like any other.
+
+    Its clock stands while it rests. Where the clock is counted from moves at boundaries and changes of speed alone: it
+    rounds, and a boundary that a driver was told of must not move unsaid.
+    """
 
     def __init__(self, inner: Replica[R], place: int, devices: Devices[R]) -> None:
         self.model, self.name = inner.model, inner.name
         self.running, self.displaced = inner.running, inner.displaced
+        self.ends: int | None = None  # the next boundary, in the driver's ticks
+        self.at_work = False
         self.speed = 1.0
         self._inner, self._place, self._devices = inner, place, devices
+        self._waiting, self._most = inner.waiting, inner.model.max_concurrency
         self._at = self._own = 0  # one moment, in the driver's ticks and in its own
-
-    @property
-    def ends(self) -> int | None:
-        """The next boundary, in the driver's ticks."""
-        ends = self._inner.ends
-        return None if ends is None else self._at + math.ceil((ends - self._own) / self.speed)
-
-    @property
-    def busy(self) -> bool:
-        """Whether it is at work."""
-        return bool(self._inner.running or self._inner.waiting)
 
     def paced(self, at: int, speed: float) -> bool:
         """From `at` on it moves at `speed`. Whether its boundary is at another time now."""
         if speed == self.speed:
             return False
-        self._at, self._own = at, self._clock(at)
-        self.speed = speed
-        return self._inner.ends is not None
+        self._own = self._clock(at)
+        self._at, self.speed = at, speed
+        self._timed()
+        return self.ends is not None
 
     def _clock(self, at: int) -> int:
-        """The driver's `at` in its own ticks.
+        """The driver's `at` in its own ticks."""
+        ends, shown = self._inner.ends, self.ends
+        if ends is None or shown is None:  # no time passes: it rests, or is between two runs
+            self._at = at
+            return self._own
+        if at >= shown:
+            return ends  # a boundary is met exactly, and not before
+        if at == self._at:
+            return self._own
+        # up, or what begins now would have ended before
+        return min(self._own + math.ceil((at - self._at) * self.speed), ends - 1)
 
-        Where the clock is counted from moves at boundaries and changes of speed alone: it rounds, and a boundary that
-        a driver was told of must not move unsaid.
-        """
-        inner, ends = self._inner.ends, self.ends
-        own = self._own + math.ceil((at - self._at) * self.speed)  # up, or what begins now would have ended before
-        if inner is not None and ends is not None:
-            own = inner if at >= ends else min(own, inner - 1)  # a boundary is met exactly, and not before
-        return own
+    def _timed(self) -> None:
+        """Say in the driver's ticks when the boundary is."""
+        ends = self._inner.ends
+        self.ends = None if ends is None else self._at + math.ceil((ends - self._own) / self.speed)
 
     # ---------------------------------------------------------------- as of a `Replica`
 
     def send(self, request: R, at: int) -> bool:
         """See `Replica.send`."""
+        if not self.at_work:
+            self.at_work = True
+            self._at, self.speed = at, self._devices.speed(self._place)
+            self._devices.worked(self._place, at)
+        elif self._waiting or len(self.running) >= self._most:
+            return self._inner.send(request, 0)  # it must wait, so the time is no matter
         moved = self._inner.send(request, self._clock(at))
-        self._devices.worked(self._place, at)
+        if moved:
+            self._timed()
         return moved
 
     def remove(self, request: R, at: int) -> bool:
         """See `Replica.remove`."""
         moved = self._inner.remove(request, self._clock(at))
-        self._devices.worked(self._place, at)
+        if moved:
+            self._timed()
         return moved
 
     def preempt(self, request: R, at: int) -> bool:
         """See `Replica.preempt`."""
         off = self._inner.preempt(request, self._clock(at))
-        self._devices.worked(self._place, at)
+        self._timed()
         return off
 
     def tokens(self, request: R, at: int) -> int:
@@ -127,7 +138,8 @@ class SharedReplica(Generic[R]):
 
     def credit(self, at: int) -> tuple[list[tuple[R, int]], list[R]]:
         """See `Replica.credit`."""
-        self._at, self._own = at, self._clock(at)
+        self._own = self._clock(at)
+        self._at, self.ends = at, None
         credited = self._inner.credit(self._own)
         self.displaced = self._inner.displaced
         return credited
@@ -139,7 +151,10 @@ class SharedReplica(Generic[R]):
     def begin(self, at: int) -> list[R]:
         """See `Replica.begin`."""
         admitted = self._inner.begin(self._clock(at))
-        self._devices.worked(self._place, at)
+        self._timed()
+        if not (self.running or self._waiting):
+            self.at_work = False
+            self._devices.worked(self._place, at)
         return admitted
 
 
@@ -154,33 +169,40 @@ class Devices(Generic[R]):
             for device in placement.devices:
                 self._on[device].append(place)
         self.replicas = [SharedReplica(replica, place, self) for place, replica in enumerate(replicas)]
-        self._busy = [False] * len(replicas)
-        self._near = [
-            sorted({other for device in placement.devices for other in self._on[device]})
-            for placement in sharing.placements
+        near = [
+            sorted({other for device in placement.devices for other in self._on[device] if other != place})
+            for place, placement in enumerate(sharing.placements)
         ]
+        #: of each replica, those whose speed it moves
+        self._near = near if sharing.law == "ps" else [[] for _ in near]
+        # Sets of replicas are bits of a number: few of them recur, so a speed is looked up.
+        self._beside = [sum(1 << other for other in others) for others in near]
+        self._working = 0
+        self._speeds: list[dict[int, float]] = [{} for _ in near]
         for place, shared in enumerate(self.replicas):
             shared.speed = self.speed(place)
 
     def worked(self, place: int, at: int) -> None:
-        """A replica may have begun to work, or have nothing more to do: that moves its neighbours."""
-        busy = self.replicas[place].busy
-        if busy == self._busy[place]:
-            return
-        self._busy[place] = busy
+        """A replica has begun to work, or has nothing more to do: that moves its neighbours."""
+        self._working ^= 1 << place
         for near in self._near[place]:
-            if self.replicas[near].paced(at, self.speed(near)):
+            replica = self.replicas[near]
+            if replica.at_work and replica.paced(at, self.speed(near)):
                 self._moved(near)
 
     def speed(self, place: int) -> float:
         """How fast a replica moves while it is at work, as a share of one that has its devices to itself."""
-        placement = self._placements[place]
         if self._law == "capped":
-            return placement.share
-        return min(self._part(device, place) for device in placement.devices)
+            return self._placements[place].share
+        beside = self._working & self._beside[place]
+        found = self._speeds[place].get(beside)
+        if found is None:
+            found = min(self._part(device, place) for device in self._placements[place].devices)
+            self._speeds[place][beside] = found
+        return found
 
     def _part(self, device: str, place: int) -> float:
-        rivals = [other for other in self._on[device] if other == place or self._busy[other]]
+        rivals = [other for other in self._on[device] if other == place or self._working >> other & 1]
         if len(rivals) == 1:
             return 1.0
         return (1.0 - LOST) * self._placements[place].share / sum(self._placements[other].share for other in rivals)
