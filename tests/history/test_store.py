@@ -114,7 +114,7 @@ def test_a_history_of_the_first_schema_is_brought_up_to_date_with_all_that_it_ho
 def test_a_history_of_a_newer_hocket_is_refused_and_left_alone(store: Store) -> None:
     with store.connect() as connection, connection.begin():
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(InputError, match=rf"newer hocket \(schema 9999, this one knows {schema.HEAD}\); upgrade hocket"):
+    with pytest.raises(InputError, match=rf"newer .* 9999, this one knows {schema.HEAD}\); upgrade hocket"):
         store.connect()
 
 

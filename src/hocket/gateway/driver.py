@@ -89,6 +89,11 @@ class LiveCall:
         """Whether the core has killed this call; its handler's task is then cancelled."""
         return isinstance(self._order, Abort)
 
+    @property
+    def refused(self) -> bool:
+        """Whether the core has ended this call without an answer, or in the middle of one."""
+        return isinstance(self._order, Reject | Abort)
+
     def give(self, order: Dispatch | Reject | Abort) -> None:
         """The core's order, from the driver."""
         self._order = order
@@ -249,10 +254,11 @@ class Driver:
         urgency: int = 2,
         deadline_s: float | None = None,
         features: dict[str, float] | None = None,
+        past: ev.Past | None = None,
     ) -> None:
         """A job begins. `features`: what its first request shows, if that opens it."""
         self._closed.pop(job, None)
-        self.tell(ev.JobOpened(self.clock(), job, app, tenant, urgency, deadline_s, features or {}))
+        self.tell(ev.JobOpened(self.clock(), job, app, tenant, urgency, deadline_s, features or {}, past))
 
     def close_job(self, job: str, abort: bool = False) -> None:
         """A job ends; with `abort` its calls are killed. Its id is refused from now on."""
@@ -285,6 +291,7 @@ class Driver:
         prefix: str | None = None,
         retry: int = 0,
         resumable: bool = False,
+        idempotency: str | None = None,
     ) -> LiveCall:
         """A call of an open job arrives. Give it back with `leave` when its client has been answered."""
         call = LiveCall(self, self.new_id("call"))
@@ -304,6 +311,7 @@ class Driver:
                 prefix,
                 retry,
                 resumable,
+                idempotency,
             )
         )
         return call

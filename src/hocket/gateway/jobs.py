@@ -50,7 +50,7 @@ class Jobs:
         job_id = self._driver.new_id("job") if asked.job is None else check_name("job", asked.job)
         urgency = None if asked.urgency is None else check_urgency(asked.urgency)
         deadline_s = None if asked.deadline_ms is None else check_deadline(asked.deadline_ms)
-        key = self._tenants.job_key(tenant, job_id)
+        key = self._key(tenant, job_id)
         if self._places.open_job(key, job_id, asked.app) is None:
             urgency = self._places.urgency.opened(key, tenant, asked.app, urgency, deadline_s)
             self._driver.open_job(key, asked.app, tenant.name, urgency, deadline_s)
@@ -58,7 +58,7 @@ class Jobs:
 
     def close(self, tenant: TenantSettings, job_id: str, abort: bool) -> dict[str, Any]:
         """`DELETE /v1/jobs/{id}`. Closing twice is no error."""
-        key = self._tenants.job_key(tenant, job_id)
+        key = self._key(tenant, job_id)
         if key not in self._driver.scheduler.jobs and not self._driver.is_closed(key):
             raise _unknown(job_id)
         self._driver.close_job(key, abort)
@@ -66,7 +66,7 @@ class Jobs:
 
     def describe(self, tenant: TenantSettings, job_id: str) -> dict[str, Any]:
         """`GET /v1/jobs/{id}`."""
-        key = self._tenants.job_key(tenant, job_id)
+        key = self._key(tenant, job_id)
         closed = self._driver.is_closed(key)
         job = self._driver.scheduler.jobs.get(key)
         if job is None:
@@ -112,8 +112,15 @@ class Jobs:
         self._driver.tell(ev.ToolFinished(self._driver.clock(), key, run))
         return {"run": run, "object": "tool_run", "job": job_id, "name": name}
 
-    def _known(self, tenant: TenantSettings, job_id: str) -> tuple[str, Job]:
+    def _key(self, tenant: TenantSettings, job_id: str) -> str:
+        """The job's id in the core, where it goes on if an earlier process left it open."""
         key = self._tenants.job_key(tenant, job_id)
+        if self._places.unfinished:
+            self._places.resume(key, tenant)
+        return key
+
+    def _known(self, tenant: TenantSettings, job_id: str) -> tuple[str, Job]:
+        key = self._key(tenant, job_id)
         job = self._places.open_job(key, job_id, None)
         if job is None:
             raise _unknown(job_id)

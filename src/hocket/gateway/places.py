@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections import OrderedDict
+from typing import TYPE_CHECKING
 
 import msgspec
 from multidict import MultiMapping
@@ -21,8 +23,12 @@ from hocket.gateway.identity.memory import Memory, Turn
 from hocket.gateway.identity.sources import claim_of, retry_of
 from hocket.gateway.identity.tenants import Tenants
 from hocket.gateway.openai import ApiError, Request
+from hocket.gateway.tape import Tape
 from hocket.gateway.urgency import Decided, Urgency
 from hocket.settings import Settings, TenantSettings
+
+if TYPE_CHECKING:
+    from hocket.history.unfinished import Unfinished
 
 MAX_HASHES = 65_536
 "remembered over all tenants; about 40 MB when full"
@@ -55,6 +61,8 @@ class Place(msgspec.Struct):
     chain: Chain | None
     trail: Trail | None = None
     "where its answer is remembered; None = nobody will go on from it"
+    tape: Tape | None = None
+    "what its answer goes onto, where it may be asked for again"
 
     def heard(self, body: bytes) -> None:
         """The answer, whole."""
@@ -81,13 +89,15 @@ class Places:
         self._tenants = tenants
         self._key = secrets.token_bytes(32)
         self._pasts: dict[str, Past] = {}
+        #: jobs that an earlier process left open, by the core's id; they go on when a client names them
+        self.unfinished: dict[str, Unfinished] = {}
         self._lingering: OrderedDict[str, float] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
 
     # ---------------------------------------------------------------- where to
 
     def place(self, tenant: TenantSettings, headers: MultiMapping[str], asked: Request, chained: bool = True) -> Place:
-        """Where a call belongs. Opens nothing. `chained`: a later call may go on from it.
+        """Where a call belongs. Opens no new job. `chained`: a later call may go on from it.
 
         Raises ApiError 400 or 409 where what was said to hocket itself cannot be.
         """
@@ -116,6 +126,8 @@ class Places:
             parent = None if session is None else session.stage
         job_id = job_id or self._driver.new_id("job")
         key = self._tenants.job_key(tenant, job_id)
+        if self.unfinished:
+            self.resume(key, tenant)
         job = self.open_job(key, job_id, claim.app) if claim.explicit else self._driver.scheduler.jobs.get(key)
         return Place(
             key=key,
@@ -159,6 +171,20 @@ class Places:
             raise ApiError(409, message, code="job_of_another_app", param="x-hocket-app")
         return job
 
+    def resume(self, key: str, tenant: TenantSettings) -> None:
+        """Open a job again that an earlier process left open, with its past. Not one that was idle for too long."""
+        before = self.unfinished.pop(key, None)
+        now = time.time()
+        if before is None or now - before.heard_at > self.settings.job_idle_s:
+            return
+        job, driver, past = before.job, self._driver, before.past(now)
+        left_s = job.deadline_s - past.age_s
+        features: dict[str, float] = msgspec.json.decode(job.features) if job.features else {}
+        urgency = max(job.urgency, tenant.most_urgent)
+        driver.open_job(key, job.app, tenant.name, urgency, left_s if left_s > 0 else None, features, past)
+        for tool in before.tools:
+            driver.tell(ev.ToolStarted(driver.clock(), key, tool.run, tool.name, tool.parent))
+
     # ---------------------------------------------------------------- from arrival to end
 
     def arrive(self, place: Place, asked: Request, body: bytes = b"", resumable: bool = False) -> LiveCall:
@@ -190,6 +216,7 @@ class Places:
             prefix=place.prefix,
             retry=place.retry,
             resumable=resumable,
+            idempotency=None if place.tape is None else place.tape.hash,
         )
         self.urgency.arrived(decided, place.key, call.id, first, asked, body)
         return call
@@ -198,6 +225,8 @@ class Places:
         """The call's client has its answer, or is gone. A job that nobody named ends now or soon."""
         self._driver.leave(call)
         place.answered()
+        if place.tape is not None:
+            place.tape.refused = call.refused
         if place.named:
             if place.claim.final and place.job == (place.claim.job or place.claim.session):
                 self._driver.end_job(place.key)

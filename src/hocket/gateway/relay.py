@@ -34,6 +34,7 @@ from hocket.gateway.openai import (
     with_usage,
 )
 from hocket.gateway.places import Place
+from hocket.gateway.tape import Tape, downstream
 from hocket.gateway.resume import CONTINUES, Draft, resumable
 from hocket.gateway.upstream import Answer, Replica, ReplicaFailed, downstream_headers, upstream_headers
 from hocket.gateway.wire import Response
@@ -50,10 +51,12 @@ its `timings` there, and from the timings its sizes are known anyway"""
 LEAST_URGENT = 4
 
 
-async def complete(gateway: Gateway, tenant: TenantSettings, http: web.BaseRequest, path: str) -> web.StreamResponse:
-    """Answer a request to one of `ENDPOINTS`. Raises ApiError before the call exists."""
+async def complete(
+    gateway: Gateway, tenant: TenantSettings, http: web.BaseRequest, path: str, tape: Tape | None = None
+) -> web.StreamResponse:
+    """Answer a request to one of `ENDPOINTS`: its client, or onto a tape. Raises ApiError before the call exists."""
     endpoint = ENDPOINTS[path]
-    body = await gateway.read(http)
+    body = await gateway.read(http) if tape is None else tape.body
     asked = parse_request(body, endpoint)
     if asked.previous_response_id is not None:
         _check_before(gateway, tenant, asked.previous_response_id)
@@ -64,6 +67,7 @@ async def complete(gateway: Gateway, tenant: TenantSettings, http: web.BaseReque
         raise unknown_model(scheduler.models, asked.model)
     served = gateway.fleet.engines[engine]
     displaces = scheduler.engines[engine].holders is not None
+    place.tape = tape
     kept = displaces and served.plain and resumable(served.settings.kind, endpoint, asked, body)
     call = gateway.places.arrive(place, asked, body, kept)
     try:
@@ -105,7 +109,7 @@ class Relay:
         query = http.rel_url.raw_query_string if "?" in http.raw_path else ""
         self._path = f"{endpoint.path}?{query}" if query else endpoint.path
         self._body = body
-        self._accepted = http.headers.get("Accept-Encoding", "")
+        self._accepted = http.headers.get("Accept-Encoding", "") if place.tape is None else ""
         self._headers = upstream_headers(http.headers, keep_authorization=gateway.tenants.open)
         if not (asked.stream or kept) and accepts(self._accepted, CODING):
             # a stream would be unpacked here event by event, and gains little
@@ -113,7 +117,7 @@ class Relay:
         own = {"x-hocket-job": place.job, "x-hocket-call": call.id}
         if call.waits:  # else the order is there, and `_obey` says its class
             own |= gateway.urgency.headers(call.id, place.decided)
-        self._client = Downstream(gateway, http, own, named=endpoint.path == "/v1/responses")
+        self._client = downstream(gateway, http, own, endpoint.path == "/v1/responses", place.tape)
         self._beat_s = gateway.settings.heartbeat_s if asked.stream else None
         self._arrived = gateway.driver.clock()
         #: the answer under way, until it is released

@@ -147,11 +147,11 @@ class Store:
 
     def _migrate(self, connection: Connection) -> None:
         """Bring the schema up to date, in one transaction. Raises InputError where it is newer than this hocket."""
+        logging.getLogger("alembic").setLevel(logging.WARNING)
         from alembic import command
         from alembic.config import Config
         from alembic.script import ScriptDirectory
 
-        logging.getLogger("alembic").setLevel(logging.WARNING)
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
         config.set_main_option("path_separator", "os")

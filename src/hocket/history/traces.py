@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from hocket.history.records import CallRecord, JobRecord, ToolRecord, is_open
+from hocket.history.records import CallRecord, JobRecord, ToolRecord
 from hocket.trace import GAP, Job, Stage, decode_job, encode_job
 
 GAP_S = 0.001
@@ -78,9 +78,12 @@ def to_jobs(recorded: Iterable[Recorded], *, as_imported: bool = False) -> Itera
 
 def _inferred(one: Recorded) -> Job | None:
     job = one.job
-    stages = [_call_stage(call, job) for call in one.calls if call.dispatched_s is not None and not is_open(call)]
+    ran = [call for call in one.calls if call.dispatched_s is not None and call.ended_s is not None]
+    stages = [_call_stage(call, job) for call in ran]
     stages += [_tool_stage(tool) for tool in one.tools if tool.ended_s is not None]
     cut = "interrupted" in {*(call.outcome for call in one.calls), *(tool.outcome for tool in one.tools)}
+    # a job that two processes served at once has a row in each: the rest of it is elsewhere
+    cut = cut or min((part.n for part in (*one.calls, *one.tools)), default=0) > 0
     if job.state == "open" or cut or not stages:
         return None
     stages.sort(key=lambda entry: (entry.arrived, entry.n))
