@@ -86,11 +86,11 @@ async def test_a_stored_response_is_asked_of_the_replica_that_gave_it(
 ) -> None:
     world = await start(engine, engine2)
     await one(world, {"input": "a", "stream": stream}, "/v1/responses")
-    (held,) = world.gateway.responses._held
-    url = f"{world.url}/v1/responses/{held[1]}"
+    (held,) = world.gateway.responses._held["default"]
+    url = f"{world.url}/v1/responses/{held}"
     async with world.http.get(url, params={"include": "x"}) as response:
         assert response.status == 200 and (await response.read()) == engine.seen[1].sent[0]
-    assert [seen.path for seen in engine.seen] == ["/v1/responses", f"/v1/responses/{held[1]}"] and not engine2.seen
+    assert [seen.path for seen in engine.seen] == ["/v1/responses", f"/v1/responses/{held}"] and not engine2.seen
     async with world.http.post(url + "/cancel") as response:
         assert response.status == 200
     async with world.http.delete(url) as response:
@@ -104,14 +104,22 @@ async def test_a_stored_response_is_asked_of_the_replica_that_gave_it(
 async def test_no_tenant_goes_on_from_anothers_response(engine: ScriptedEngine, start: Start) -> None:
     world = await start(engine, tenants=TENANTS)
     await one(world, {"input": "a"}, "/v1/responses", headers=key("a"))
-    ((_, response),) = world.gateway.responses._held
+    (response,) = world.gateway.responses._held["a"]
     body = {"input": "b", "previous_response_id": response}
     async with world.post(body, "/v1/responses", headers=key("b")) as answer:
         assert await world.error(answer) == (404, "unknown_response")
     await one(world, body, "/v1/responses", headers=key("a"))
-    # one that nobody is known to have is the engine's to know
-    await one(world, {**body, "previous_response_id": "resp_of_yesterday"}, "/v1/responses", headers=key("b"))
-    assert len(engine.seen) == 3
+    # what was forgotten may be anybody's
+    forgotten = {**body, "previous_response_id": "resp_of_yesterday"}
+    async with world.post(forgotten, "/v1/responses", headers=key("a")) as answer:
+        assert await world.error(answer) == (404, "unknown_response")
+    assert len(engine.seen) == 2
+
+
+async def test_an_open_gateway_asks_the_engine_for_what_it_does_not_know(engine: ScriptedEngine, start: Start) -> None:
+    world = await start(engine)
+    await one(world, {"input": "b", "previous_response_id": "resp_of_yesterday"}, "/v1/responses")
+    assert len(engine.seen) == 1
 
 
 # ---------------------------------------------------------------- tokenizing

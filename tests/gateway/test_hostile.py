@@ -305,7 +305,7 @@ async def test_one_connection_too_many_is_told_and_the_others_stay(engine: Scrip
         assert (await others[0].reader.readline()).startswith(b"HTTP/1.1 200")
         async with world.post({}) as response:
             assert response.status == 200
-    await soon(lambda: world.gateway._runner.server.open <= 1)  # type: ignore[union-attr]
+    await soon(lambda: world.gateway.listeners.open <= 1)
     async with attackers(world, 1) as (again,):
         again.writer.write(CALL)
         assert (await again.reader.readline()).startswith(b"HTTP/1.1 200")

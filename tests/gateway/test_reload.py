@@ -181,7 +181,7 @@ async def test_an_operator_who_does_not_wait_for_the_end_of_a_reload(
     world = await start(engine)
     late = EngineSettings(name="late", replicas=[engine2.url])
     new = structs.replace(world.gateway.settings, engines=[EngineSettings(name="small", kind="embedded"), late])
-    world.gateway._reread = lambda: new
+    world.gateway.reread = lambda: new
     with suppress(TimeoutError):
         await world.http.post(f"{world.url}/admin/reload", timeout=aiohttp.ClientTimeout(0.2))
     await soon(lambda: world.gateway.settings is new)
@@ -278,14 +278,18 @@ async def test_admin_is_for_operators(engine: ScriptedEngine, start: Start) -> N
     team = TenantSettings("team", sha256(b"key").hexdigest())
     closed = await start(engine, tenants=[team])
     as_team = {"Authorization": "Bearer key"}
-    assert await closed.error(await closed.http.post(closed.url + reload, headers=as_team)) == (403, "admin_off")
+    assert await closed.error(await closed.http.post(closed.url + reload, headers=as_team)) == (403, "wrong_role")
     admin = sha256(b"operator").hexdigest()
     world = await start(engine, tenants=[team], admin_key_sha256=admin)
-    for headers in ({}, as_team, {"Authorization": "Basic operator"}):
-        assert await world.error(await world.http.post(world.url + reload, headers=headers)) == (
-            401,
-            "invalid_admin_key",
-        )
+    none = {"Authorization": "Basic operator"}
+    wrong = {"Authorization": "Bearer operators"}
+    for headers, refused in (
+        ({}, (401, "missing_api_key")),
+        (none, (401, "missing_api_key")),
+        (wrong, (401, "invalid_api_key")),
+        (as_team, (403, "wrong_role")),
+    ):
+        assert await world.error(await world.http.post(world.url + reload, headers=headers)) == refused
     # started by hand, without a file
     assert await world.error(await world.http.post(world.url + reload, headers=KEY)) == (409, "no_settings")
     assert await world.error(await world.http.get(world.url + reload, headers=KEY)) == (405, "method_not_allowed")

@@ -1,16 +1,11 @@
-"""A whole answer's head, on connections that stay open and on those that do not; keys that were found good."""
+"""A whole answer's head, on connections that stay open and on those that do not."""
 
 from __future__ import annotations
 
 import asyncio
-from hashlib import sha256
 
 import pytest
 
-from hocket.gateway.identity import tenants as tenants_module
-from hocket.gateway.identity.tenants import Tenants
-from hocket.gateway.openai import ApiError
-from hocket.settings import TenantSettings
 from tests.gateway.conftest import Running, Start
 from tests.scripted_engine import Script, ScriptedEngine
 
@@ -62,35 +57,3 @@ async def test_a_client_that_wants_it_otherwise_is_told_what_becomes_of_the_conn
     assert status == b"HTTP/%b 200 OK" % version
     assert headers.get("connection") == says
     assert body.startswith(b"{")
-
-
-# ---------------------------------------------------------------- keys
-
-
-def tenant(name: str, key: bytes) -> TenantSettings:
-    return TenantSettings(name=name, key_sha256=sha256(key).hexdigest())
-
-
-def refused(tenants: Tenants, authorization: str) -> bool:
-    try:
-        tenants.of(authorization)
-    except ApiError as error:
-        return error.status == 401
-    return False
-
-
-def test_a_key_that_was_good_is_not_once_the_settings_have_changed() -> None:
-    tenants = Tenants([tenant("a", b"old"), tenant("b", b"other")])
-    assert [tenants.of("Bearer old").name for _ in range(2)] == ["a", "a"]
-    tenants.change([tenant("a", b"new"), tenant("c", b"other")])
-    assert refused(tenants, "Bearer old")
-    assert (tenants.of("Bearer new").name, tenants.of("Bearer other").name) == ("a", "c")
-
-
-def test_no_bad_key_is_remembered_and_of_good_ones_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tenants_module, "MAX_KNOWN", 2)
-    tenants = Tenants([tenant("a", b"key")])
-    for spaces in range(9):
-        assert refused(tenants, "Bearer bad") and refused(tenants, "Basic key")
-        assert tenants.of("Bearer " + " " * spaces + "key").name == "a"
-    assert len(tenants._known) == 2

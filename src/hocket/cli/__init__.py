@@ -32,6 +32,7 @@ COMMANDS = {
     "import": "put the jobs of a trace into the history",
     "shadow": "say what another policy would have done with the jobs of the last hour",
     "urgency": "learn from labelled texts how urgent a request is; measure and explain it",
+    "keys": "make, list and revoke API keys",
     "config": "check a settings file",
     "demo": "three applications on two embedded engines, under two policies",
 }

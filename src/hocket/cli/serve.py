@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hocket.gateway.app import Gateway
+    from hocket.gateway.logs import Redacting
     from hocket.settings import Settings
 
 
@@ -31,17 +32,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import logging
+    from hocket.gateway import logs
 
     def reread() -> Settings:
         return _read(args)
 
+    formatter = logs.configure(sys.stderr)
     settings = reread()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     _pull(settings)
     _allow_files()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(settings, None if args.config is None else reread))
+        return runner.run(_serve(settings, None if args.config is None else reread, formatter))
 
 
 def _read(args: argparse.Namespace) -> Settings:
@@ -86,19 +87,22 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return uvloop.new_event_loop
 
 
-async def _serve(settings: Settings, reread: Callable[[], Settings] | None) -> int:
+async def _serve(settings: Settings, reread: Callable[[], Settings] | None, formatter: Redacting) -> int:
     from hocket.errors import InputError
     from hocket.gateway.app import Gateway
+    from hocket.gateway.logs import unforeseen
     from hocket.history.recorder import HistoryMetrics, recorder_of
     from hocket.journal import JournalWriter
 
     journal = JournalWriter(settings.journal, settings.to_spec()) if settings.journal else None
     history = recorder_of(settings)
-    gateway = Gateway(settings, journal, observers=[history] if history else [], reread=reread)
+    gateway = Gateway(settings, journal, observers=[history] if history else [], reread=reread, earlier=history)
+    formatter.shows_text = lambda: gateway.settings.log_text
     if history:
         gateway.metrics.registry.register(HistoryMetrics(history.writer))
         history.start()
     stop, again = asyncio.Event(), asyncio.Event()
+    asyncio.get_running_loop().set_exception_handler(unforeseen)
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, again.set)

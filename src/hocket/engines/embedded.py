@@ -62,6 +62,8 @@ class EmbeddedSpec(msgspec.Struct, frozen=True, kw_only=True):
     "the model name in answers; None = the name of the weights"
     cpus: list[int] | None = None
     "replica i is pinned to the `threads` CPUs that follow cpus[i*threads], round the list; None = not pinned"
+    nice: int = 0
+    "0 to 19: how far the processes give way to others on the same CPUs; a step is a fifth less of them"
     port: int = 0
     "of the first replica, the others follow; 0 = any free one"
 
@@ -76,6 +78,8 @@ class EmbeddedSpec(msgspec.Struct, frozen=True, kw_only=True):
         if self.chat_template is not None and self.chat_template not in CHAT_TEMPLATES:
             known = ", ".join(CHAT_TEMPLATES)
             raise InputError(f"embedded engine: no chat template {self.chat_template!r}; known: {known}")
+        if not 0 <= self.nice <= 19:
+            raise InputError(f"embedded engine: nice is {self.nice}; it must be from 0 to 19")
         if self.cpus is not None:
             _check_cpus(self.cpus)
 
@@ -102,6 +106,8 @@ def command(spec: EmbeddedSpec, path: Path, replica: int = 0) -> list[str]:
         first = replica * spec.replica_threads
         mine = {spec.cpus[(first + k) % len(spec.cpus)] for k in range(spec.replica_threads)}
         arguments["--cpus"] = ",".join(map(str, sorted(mine)))
+    if spec.nice:
+        arguments["--nice"] = str(spec.nice)
     return [sys.executable, "-m", "hocket.engines.embedded", *(word for pair in arguments.items() for word in pair)]
 
 
@@ -115,6 +121,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _check_cpus(args.cpus)
             if hasattr(os, "sched_setaffinity"):
                 os.sched_setaffinity(0, args.cpus)
+        if args.nice:
+            os.nice(args.nice)  # before there are threads: each inherits it
         server = _serve(args)
     except InputError as error:
         print(f"embedded engine: {error}", file=sys.stderr)
@@ -195,6 +203,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--alias", help="model name in answers")
     parser.add_argument("--port", type=int, default=0, help="default: any free one")
     parser.add_argument("--cpus", type=lambda text: [int(cpu) for cpu in text.split(",")], help="pin to these, as 0,1")
+    parser.add_argument("--nice", type=int, default=0, help="0 to 19: give way to others on the same CPUs")
     return parser
 
 

@@ -102,6 +102,8 @@ class Downstream:
             headers.update(self.own)
             self._gateway.add_request_id(self._http, headers)
             self._response = _Stream(status=status, headers=headers)
+            if self._gateway.stopping:
+                self._response.force_close()
             await self._response.prepare(self._http)
         return self._response
 
@@ -114,7 +116,7 @@ class Downstream:
         """An engine's whole answer, to a client that has got nothing yet."""
         answer.headers.update(self.own)
         self._gateway.add_request_id(self._http, answer.headers)
-        if _simple(self._http, answer):
+        if _simple(self._http, answer) and not self._gateway.stopping:
             return _Whole(answer.status, answer.headers, answer.body)
         return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
 

@@ -221,6 +221,7 @@ def embedded_spec(engine: EngineSettings) -> EmbeddedSpec:
         context=engine.context,
         alias=engine.served[0],
         cpus=engine.cpus,
+        nice=engine.nice,
     )
 
 

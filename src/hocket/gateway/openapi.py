@@ -31,8 +31,8 @@ CODES: dict[int, tuple[str, ...]] = {
         "invalid_query",
         "invalid_settings",
     ),
-    401: ("missing_api_key", "invalid_api_key", "invalid_admin_key"),
-    403: ("foreign_host", "foreign_origin", "admin_off"),
+    401: ("missing_api_key", "invalid_api_key"),
+    403: ("foreign_host", "foreign_origin", "wrong_role"),
     404: (
         "model_not_found",
         "unknown_job",
@@ -64,7 +64,7 @@ _MEANINGS = {
     200: "done",
     400: "the request is bad",
     401: "no key, or an unknown one",
-    403: "an open gateway serves this machine alone",
+    403: "the key is for something else; or no key is asked for, and only this machine is served",
     404: "there is no such thing",
     405: "the path takes another method",
     408: "the request did not come in time",
@@ -107,8 +107,9 @@ def _document() -> Json:
             "parameters": _parameters(),
             "responses": {str(status): _error(status) for status in CODES},
             "securitySchemes": {
-                "key": {"type": "http", "scheme": "bearer", "description": "wanted where tenants are set"},
-                "admin": {"type": "http", "scheme": "bearer", "description": "wanted where admin_key_sha256 is set"},
+                "key": {"type": "http", "scheme": "bearer", "description": "role call; wanted where tenants are set"},
+                "observe": {"type": "http", "scheme": "bearer", "description": "role observe or admin"},
+                "admin": {"type": "http", "scheme": "bearer", "description": "role admin"},
             },
         },
     }
@@ -224,15 +225,22 @@ def _operators() -> Json:
     ready["responses"]["503"] = {**ready["responses"]["200"], "description": "no engine has one"}
     text = {"description": "Prometheus metrics", "content": {"text/plain": {"schema": {"type": "string"}}}}
     reload = _operation("reload", "Read the settings file again.", _ref("schemas", "Reloaded"), 400, 401, 409)
+    jobs = _operation("jobs", "The jobs that are open, the oldest first.", _ref("schemas", "OpenJobs"), 401)
     paths: Json = {
         "/health": {"get": _operation("health", "200 while the process lives.", _ref("schemas", "Health"))},
         "/ready": {"get": ready},
-        "/metrics": {"get": {"operationId": "metrics", "responses": {"200": text, **_errors(*_EVERYWHERE)}}},
         "/openapi.json": {"get": _operation("openapi", "This document.", _OBJECT)},
     }
     for item in paths.values():
         item["get"]["security"] = [{}]
-    return {**paths, "/admin/reload": {"post": {**reload, "security": [{"admin": []}, {}]}}}
+    metrics = {"operationId": "metrics", "responses": {"200": text, **_errors(401, *_EVERYWHERE)}}
+    observe: Json = {"security": [{"observe": []}, {}]}
+    return {
+        **paths,
+        "/metrics": {"get": {**metrics, **observe}},
+        "/admin/jobs": {"get": {**jobs, **observe}},
+        "/admin/reload": {"post": {**reload, "security": [{"admin": []}, {}]}},
+    }
 
 
 # ---------------------------------------------------------------- parts
@@ -324,6 +332,7 @@ def _schemas() -> Json:
     count: Json = {"type": "integer", "minimum": 0}
     seconds: Json = {"type": "number", "minimum": 0}
     job = known(id=text, object={"const": "job"}, state={"enum": ["open", "closing", "closed"]})
+    listed = known(id=text, object={"const": "job"}, tenant=text, app=text)
     more = {
         "app": text,
         "tenant": text,
@@ -338,6 +347,7 @@ def _schemas() -> Json:
         "Ready": known(ready={"type": "boolean"}, engines_without_replica={"type": "array", "items": text}),
         "Reloaded": known(status={"const": "reloaded"}, engines={"type": "array", "items": text}),
         "Model": known(id=text, object={"const": "model"}, created=count, owned_by={"const": "hocket"}),
+        "OpenJobs": known(object={"const": "list"}, data={"type": "array", "items": listed}, total=count),
         "OpenedJob": known(id=text, object={"const": "job"}),
         "Job": {**job, "properties": {**job["properties"], **more}},
         "Run": known(run=text, object={"const": "tool_run"}, job=text, name=text),

@@ -32,9 +32,12 @@ _HOP_BY_HOP = frozenset({
 _NOT_UPSTREAM = _HOP_BY_HOP | {
     "host", "content-length", "content-encoding", "accept-encoding", "expect", "authorization", "cookie",
 }  # fmt: skip
-# an engine that lets every web page in must not do so for the gateway
+# an engine that lets every web page in must not do so for the gateway, nor send a client and its prompt elsewhere
 _NOT_DOWNSTREAM = _HOP_BY_HOP | {
-    "content-length", "set-cookie", "access-control-allow-origin", "access-control-allow-credentials",
+    "content-length", "set-cookie", "location", "refresh", "alt-svc", "strict-transport-security",
+    "access-control-allow-origin", "access-control-allow-credentials", "access-control-allow-headers",
+    "access-control-allow-methods", "access-control-allow-private-network", "access-control-expose-headers",
+    "access-control-max-age",
 }  # fmt: skip
 
 

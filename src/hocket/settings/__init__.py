@@ -29,6 +29,8 @@ from hocket.settings.checks import (
 from hocket.settings.engines import EngineSettings, Health, Kind, Timeouts
 from hocket.settings.history import HistorySettings
 from hocket.settings.identity import IdentitySettings
+from hocket.settings.plan import PlanSettings
+from hocket.settings.tls import TlsSettings
 from hocket.settings.urgency import JUDGE, Class, ReaderSettings, UrgencySettings
 from hocket.yamlfile import load_yaml
 
@@ -38,11 +40,13 @@ __all__ = [
     "HistorySettings",
     "IdentitySettings",
     "Kind",
+    "PlanSettings",
     "ReaderSettings",
     "RouteSettings",
     "Settings",
     "TenantSettings",
     "Timeouts",
+    "TlsSettings",
     "UrgencySettings",
     "base_url",
     "is_loopback",
@@ -56,8 +60,8 @@ class TenantSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Who pays: known by the SHA-256 of its API key, so that this file holds no secret."""
 
     name: str
-    key_sha256: str
-    'hexadecimal: printf %s "$KEY" | sha256sum'
+    key_sha256: str | None = None
+    'hexadecimal: printf %s "$KEY" | sha256sum; None = its keys are in the file of `keys`'
     weight: Annotated[float, Meta(gt=0, le=1e6)] = 1.0
     most_urgent: Class = 0
     "calls that claim a lower number get this one"
@@ -71,7 +75,8 @@ class TenantSettings(Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         """Check what types cannot say."""
         check_name(self.name)
-        check_digest("key_sha256", self.key_sha256)
+        if self.key_sha256 is not None:
+            check_digest("key_sha256", self.key_sha256)
         if self.urgency is not None and self.urgency < self.most_urgent:
             refuse("urgency", f"is {self.urgency}, but most_urgent is {self.most_urgent}; raise one or lower the other")
 
@@ -94,6 +99,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """All of `hocket.yaml`."""
 
     listen: str = "127.0.0.1:8080"
+    admin_listen: str | None = None
+    "another address, for /metrics and /admin alone; None = they are at `listen`"
+    tls: TlsSettings | None = None
+    "None = plain HTTP"
     mode: Literal["schedule", "observe"] = "schedule"
     "observe: pass every call through at once, and only record"
     policy: str | list[str] = "default"
@@ -104,6 +113,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     engines: list[EngineSettings] = field(default_factory=lambda: [EngineSettings(name="small", kind="embedded")])
     tenants: list[TenantSettings] = []
     "none = open to whoever can reach the port; then only a loopback address is allowed"
+    keys: str | None = None
+    "a file of API keys that `hocket keys` writes, relative to this one; None = those in `tenants` alone"
     routes: list[RouteSettings] = []
     job_idle_s: Seconds = 300.0
     "a job of which nothing was heard for so long, and that nobody closed, ends"
@@ -115,6 +126,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     "whether a waiting call may take the slot of a running one, where that pays; true = with every default"
     profiles: str | None = None
     "a folder that `hocket learn` wrote: what is known of the applications; None = what their live jobs teach"
+    plan: PlanSettings | None = None
+    "the plan that the engines come from: metrics say how far demand has drifted from it"
     history: bool | HistorySettings = True
     "jobs and calls on disk; true = with every default, false (`off`) = none"
     timeouts: Timeouts = Timeouts()
@@ -124,8 +137,12 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     heartbeat_s: Seconds | None = None
     "a stream that waits gets a comment so often, so that no proxy cuts it; None = silence until the engine answers"
     admin_key_sha256: str | None = None
-    "of the key for /admin; None = only an open gateway, which is a loopback one, has /admin"
+    "of a key of role admin; others are in the file of `keys`"
+    log_text: bool = False
+    "whether the log may quote what was sent: the messages of unexpected errors do; keys are never in it"
     body_limit_mib: Annotated[float, Meta(gt=0, le=1024)] = 32
+    reuse_port: bool = False
+    "another hocket may listen on the same address, and takes over when this one ends; for restarts without a gap"
     max_connections: Count = 10_000
     "of clients at once; more are told to try again. Each call needs one to an engine besides"
     shutdown_s: Annotated[float, Meta(ge=0, le=86_400)] = 30.0
@@ -143,6 +160,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             )
         if self.admin_key_sha256 is not None:
             check_digest("admin_key_sha256", self.admin_key_sha256)
+        self._check_operators()
         try:
             compose(self.orderings)
         except InputError as error:
@@ -159,12 +177,27 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             refuse("engines", "is empty; list at least one engine, or leave it out for the embedded one")
         unique("engines", [engine.name for engine in self.engines], "name")
         unique("tenants", [tenant.name for tenant in self.tenants], "name")
-        unique("tenants", [tenant.key_sha256.lower() for tenant in self.tenants], "key_sha256")
+        for i, tenant in enumerate(self.tenants):
+            if tenant.key_sha256 is None and self.keys is None:
+                refuse(f"tenants[{i}]", "has no key_sha256 and no file of `keys` is named: nobody could call")
+        unique("tenants", [t.key_sha256.lower() for t in self.tenants if t.key_sha256 is not None], "key_sha256")
         names = [engine.name for engine in self.engines]
         for i, route in enumerate(self.routes):
             if route.engine not in names:
                 refuse(f"routes[{i}].engine", f"there is no engine '{route.engine}'; there is {', '.join(names)}")
         self.urgency.check({engine.name: engine.served for engine in self.engines}, [t.name for t in self.tenants])
+
+    def _check_operators(self) -> None:
+        if self.admin_listen is None:
+            return
+        host, port = parse_address(self.admin_listen, "admin_listen")
+        if port and (host, port) == self.address:
+            refuse("admin_listen", f"'{self.admin_listen}' is `listen`, too; choose another port, or leave it out")
+        if not is_loopback(host) and self.keys is None and self.admin_key_sha256 is None:
+            refuse(
+                "admin_listen",
+                f"'{self.admin_listen}' can be reached from other machines and no key opens it: name a file of `keys`",
+            )
 
     @property
     def address(self) -> tuple[str, int]:
@@ -225,4 +258,18 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 
 def load_settings(path: str | Path | None) -> Settings:
     """Read a settings file; None gives the defaults. Raises InputError."""
-    return Settings() if path is None else load_yaml(path, Settings)
+    if path is None:
+        return Settings()
+    settings = load_yaml(path, Settings)
+
+    def beside(file: str) -> str:
+        return str(Path(path).parent / file)
+
+    if settings.plan is not None:
+        settings = structs.replace(settings, plan=structs.replace(settings.plan, file=beside(settings.plan.file)))
+    if settings.keys is not None:
+        settings = structs.replace(settings, keys=beside(settings.keys))
+    if (tls := settings.tls) is not None:
+        client_ca = None if tls.client_ca is None else beside(tls.client_ca)
+        settings = structs.replace(settings, tls=TlsSettings(beside(tls.cert), beside(tls.key), client_ca))
+    return settings

@@ -17,12 +17,12 @@ Seconds = Annotated[float, Meta(gt=0, le=1e9)]
 Count = Annotated[int, Meta(ge=1)]
 
 
-def parse_address(text: str) -> tuple[str, int]:
+def parse_address(text: str, key: str = "listen") -> tuple[str, int]:
     """'127.0.0.1:8080' or '[::1]:8080' as host and port. Raises ValueError in the form of this module."""
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not host or not port.isdecimal() or int(port) > 65535:
-        refuse("listen", f"must be host:port, like 127.0.0.1:8080, got '{text}'")
+        refuse(key, f"must be host:port, like 127.0.0.1:8080, got '{text}'")
     return host, int(port)
 
 

@@ -63,6 +63,8 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     "kind embedded: CPU threads of one replica; None = 1"
     cpus: list[int] | None = None
     "kind embedded: pin the processes to these CPUs"
+    nice: Annotated[int, Meta(ge=0, le=19)] = 0
+    "kind embedded: how far the processes give way to others on the same CPUs; a step is a fifth less of them"
 
     def __post_init__(self) -> None:
         """Check what types cannot say."""
@@ -104,8 +106,8 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
             if problem := url_problem(url):
                 refuse(f"replicas[{i}]", f"{problem}, got '{url}'; write it like http://127.0.0.1:9001")
         unique("replicas", [base_url(url) for url in self.replicas])
-        for key in ("weights", "threads", "cpus"):
-            if getattr(self, key) is not None:
+        for key in ("weights", "threads", "cpus", "nice"):
+            if getattr(self, key) not in (None, 0):
                 refuse(key, f"is for kind embedded only; a replica of kind {self.kind} is set up where it runs")
 
     @property
