@@ -15,6 +15,7 @@ from hocket.beliefs.profile import Choice, Edge, Node, Profile, Variable
 from hocket.beliefs.record import Step
 from hocket.cli import COMMANDS, module_of
 from hocket.core.spec import EngineSpec, SchedulerSpec
+from hocket.gateway.drift import Drift
 from hocket.history.recorder import HistoryMetrics, HistoryRecorder
 from hocket.history.store import Store
 from hocket.metrics import Metrics
@@ -150,6 +151,7 @@ def test_metrics_are_listed() -> None:
     scheduler = build(SchedulerSpec([EngineSpec("small", ["small"])]))
     metrics = Metrics(scheduler)
     metrics.registry.register(HistoryMetrics(HistoryRecorder(Store("history.db")).writer))
+    metrics.registry.register(Drift())
     text = metrics.render().decode()
     exposed = set(re.findall(r"^# TYPE (hocket_\w+) ", text, re.MULTILINE))
     exposed = {name for name in exposed if not name.endswith("_created")}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -33,13 +35,16 @@ WORDS = ["--jobs", "jobs.jsonl", "--rates", "apps.yaml", "--cluster", "cluster.y
 def test_it_plans_says_why_and_the_simulator_runs_the_plan(files: Path, capsys: Any) -> None:
     assert main(["plan", *WORDS, "-o", "here", "--key-digest", "a" * 64]) == 0
     exported = {"hocket.yaml", "kubernetes.yaml", "ray-serve.yaml", "docker-compose.yaml"}
-    assert {file.name for file in Path("here").iterdir()} == {"plan.json", *exported}
+    assert {file.name for file in Path("here").iterdir()} == {"plan.json", "plan.svg", *exported}
     assert load_settings("here/hocket.yaml").tenants[0].key_sha256 == "a" * 64
     said = capsys.readouterr().out
     for told in ("generator", "Critical path", "k8s-default", "Bound:", "One more device:", "Runner-up:", "instead:"):
         assert told in said
     plan = load_plan(files / "here")
     assert plan.predicted and plan.simulated and plan.bound
+    assert plan.demand is not None and plan.demand.apps["rag"].per_s == 1.5
+    assert {role.name for role in plan.demand.roles} == {"rag/rewrite", "rag/rerank", "rag/answer"}
+    ET.fromstring(Path("here/plan.svg").read_text())
     words = [
         "--plan",
         "here",
@@ -78,9 +83,65 @@ def test_an_slo_that_nothing_holds_is_a_no(files: Path, capsys: Any) -> None:
         (["--slo", "rag.p95"], "--slo rag.p95: write APP.p95=30s"),
         (["--objective", "cost"], "--objective cost: "),
         (["--rates", "cluster.yaml"], "unknown field `nodes`"),
+        (["--history"], "--jobs FILE or --history [URL]: give one of them"),
+        (["--since", "1d"], "--since and --config go with --history"),
+        (["--worth", "0"], "--worth 0.0: use a number above 0"),
+        (["--against", "nowhere.json"], "nowhere.json: cannot be read"),
+        (["--against", "plan/plan.json"], "--output plan: holds the plan that runs"),
+        (["--against", "apps.yaml", "-o", "next"], "apps.yaml: not a plan"),
     ],
 )
 def test_bad_input_is_one_line(files: Path, capsys: Any, words: list[str], told: str) -> None:
     assert main(["plan", *WORDS, *words]) == 2
     said = capsys.readouterr().err
     assert told in said and said.count("\n") == 1
+
+
+# ---------------------------------------------------------------- again, from a live gateway's history
+
+
+@pytest.fixture
+def history(files: Path) -> Path:
+    """A history of 60 jobs of one application, in 30 s of its gateway."""
+    assert main(["import", "jobs.jsonl", "--history", "history.db"]) == 0
+    with sqlite3.connect("history.db") as database:
+        ((first, last),) = database.execute("SELECT min(arrived_at), max(arrived_at) FROM jobs").fetchall()
+        life = ("gateway", last - 30.0, last)
+        database.execute("UPDATE runs SET kind = ?, started_at = ?, seen_at = ?", life)
+        squeezed = f"{last} - 30.0 * ({last} - arrived_at) / {last - first}"
+        database.execute(f"UPDATE jobs SET arrived_at = {squeezed}")
+    return files / "history.db"
+
+
+WITHOUT = WORDS[4:]
+
+
+def test_jobs_and_rates_of_the_history(history: Path, capsys: Any) -> None:
+    assert main(["plan", "--history", str(history), *WITHOUT, "--budget", "5"]) == 0
+    told = load_plan("plan").demand
+    assert told is not None and told.apps["rag"].per_s == pytest.approx(2.0, rel=0.01)
+    assert main(["plan", "--history", str(history), "--rates", "apps.yaml", *WITHOUT, "--budget", "5"]) == 0
+    told = load_plan("plan").demand
+    assert told is not None and told.apps["rag"].per_s == 1.5
+    capsys.readouterr()
+    assert main(["plan", "--history", str(history), "--since", "2100-01-01", *WITHOUT]) == 2
+    assert "no job that ended and called a model" in capsys.readouterr().err
+    assert main(["plan", *WITHOUT]) == 2
+    assert "give one of them" in capsys.readouterr().err
+    assert main(["plan", "--jobs", "jobs.jsonl", *WITHOUT]) == 2
+    assert "--rates FILE: needed with --jobs" in capsys.readouterr().err
+    assert main(["plan", "--history", "nowhere.db", *WITHOUT]) == 2
+    assert "no history there" in capsys.readouterr().err
+
+
+def test_against_what_runs(files: Path, capsys: Any) -> None:
+    assert main(["plan", *WORDS, "--baseline", "k8s-default", "-o", "runs"]) == 0
+    before = Path("runs/plan.json").read_bytes()
+    capsys.readouterr()
+    assert main(["plan", *WORDS, "--against", "runs", "-o", "next", "--json", "--budget", "4"]) == 0
+    told = json.loads(capsys.readouterr().out)["against"]
+    assert told["worth"] and told["simulated"]["gain"] > 0.05 and told["changes"]
+    assert main(["plan", *WORDS, "--against", "next/plan.json", "-o", "third", "--budget", "4"]) == 1
+    said = capsys.readouterr().out
+    assert "Not worth it: keep what runs" in said and "Written to" not in said
+    assert not Path("third").exists() and Path("runs/plan.json").read_bytes() == before

@@ -18,7 +18,7 @@ from hocket.cli import main
 from hocket.cli.up import PID, running
 from hocket.planner.export import LOCAL, export, write
 from hocket.planner.inputs import Cluster, Models
-from hocket.settings import load_settings
+from hocket.settings import Settings, load_settings
 from tests.planner.test_plan import engine, plan, replica
 
 LATENCY = {"cpu": {1: {"q0": 0.02, "q2": 7e-3, "d0": 0.011, "d1": 1e-3}}}
@@ -29,8 +29,10 @@ MODELS = {"models": [{"name": "small", "weights_gib": 0.09, "kv_bytes_per_token"
 def folder(tmp_path: Path) -> Path:
     cores = sorted(os.sched_getaffinity(0))
     nodes = [{"name": "here", "devices": cores[-1] + 1, "kind": "cpu", "memory_gib": 2}]
-    one = engine("small", replica(f"here/gpu{cores[0]}", share=0.5, max_concurrency=2))
-    other = engine("judge", replica(f"here/gpu{cores[-1]}", share=0.5), model="small", roles=("judge",))
+    one = engine("small", replica(f"here/gpu{cores[0]}", share=0.5, max_concurrency=2, kv_tokens=20_000))
+    other = engine(
+        "judge", replica(f"here/gpu{cores[-1]}", share=0.5, kv_tokens=20_000), model="small", roles=("judge",)
+    )
     files = export(plan(one, other), msgspec.convert({"nodes": nodes}, Cluster), msgspec.convert(MODELS, Models))
     assert list(files) == [LOCAL]
     write(files, tmp_path / "plan")
@@ -46,6 +48,19 @@ def test_local_settings_are_what_was_planned(folder: Path) -> None:
         ("judge", "embedded", 1, [cores[-1]], 8, "small"),
     ]
     assert [(route.stage, route.engine) for route in settings.routes] == [("judge", "judge")]
+
+
+def test_shares_of_a_core_are_niceness_and_slots_are_what_the_cache_holds() -> None:
+    """Linux weighs a step of niceness as 1.25: three to one is five of them."""
+    nodes = {"nodes": [{"name": "here", "devices": 2, "kind": "cpu", "memory_gib": 2}]}
+    engines = (
+        engine("small", replica("here/gpu0", share=0.75, max_concurrency=64, kv_tokens=9000)),
+        engine("judge", replica("here/gpu0", share=0.25), model="small", roles=("judge",)),
+        engine("alone", replica("here/gpu1", share=0.25), model="small", roles=("write",)),
+    )
+    files = export(plan(*engines), msgspec.convert(nodes, Cluster), msgspec.convert(MODELS, Models))
+    found = msgspec.yaml.decode(files[LOCAL], type=Settings).engines
+    assert [(e.name, e.nice, e.max_concurrency) for e in found] == [("small", 0, 4), ("judge", 5, 1), ("alone", 0, 1)]
 
 
 def test_what_runs_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 example: hocket plan --jobs jobs.jsonl --rates apps.yaml --cluster cluster.yaml --models models.yaml -o plan/
          hocket plan ... --objective throughput --slo rag.p95=30s --budget 60
          hocket plan ... --baseline k8s-best
+         hocket plan --history --since 1d --cluster cluster.yaml --models models.yaml --against plan/ -o next/
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from hocket.errors import InputError
 if TYPE_CHECKING:
     from hocket.planner.goal import Score
     from hocket.planner.inputs import Cluster, Models
+    from hocket.planner.plan import Plan
     from hocket.planner.planning import Planned, Progress
 
 ONE_MORE = 0.15
@@ -29,8 +31,9 @@ ONE_MORE = 0.15
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--jobs", required=True, metavar="FILE", help="a trace: what the applications do")
-    parser.add_argument("--rates", required=True, metavar="FILE", help="apps.yaml: how often each is asked for")
+    from hocket.cli import demand
+
+    demand.configure(parser)
     parser.add_argument("--cluster", required=True, metavar="FILE", help="cluster.yaml: nodes and their devices")
     parser.add_argument("--models", required=True, metavar="FILE", help="models.yaml: weights and performance tables")
     parser.add_argument(
@@ -49,41 +52,50 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--law", choices=["ps", "capped"], default="ps", help="how engines that share slow each other")
     parser.add_argument("--budget", type=float, default=60.0, metavar="S", help="seconds to take at most (%(default)s)")
     parser.add_argument("--baseline", default="", metavar="NAME", help="plan as others do: k8s-default, k8s-best, ...")
+    parser.add_argument("--against", metavar="PLAN", help="the plan that runs: what would change, and is it worth it?")
+    parser.add_argument(
+        "--worth", type=float, default=0.05, metavar="X", help="with --against: the least gain that is (%(default)s)"
+    )
     parser.add_argument("-o", "--output", default="plan", metavar="DIR", help="where plan.json goes (%(default)s)")
     parser.add_argument("--key-digest", metavar="HEX", help="of the API key that opens the exported gateway to others")
     parser.add_argument("--json", action="store_true", help="print the explanation as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
-    from hocket.planner.demand import demand_of, load_rates
+    from hocket.cli.demand import demand_from
+    from hocket.planner.diff import against
     from hocket.planner.explain import explain
     from hocket.planner.goal import Goal, parse_slo
     from hocket.planner.inputs import load_cluster, load_models
     from hocket.planner.planning import missed, plan_for
     from hocket.planner.search import Problem
-    from hocket.trace import read_jobs
 
     _check(args)
-    demand = demand_of(read_jobs(args.jobs), load_rates(args.rates))
+    cluster, models = load_cluster(args.cluster), load_models(args.models)
+    running = None if args.against is None else _running(args, cluster, models)
+    demand = demand_from(args)
     slos = tuple(parse_slo(text, demand.apps) for text in args.slo)
     goal = Goal(args.objective, slos, args.headroom)
-    cluster, models = load_cluster(args.cluster), load_models(args.models)
     problem = Problem(demand, cluster, models, goal, args.law)
     with _bar() as progress:
         planned = plan_for(problem, args.budget, time.monotonic, progress, args.baseline)
     told = explain(planned, ONE_MORE * args.budget, time.monotonic)
-    path = _write(planned, args.output)
-    _export(planned, cluster, models, args)
+    path = None
+    if running is not None:
+        told["against"] = against(running, planned.plan, problem, args.worth)
+    if running is None or told["against"]["worth"]:
+        path = _write(planned, told, cluster, args.output)
+        _export(planned, cluster, models, args)
     if args.json:
         import msgspec
 
         sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(told), indent=1) + b"\n")
     else:
-        _print(told, path)
+        _print(told, args.against, path)
     short = missed(planned)
     if short:
         print(f"hocket plan: no plan was found that holds all SLOs: {'; '.join(short)}", file=sys.stderr)
-    return 1 if short else 0
+    return 1 if short or path is None else 0
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -91,7 +103,7 @@ def _check(args: argparse.Namespace) -> None:
 
     if args.baseline and args.baseline not in BASELINES:
         raise InputError(f"--baseline {args.baseline!r}: there is {', '.join(BASELINES)}")
-    for name in ("budget", "headroom"):
+    for name in ("budget", "headroom", "worth"):
         if not 0 < getattr(args, name) < math.inf:
             raise InputError(f"--{name} {getattr(args, name)}: use a number above 0")
     if args.key_digest is not None and not re.fullmatch("[0-9a-fA-F]{64}", args.key_digest):
@@ -100,16 +112,30 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--objective cost: the cheapest plan that holds what? Give an --slo APP.p95=30s")
 
 
-def _write(planned: Planned, folder: str) -> Path:
-    import msgspec
+def _running(args: argparse.Namespace, cluster: Cluster, models: Models) -> Plan:
+    """The plan of `--against`. Raises InputError where it cannot be run, or would be overwritten."""
+    from hocket.planner.plan import check, load_plan
 
-    path = Path(folder) / "plan.json"
+    file = Path(args.against)
+    if Path(args.output).resolve() == (file if file.is_dir() else file.parent).resolve():
+        raise InputError(f"--output {args.output}: holds the plan that runs; write the new one to another folder")
+    running = load_plan(file)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(planned.plan), indent=1) + b"\n")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror}); check the directory") from None
-    return path
+        check(running, cluster, models)
+    except InputError as error:
+        raise InputError(f"--against {file}: {error}") from None
+    return running
+
+
+def _write(planned: Planned, told: dict[str, Any], cluster: Cluster, folder: str) -> Path:
+    """The plan and its picture. Returns where the plan is."""
+    from hocket.planner.export import write
+    from hocket.planner.picture import picture
+    from hocket.planner.plan import as_json
+
+    drawn = picture(planned.plan, cluster, told["critical_path"])
+    write({"plan.json": as_json(planned.plan), "plan.svg": drawn}, folder)
+    return Path(folder) / "plan.json"
 
 
 def _export(planned: Planned, cluster: Cluster, models: Models, args: argparse.Namespace) -> None:
@@ -143,12 +169,12 @@ def _bar() -> Iterator[Progress]:
         yield progress
 
 
-def _print(told: dict[str, Any], path: Path) -> None:
+def _print(told: dict[str, Any], against: str | None, path: Path | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from hocket.cli.jobs import console_for
-    from hocket.planner.explain import lines
+    from hocket.planner import diff, explain
 
     heads = ("engine", "tp", "replicas", "share", "beside", "used", "batch", "slowed", "critical")
     table = Table(*heads)
@@ -171,6 +197,10 @@ def _print(told: dict[str, Any], path: Path) -> None:
         keys = ("predicted_mean_s", "simulated_mean_s", "bound_mean_s", "predicted_p95_s", "simulated_p95_s")
         latencies.add_row(app, *(f"{own[key]:.3g} s" for key in keys))
     console.print(latencies)
-    for line in lines(told):
+    said = explain.lines(told)
+    if against is not None:
+        said += diff.lines(told["against"], against)
+    if path is not None:
+        said.append(f"Written to {path}, drawn in {path.with_suffix('.svg')}")
+    for line in said:
         console.print(line, highlight=False, soft_wrap=True)
-    console.print(f"Written to {path}", highlight=False, soft_wrap=True)

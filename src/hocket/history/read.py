@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Any, TypeVar
+from math import inf
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Select, Table, select
+from sqlalchemy import Connection, Select, Table, func, select
 
 from hocket.history.records import CallRecord, JobRecord, ToolRecord
 from hocket.history.schema import calls, jobs, runs, tool_runs
@@ -93,3 +94,38 @@ def with_parts(connection: Connection, found: Sequence[JobRecord]) -> list[Recor
 
 def _records(kind: type[T], rows: Any) -> list[T]:
     return [kind(*row) for row in rows]
+
+
+class Arrivals(NamedTuple):
+    """How often applications were asked for."""
+
+    jobs: dict[str, int]
+    "application -> jobs that arrived, whatever became of them"
+    seconds: float
+    "for which a gateway recorded, or an imported file lasts"
+
+
+def arrivals(connection: Connection, since: float | None = None) -> Arrivals:
+    """Of the jobs that arrived at `since` (seconds since 1970) or later. Raises StoreError."""
+    which, first, last = Filter(since=since), func.min(jobs.c.arrived_at), func.max(jobs.c.arrived_at)
+    with translated(), connection.begin():
+        counts = connection.execute(which.on(select(jobs.c.app, func.count())).group_by(jobs.c.app)).all()
+        bounds = connection.execute(which.on(select(jobs.c.run, first, last)).group_by(jobs.c.run)).all()
+        every = connection.execute(select(runs.c.id, runs.c.kind, runs.c.started_at, runs.c.seen_at)).all()
+    seen = {run: (begin, end) for run, begin, end in bounds}
+    spans = []
+    for run, kind, started_at, seen_at in every:
+        begin, end = seen.get(run, (seen_at, seen_at))
+        if kind == "gateway":  # it also ran while nobody came
+            begin, end = min(started_at, begin), max(seen_at, end)
+        spans.append((begin if since is None else max(begin, since), end))
+    return Arrivals({row[0]: row[1] for row in counts}, _covered(spans))
+
+
+def _covered(spans: Sequence[tuple[float, float]]) -> float:
+    """Seconds in at least one of (begin, end): gateways that run side by side share what comes."""
+    total, until = 0.0, -inf
+    for begin, end in sorted(spans):
+        total += max(0.0, end - max(begin, until))
+        until = max(until, end)
+    return total

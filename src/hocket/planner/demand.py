@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from hocket.errors import InputError
 from hocket.planner.inputs import PAGE
+from hocket.settings.plan import PlannedApp, PlannedFor, PlannedRole
 from hocket.trace import Job, Stage, graph_of
 from hocket.yamlfile import load_yaml
 
@@ -122,6 +123,22 @@ class Demand(NamedTuple):
     def models(self) -> list[str]:
         """Those that are asked for, in the order of the roles."""
         return list(dict.fromkeys(role.model for role in self.roles))
+
+    def told(self) -> PlannedFor:
+        """As plan.json's `demand`: arrivals and mean tokens."""
+        apps = {}
+        for app, per_s in zip(self.apps, self.per_s, strict=True):
+            own = [role for role in self.roles if role.app == app]
+            prompt = sum(role.calls * role.prompt_tokens for role in own)
+            output = sum(role.calls * role.output_tokens for role in own)
+            apps[app] = PlannedApp(round(float(per_s), 6), round(prompt, 2), round(output, 2))
+        roles = [
+            PlannedRole(
+                role.name, role.model, *(round(x, 3) for x in (role.calls, role.prompt_tokens, role.output_tokens))
+            )
+            for role in self.roles
+        ]
+        return PlannedFor(apps, roles)
 
 
 def demand_of(jobs: Sequence[Job], rates: Rates, sampled: int = SAMPLED) -> Demand:

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from hocket.errors import InputError
 from hocket.planner.inputs import USABLE, Cluster, Device, Model, Models
+from hocket.settings.plan import PlannedFor
 
 Law = Literal["ps", "capped"]
 ROUNDING = 1e-6
@@ -52,6 +53,8 @@ class Plan(Struct, frozen=True):
     predicted: dict[str, Any] = {}
     simulated: dict[str, Any] = {}
     bound: dict[str, Any] = {}
+    demand: PlannedFor | None = None
+    "what it was made for: arrivals and mean tokens"
 
 
 def load_plan(path: str | Path) -> Plan:
@@ -64,6 +67,11 @@ def load_plan(path: str | Path) -> Plan:
         raise InputError(f"{file}: cannot be read ({error.strerror}); check the path") from None
     except msgspec.MsgspecError as error:
         raise InputError(f"{file}: not a plan: {error}; make one with `hocket plan`") from None
+
+
+def as_json(plan: Plan) -> str:
+    """The text of `plan.json`."""
+    return msgspec.json.format(msgspec.json.encode(plan), indent=1).decode() + "\n"
 
 
 def check(plan: Plan, cluster: Cluster, models: Models) -> None:

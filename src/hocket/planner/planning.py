@@ -13,7 +13,7 @@ from hocket.planner.baselines import BASELINES
 from hocket.planner.estimate import CONSTANTS, Estimate, Fleet
 from hocket.planner.goal import MOST_USED, Score
 from hocket.planner.inputs import USABLE, Cluster
-from hocket.planner.judge import Judge, Verdict, rounded
+from hocket.planner.judge import Judge, Verdict, race, rounded
 from hocket.planner.placement import WIDEST_WINDOW
 from hocket.planner.plan import Plan, check
 from hocket.planner.search import Candidate, Problem, Search
@@ -70,6 +70,7 @@ def plan_for(problem: Problem, budget_s: float, clock: Clock, progress: Progress
         predicted=_predicted(problem, candidate, estimate, verdict.scale),
         simulated=verdict.told(),
         bound=bound(search),
+        demand=problem.demand.told(),
     )
     check(plan, problem.cluster, problem.models)
     return Planned(plan, candidate, verdict, judged[1:], search, estimate)
@@ -99,13 +100,15 @@ def _judged(
     problem: Problem, finalists: list[Candidate], until: Callable[[], bool], progress: Progress
 ) -> list[tuple[Candidate, Verdict]]:
     """With their verdicts, the best first. At least one is judged, whatever the time."""
-    judge = Judge(problem.demand, problem.cluster, problem.models, problem.goal)
-    judged: list[tuple[Candidate, Verdict]] = []
-    for one in finalists:
-        if judged and until():
-            break
-        judged.append((one, judge.verdict(one.plan, -one.score.value)))
-        progress("simulating", len(judged), judged[-1][1].score)
+    judge = Judge(problem.demand, problem.cluster, problem.models, problem.goal, until=until)
+    count = 0
+
+    def told(verdict: Verdict) -> None:
+        nonlocal count
+        count += 1
+        progress("simulating", count, verdict.score)
+
+    judged = zip(finalists, race(judge, [(one.plan, -one.score.value) for one in finalists], told), strict=False)
     return sorted(judged, key=lambda pair: pair[1].score)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hocket.planner.export.common import GATEWAY_IMAGE, IMAGE, Deployable, Deployed, as_yaml
+from hocket.planner.export.settings import PLAN
 
 HEAD = """\
 # Written by `hocket plan`. Devices that are shared are shared by {mechanism}.
@@ -26,7 +27,7 @@ def compose_file(deployable: Deployable) -> str:
         "image": GATEWAY_IMAGE,
         "command": ["serve", "--config", "/etc/hocket/hocket.yaml"],
         "ports": ["127.0.0.1:8080:8080"],
-        "volumes": ["./hocket.yaml:/etc/hocket/hocket.yaml:ro"],
+        "volumes": [f"./{name}:/etc/hocket/{name}:ro" for name in ("hocket.yaml", PLAN)],
     }
     head = HEAD.format(mechanism=MECHANISM[deployable.plan.law])
     if len({replica.node for replica in deployable.replicas}) > 1:

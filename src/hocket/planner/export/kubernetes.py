@@ -10,8 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 from hocket.planner.export.common import GATEWAY_IMAGE, IMAGE, PORT, Deployable, Deployed, as_label, as_yaml
-from hocket.planner.export.settings import settings_file
+from hocket.planner.export.settings import PLAN, settings_file
 from hocket.planner.inputs import Device
+from hocket.planner.plan import as_json
 
 DRIVER = "gpu.nvidia.com"
 SHARING: dict[str, dict[str, Any]] = {
@@ -35,7 +36,7 @@ def manifests(deployable: Deployable, key_sha256: str | None = None) -> str:
     for replica in deployable.replicas:
         documents += [_deployment(replica, deployable.plan.law, replica.node in claimed), _service(replica.name, PORT)]
     settings = settings_file(deployable, lambda replica: f"http://{replica.name}:{PORT}", key_sha256)
-    documents += [*_gateway(settings), _service("hocket", 8080)]
+    documents += [*_gateway(settings, as_json(deployable.plan)), _service("hocket", 8080)]
     return HEAD + as_yaml(*documents)
 
 
@@ -117,7 +118,7 @@ def _service(name: str, port: int) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Service", "metadata": _meta(name), "spec": spec}
 
 
-def _gateway(settings: str) -> list[dict[str, Any]]:
+def _gateway(settings: str, plan: str) -> list[dict[str, Any]]:
     container = {
         "name": "hocket",
         "image": GATEWAY_IMAGE,
@@ -126,5 +127,6 @@ def _gateway(settings: str) -> list[dict[str, Any]]:
         "volumeMounts": [{"name": "settings", "mountPath": "/etc/hocket", "readOnly": True}],
     }
     volume = {"name": "settings", "configMap": {"name": "hocket"}}
-    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _meta("hocket"), "data": {"hocket.yaml": settings}}
+    data = {"hocket.yaml": settings, PLAN: plan}
+    config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": _meta("hocket"), "data": data}
     return [config, _apps("hocket", {"containers": [container], "volumes": [volume]})]

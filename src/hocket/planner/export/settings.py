@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import log
 from typing import Any
 
 import msgspec
 
 from hocket.errors import InputError
 from hocket.planner.export.common import Deployable, Deployed, as_yaml
+from hocket.planner.plan import ReplicaPlan
 
+PLAN = "plan.json"
+"beside the settings"
+CONTEXT = 2048
+"tokens of a slot of an embedded engine, whatever its call needs"
+A_STEP = 1.25
+"by which Linux weighs a process against one that is nicer by 1"
 OPEN = "0.0.0.0:8080"
 CLOSED = "127.0.0.1:8080"
 HEAD = """\
@@ -23,7 +31,8 @@ LOOPBACK = """\
 def local_file(deployable: Deployable) -> str | None:
     """The text of a file that runs a plan of CPU cores on this very machine, with embedded engines; None for others.
 
-    Threads are the parallelism, cores the devices: a replica is pinned to its own.
+    Threads are the parallelism, cores the devices: a replica is pinned to its own. Shares of a core are niceness, and a
+    window is no wider than what the planned cache holds in slots of CONTEXT tokens.
     """
     if any(device.kind != "cpu" for replica in deployable.replicas for device in replica.devices):
         return None
@@ -42,12 +51,26 @@ def local_file(deployable: Deployable) -> str | None:
                 "replicas": len(replicas),
                 "threads": first.tensor_parallel,
                 "cpus": [int(index) for replica in replicas for index in replica.indices],
-                "max_concurrency": min(replica.plan.max_concurrency for replica in replicas),
+                "max_concurrency": min(_window(replica.plan) for replica in replicas),
                 "latency": _latency(replicas[0]),
             }
         )
+        if nice := min(_nice(replica, deployable) for replica in replicas):
+            engines[-1]["nice"] = nice
     settings: dict[str, Any] = {"listen": CLOSED, "policy": "default", "engines": engines}
-    return HEAD + as_yaml(settings | _routes(deployable))
+    return HEAD + as_yaml(settings | _routes(deployable) | _planned(deployable))
+
+
+def _window(plan: ReplicaPlan) -> int:
+    return max(1, min(plan.max_concurrency, plan.kv_tokens // CONTEXT))
+
+
+def _nice(replica: Deployed, deployable: Deployable) -> int:
+    """The niceness that makes of a core what the law says: in proportion to shares, among those that are at work."""
+    largest = max(
+        other.plan.share for other in deployable.replicas if any(device in other.devices for device in replica.devices)
+    )
+    return min(19, round(log(largest / replica.plan.share) / log(A_STEP)))
 
 
 def settings_file(deployable: Deployable, url: Callable[[Deployed], str], key_sha256: str | None) -> str:
@@ -69,13 +92,18 @@ def settings_file(deployable: Deployable, url: Callable[[Deployed], str], key_sh
             }
         )
     settings["engines"] = engines
-    settings |= _routes(deployable)
+    settings |= _routes(deployable) | _planned(deployable)
     return HEAD + ("" if key_sha256 else LOOPBACK) + as_yaml(settings)
 
 
 def _latency(replica: Deployed) -> dict[str, float]:
     latency = replica.model.latency[replica.devices[0].kind][replica.plan.tensor_parallel]
     return {key: value for key, value in msgspec.structs.asdict(latency).items() if value}
+
+
+def _planned(deployable: Deployable) -> dict[str, Any]:
+    """The plan, which lies beside the settings: the gateway says how far demand has drifted from it."""
+    return {} if deployable.plan.demand is None else {"plan": {"file": PLAN}}
 
 
 def _routes(deployable: Deployable) -> dict[str, Any]:

@@ -1,0 +1,224 @@
+"""From the plan that runs to a new one: what changes, engine by engine, and whether it is worth it.
+
+Both are estimated, and simulated on the same jobs: not those that the new plan was chosen on, which flatter it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from math import fsum
+from typing import Any, NamedTuple
+
+from hocket.planner.estimate import Estimator, engines_of, fleet_of
+from hocket.planner.goal import Score, scores
+from hocket.planner.judge import Judge, Verdict
+from hocket.planner.plan import EnginePlan, Plan, ReplicaPlan
+from hocket.planner.search import Problem
+
+SEEDS = (101, 102, 103)
+"of the jobs that both plans are simulated on"
+WORTH = 0.05
+"gain for which engines are started anew, unless another is asked for"
+
+
+class Figures(NamedTuple):
+    """Of one plan."""
+
+    predicted: Score
+    simulated: Score
+    "mean over the draws"
+    verdicts: list[Verdict]
+    devices: int
+    "that it uses"
+
+
+def against(running: Plan, new: Plan, problem: Problem, least: float = WORTH) -> dict[str, Any]:
+    """What changes from `running` to `new`, and what it gains, as plain data.
+
+    `problem`: what `new` was planned for. `least`: the gain (0.05: a twentieth) from which on it is worth it.
+    """
+    steps = list(changes(running, new))
+    kept = sum((_replicas(running) & _replicas(new)).values())
+    told: dict[str, Any] = {
+        "changes": steps,
+        "replicas": sum(len(engine.replicas) for engine in new.engines),
+        "replicas_kept": kept,
+        "least_gain": least,
+    }
+    missing = unserved(running, problem)
+    if missing:
+        return told | {"worth": True, "why": f"the running plan has no engine for {', '.join(missing)}"}
+    before, after = _figures(running, problem), _figures(new, problem)
+    told |= {
+        "measure": MEASURES[problem.goal.objective],
+        "predicted": _gain(problem, before, after, "predicted"),
+        "simulated": _gain(problem, before, after, "simulated"),
+        "apps": _apps(problem, before, after),
+    }
+    worth, why = _worth(before, after, told["simulated"]["gain"], least) if steps else (False, "nothing would change")
+    return told | {"worth": worth, "why": why}
+
+
+# ---------------------------------------------------------------- what changes
+
+
+def _replicas(plan: Plan) -> Counter[tuple[Any, ...]]:
+    """Those that need not be started anew, if they are in both plans."""
+    return Counter(
+        (engine.model, tuple(replica.devices), replica.share, replica.max_concurrency, replica.kv_tokens)
+        for engine in plan.engines
+        for replica in engine.replicas
+    )
+
+
+def changes(running: Plan, new: Plan) -> Iterator[dict[str, Any]]:
+    """Of each engine that is another: what it does (`what`), and in words. Engines go by their model and its roles."""
+    for before, after in _pairs(running, new):
+        what = list(_differences(before, after))
+        if what:
+            name = after.name if after is not None else before.name if before is not None else ""
+            yield {"engine": name, "what": [kind for kind, _ in what], "words": "; ".join(words for _, words in what)}
+
+
+def _pairs(running: Plan, new: Plan) -> Iterator[tuple[EnginePlan | None, EnginePlan | None]]:
+    left = {(engine.model, frozenset(engine.roles)): engine for engine in running.engines}
+    for engine in new.engines:
+        yield left.pop((engine.model, frozenset(engine.roles)), None), engine
+    for engine in left.values():
+        yield engine, None
+
+
+def _differences(before: EnginePlan | None, after: EnginePlan | None) -> Iterator[tuple[str, str]]:
+    """(kind, in words)."""
+    if before is None or after is None:
+        kind, one = ("starts", after) if before is None else ("ends", before)
+        assert one is not None
+        width = one.replicas[0].tensor_parallel
+        on = f"on {_places(one.replicas)}" if before is None else f"was on {_places(one.replicas)}"
+        yield kind, f"{kind}: {len(one.replicas)} x tensor parallelism {width}, {on}"
+        return
+    old, new = _widths(before), _widths(after)
+    if old != new:
+        kind = "wider" if max(new) > max(old) else "narrower"
+        yield kind, f"{kind}: tensor parallelism {_or(old)} -> {_or(new)}"
+    if len(before.replicas) != len(after.replicas):
+        yield "replicas", f"{len(before.replicas)} -> {len(after.replicas)} replicas"
+    shares = [sorted({replica.share for replica in one.replicas}) for one in (before, after)]
+    if shares[0] != shares[1]:
+        yield "share", f"share of its devices {_or(shares[0])} -> {_or(shares[1])}"
+    places = [Counter(tuple(replica.devices) for replica in one.replicas) for one in (before, after)]
+    if places[0] != places[1]:
+        left, taken = _listed(places[0] - places[1]), _listed(places[1] - places[0])
+        words = [f"from {left}"] * bool(left) + [f"to {taken}"] * bool(taken)
+        yield "moves", f"moves {' '.join(words)}"
+    windows = [sorted({replica.max_concurrency for replica in one.replicas}) for one in (before, after)]
+    if windows[0] != windows[1]:
+        yield "window", f"window {_or(windows[0])} -> {_or(windows[1])}"
+
+
+def _widths(engine: EnginePlan) -> list[int]:
+    return sorted({replica.tensor_parallel for replica in engine.replicas})
+
+
+def _or(values: list[Any]) -> str:
+    return "/".join(f"{value:g}" for value in values)
+
+
+def _places(replicas: list[ReplicaPlan]) -> str:
+    return _listed(Counter(tuple(replica.devices) for replica in replicas))
+
+
+def _listed(places: Counter[tuple[str, ...]]) -> str:
+    return ", ".join("+".join(devices) for devices in sorted(places.elements()))
+
+
+def unserved(plan: Plan, problem: Problem) -> list[str]:
+    """Models that are asked for, and that the plan has no engine for."""
+    found = engines_of(problem.demand, plan.engines)
+    return list(dict.fromkeys(role.model for role, u in zip(problem.demand.roles, found, strict=False) if u < 0))
+
+
+# ---------------------------------------------------------------- whether it is worth it
+
+MEASURES = {
+    "latency": "mean latency, seconds",
+    "throughput": "multiple of the rates that is carried",
+    "cost": "devices",
+}
+
+
+def _figures(plan: Plan, problem: Problem) -> Figures:
+    demand, goal = problem.demand, problem.goal
+    estimator = Estimator(demand, engines_of(demand, plan.engines), len(plan.engines))
+    fleet = fleet_of(plan, problem.cluster, problem.models, demand)
+    predicted = scores(goal, estimator, [fleet])[0]
+    if goal.objective == "throughput":
+        predicted = scores(goal, estimator, [fleet], -predicted.value)[0]
+    # a sustained rate is a bisection: several runs already
+    seeds = SEEDS[:1] if goal.objective == "throughput" else SEEDS
+    verdicts = [
+        Judge(demand, problem.cluster, problem.models, goal, seed).verdict(plan, -predicted.value) for seed in seeds
+    ]
+    mean = Score(
+        fsum(one.score.violation for one in verdicts) / len(verdicts),
+        fsum(one.score.value for one in verdicts) / len(verdicts),
+    )
+    devices = {device for engine in plan.engines for replica in engine.replicas for device in replica.devices}
+    return Figures(predicted, mean, verdicts, len(devices))
+
+
+def _gain(problem: Problem, before: Figures, after: Figures, which: str) -> dict[str, Any]:
+    """Of the objective, before and after; `gain` is a share: above 0 is better."""
+    objective = problem.goal.objective
+    if objective == "cost":
+        old, new = float(before.devices), float(after.devices)
+    else:
+        old, new = (abs(getattr(one, which).value) for one in (before, after))
+    gain = new / old - 1.0 if objective == "throughput" else 1.0 - new / old
+    holds = [getattr(one, which).holds for one in (before, after)]
+    return {"before": round(old, 4), "after": round(new, 4), "gain": round(gain, 4), "holds": holds}
+
+
+def _apps(problem: Problem, before: Figures, after: Figures) -> dict[str, dict[str, float]]:
+    """Simulated latency of each application."""
+
+    def mean(one: Figures, app: str, figure: str) -> float:
+        return round(fsum(verdict.figures[app][figure] for verdict in one.verdicts) / len(one.verdicts), 3)
+
+    return {
+        app: {
+            f"{when}_{figure}": mean(one, app, figure)
+            for figure in ("mean_s", "p95_s")
+            for when, one in (("before", before), ("after", after))
+        }
+        for app in problem.demand.apps
+    }
+
+
+def _worth(before: Figures, after: Figures, gain: float, least: float) -> tuple[bool, str]:
+    """By what the simulator says; holding the SLOs counts before anything else."""
+    if before.simulated.holds != after.simulated.holds:
+        if after.simulated.holds:
+            return True, "the running plan does not hold the SLOs, the new one does"
+        return False, "the running plan holds the SLOs, the new one does not"
+    if gain < least:
+        return False, f"it gains less than {least:.0%}"
+    return True, f"it gains {least:.0%} or more"
+
+
+# ---------------------------------------------------------------- text
+
+
+def lines(told: dict[str, Any], name: str) -> list[str]:
+    """The same as text. `name` of the running plan."""
+    kept = f"{told['replicas_kept']} of {told['replicas']} replicas stay as they are"
+    found = [f"Against {name}: {kept}."]
+    found += [f"  {step['engine']}: {step['words']}" for step in told["changes"]]
+    for which in ("predicted", "simulated"):
+        if which in told:
+            one = told[which]
+            found.append(
+                f"  {told['measure']}, {which}: {one['before']:.4g} -> {one['after']:.4g} ({one['gain']:+.1%} gained)"
+            )
+    return [*found, f"{'Worth it' if told['worth'] else 'Not worth it: keep what runs'}; {told['why']}."]
