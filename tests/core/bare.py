@@ -77,6 +77,7 @@ def place(orderings: Sequence[Ordering], call: Call, view: View) -> tuple[Any, .
     """Where a call stands: its keys, after each scope whose keys can move what it is about, and the arrival numbers."""
     about = {
         Scope.TENANT: call.job.tenant.number,
+        Scope.TENANT_APP: 0 if call.job.share is None else call.job.share.number,
         Scope.APPLICATION: call.job.app.number,
         Scope.JOB: call.job.number,
         Scope.CALL: call.number,

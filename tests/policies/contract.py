@@ -1,7 +1,7 @@
 """What every ordering must keep. Each function takes the constructor of an ordering and asserts one clause.
 
-The clauses are checked on the schedulers of `stories`. A chooser, whose picks may differ from its keys, keeps the same
-clauses: its keys are in order, its picks hang on nothing but what has happened.
+The clauses are checked on the schedulers of `stories`. A chooser, whose picks may differ from its keys, and one that
+lends its turns keep the same clauses: keys are in order, picks hang on nothing but what has happened.
 """
 
 from __future__ import annotations
@@ -44,6 +44,9 @@ def entity(call: Call, scope: Scope) -> int:
             return call.urgency
         case Scope.TENANT:
             return call.job.tenant.number
+        case Scope.TENANT_APP:
+            assert call.job.share is not None
+            return call.job.share.number
         case Scope.APPLICATION:
             return call.job.app.number
         case Scope.JOB:
@@ -86,7 +89,8 @@ def independent_of_candidate_order(make: Make, seed: int) -> None:
     scheduler, ordering = full(make, seed), make()
     state = scheduler.rng.state
     for _, calls in waiting(scheduler):
-        in_order = None if chooser_of([ordering]) else expected(ordering, calls, scheduler)
+        free = chooser_of([ordering]) or hasattr(ordering, "lends")
+        in_order = None if free else expected(ordering, calls, scheduler)
         for shuffle in range(5):
             queue = ReadyQueue([make()], scheduler)
             scheduler.rng.state = state
@@ -136,6 +140,9 @@ def fact_of(call: Call, fact: Fact, scheduler: Scheduler) -> object:
             return call.job.service_s
         case Fact.RUNNING:
             return call.job.tenant.running, call.job.tenant.last_served
+        case Fact.SHARE:
+            share = call.job.share
+            return share and (share.level, share.parent and share.parent.level)
         case Fact.SLOTS:
             return call.job.running, call.job.last_served
         case Fact.BELIEF:

@@ -11,6 +11,7 @@ from hocket.core.ordering import Fact, Index, Ordering, Scope, View
 from hocket.core.rng import Rng
 from hocket.core.state import Call
 from hocket.policies import ORDERINGS
+from hocket.policies.fair_share import FairApps, FairShare
 from tests.policies import contract
 
 
@@ -19,6 +20,11 @@ from tests.policies import contract
 @pytest.mark.parametrize("name", ORDERINGS)
 def test_the_catalog_keeps_the_contract(name: str, clause: Any, seed: int) -> None:
     clause(ORDERINGS[name], seed)
+
+
+@pytest.mark.parametrize("clause", contract.CLAUSES, ids=lambda clause: clause.__name__)
+def test_the_second_level_of_fair_share_keeps_the_contract(clause: Any) -> None:
+    clause(lambda: FairApps(FairShare()), 0)
 
 
 class Broken:

@@ -292,8 +292,8 @@ def test_urgency_then_fair_then_las(core: Make) -> None:
 
 def test_a_recipe_is_what_it_stands_for(core: Make) -> None:
     """`default` may be part of a composition like the orderings that it spells."""
-    assert [o.name for o in compose(["default"])] == ["urgency", "hocket"]
-    assert [o.name for o in compose(["urgency", "default"])] == ["urgency", "urgency", "hocket"]
+    assert [o.name for o in compose(["default"])] == ["urgency", "fair-share", "hocket"]
+    assert [o.name for o in compose(["urgency", "default"])] == ["urgency", "urgency", "fair-share", "hocket"]
 
 
 def test_the_command_line_writes_compositions_with_a_sign() -> None:

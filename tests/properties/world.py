@@ -15,8 +15,8 @@ import msgspec
 from hocket.assembly import build
 from hocket.core import events as ev
 from hocket.core.commands import Abort, CloseJob, Command, Dispatch, Preempt, Reject, WakeAt
-from hocket.core.ordering import View
-from hocket.core.queue import classes_of
+from hocket.core.ordering import Ordering, Scope, View
+from hocket.core.queue import MOST_LENT, classes_of
 from hocket.core.scheduler import MAX_ATTEMPTS, MAX_DELAYS, Scheduler
 from hocket.core.snapshot import restore, save
 from hocket.core.spec import EngineSpec, PreemptionSpec, Route, SchedulerSpec, TenantSpec
@@ -360,15 +360,44 @@ class World:
         assert any(rival.urgency > first.urgency for rival in aged)
         return call is min(aged, key=lambda rival: (rival.arrived_at, rival.number))
 
+    def _first(self, rivals: Sequence[Call], orderings: Sequence[Ordering], *, strict: bool = False) -> Call:
+        """The call with the smallest key; where tenants or their applications lend their turns, of those who may."""
+
+        def key(call: Call) -> tuple[Any, ...]:
+            return place(orderings, call, self.scheduler)
+
+        first = min(rivals, key=key)
+        lenders = [] if strict else [ordering for ordering in orderings if hasattr(ordering, "lends")]
+        if not lenders:
+            return first
+        rest = [ordering for ordering in orderings if ordering.scope > Scope.TENANT_APP]
+        classes = [ordering for ordering in orderings if ordering.scope is Scope.CLASS]
+        may = [r for r in rivals if all(o.key(r, self.scheduler) == o.key(first, self.scheduler) for o in classes)]
+        return min(self._lent(may, lenders), key=lambda rival: place(rest, rival, self.scheduler))
+
+    def _lent(self, rivals: Sequence[Call], lenders: Sequence[Any]) -> list[Call]:
+        """Of these, the calls of those that may go first by the first of `lenders`, and inside them by the others."""
+        if not lenders:
+            return list(rivals)
+        ordering, groups = lenders[0], defaultdict[tuple[Any, ...], list[Call]](list)
+        for rival in rivals:
+            share = rival.job.share
+            owner = rival.job.tenant.number if ordering.scope is Scope.TENANT else share.number
+            groups[*ordering.key(rival, self.scheduler), owner].append(rival)
+        least = min(groups)
+        near = [of for key, of in sorted(groups.items()) if ordering.lends(least, key)][:MOST_LENT]
+        return [call for of in near for call in self._lent(of, lenders[1:])]
+
     def _watch(self, scheduler: Scheduler) -> None:
         dispatch = scheduler._dispatch
 
         def checked(call: Call, out: list[Command]) -> None:
             orderings = compose(["call-fcfs"]) if scheduler.policy_error else self.orderings
             rivals = [c for c in scheduler.calls.values() if c.state is CallState.QUEUED and c.engine is call.engine]
-            first = min(rivals, key=lambda rival: place(orderings, rival, scheduler))
+            first = self._first(rivals, orderings)
             self.passed.pop(call.id, None)
-            if call is not first:
+            # a slot that one was asked to leave goes to whom it was asked for, whatever may be lent
+            if call is not first and call is not self._first(rivals, orderings, strict=True):
                 assert self._aged(call, first, rivals), "another was first"
                 self.passed[call.id] = first.urgency
             dispatch(call, out)

@@ -43,6 +43,8 @@ def check(scheduler: Scheduler) -> None:
             assert replica.present or not replica.limit, f"{replica.id}: removed, but it may be sent calls"
             assert replica.search is None or replica.search.size == replica.window, f"{replica.id}: window"
         _check_holders(engine, [call for call in in_slots if call.engine is engine])
+        assert engine.slots == sum(replica.limit for replica in engine.listed.values()), f"{engine.name}: slots"
+    _check_shares(scheduler)
     for tenant in scheduler.tenants.values():
         urgent = [call for call in in_slots if call.job.tenant is tenant and call.urgency < URGENT]
         assert tenant.budget is None or tenant.budget.held == len(urgent), f"tenant {tenant.name}: {tenant.budget}"
@@ -56,6 +58,27 @@ def check(scheduler: Scheduler) -> None:
             same, lower = call.urgency == job.urgency, call.urgency > job.urgency
             assert lower if call.own_class else same, f"{call.id}: of class {call.urgency}, its job of {job.urgency}"
         assert job.calls or not job.closed, f"job {job.id}: closed, empty, and not forgotten"
+
+
+def _check_shares(scheduler: Scheduler) -> None:
+    """Each share knows its open calls, and those that hold slots; who holds any is counted in turn."""
+    shares = scheduler.shares
+    calls, held = Counter[int](), Counter[tuple[int, str]]()
+    for call in scheduler.calls.values():
+        share = call.job.share
+        assert share is not None or not shares.wanted, f"{call.id}: its job has no share"
+        while share is not None:
+            calls[id(share)] += 1
+            held[id(share), call.engine.name] += call.replica is not None
+            share = share.parent
+    stack = list(shares.root.below.values())
+    while stack:
+        share = stack.pop()
+        stack += share.below.values()
+        assert share.calls == calls[id(share)], f"share {share.name}: {share.calls} open calls"
+        for name, hold in share.on.items():
+            assert hold.calls == held[id(share), name], f"share {share.name}: {hold.calls} slots of {name}"
+            assert (hold in shares.due) == (hold.calls > 0), f"share {share.name}: not counted in turn on {name}"
 
 
 def _check_holders(engine: Engine, in_slots: list[Call]) -> None:

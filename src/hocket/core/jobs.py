@@ -31,7 +31,7 @@ class Jobs(Replicas):
         self.jobs: dict[str, Job] = {}
         self.tenants: dict[str, Tenant] = {}
         self.apps: dict[str, Application] = {}
-        self._jobs_seen = self._apps_seen = 0
+        self._jobs_seen = 0
         self._idle = IdleJobs(spec.job_idle_s)
 
     def _job_opened(self, event: ev.JobOpened, out: list[Command]) -> None:
@@ -58,12 +58,14 @@ class Jobs(Replicas):
         self.jobs[event.job] = job
         if job.tenant.budget is not None:
             self._classify(job, out)
+        if self.shares.wanted:
+            self._share_in(job)
         if self.beliefs is not None:
             self._believe(job, self.beliefs.opened, job)
-        wake = self._idle.opened(job, len(self.jobs))
-        if wake is not None:
             if past is not None and self.beliefs is not None:
                 self._believe(job, self.beliefs.resumed, job, past.steps)
+        wake = self._idle.opened(job, len(self.jobs))
+        if wake is not None:
             self._wake_at(wake, out)
 
     def _job_closed(self, event: ev.JobClosed, out: list[Command]) -> None:
@@ -86,6 +88,8 @@ class Jobs(Replicas):
         """A closed job without open calls: its application learns its size, unless it was cut short."""
         del self.jobs[job.id]
         job.gone = True
+        if job.share is not None:
+            self.shares.closed(job.share)
         if self.beliefs is not None:
             self._believe(job, self.beliefs.closed, job)
         if job.aborted:
@@ -215,6 +219,31 @@ class Jobs(Replicas):
 
     # ---------------------------------------------------------------- tenants and applications
 
+    def _share_in(self, job: Job) -> None:
+        """Its slots are charged to its tenant's share from now on."""
+        job.share = self.shares.of(job, self.now)
+        for rival in self.shares.opened(job.share):
+            self._touch(Fact.SHARE, rival.tenant or rival)
+
+    def _share_anew(self) -> None:
+        """The settings are new: shares go on, by the tenants' weights of now, begin or end. O(open jobs and calls)."""
+        shares = self.shares
+        if shares.wanted and shares.root.below:
+            for share in shares.root.below.values():
+                assert share.tenant is not None, "below the root there are tenants"
+                shares.weigh(share, share.tenant.weight)
+            return
+        shares.clear()
+        for job in self.jobs.values():
+            job.share = None
+            if shares.wanted:
+                self._share_in(job)
+        for call in self.calls.values():
+            if call.job.share is not None:
+                shares.came(call.job.share, call.engine, self.now)
+                if call.replica is not None:
+                    shares.take(call.job.share, call.engine, self.now)
+
     def _tenant(self, name: str) -> Tenant:
         tenant = self.tenants.get(name)
         if tenant is None:
@@ -226,8 +255,7 @@ class Jobs(Replicas):
         if app is None:
             if len(self.apps) > 2 * len(self.jobs) + MAX_IDLE_APPS:
                 self._drop_applications()
-            self._apps_seen += 1
-            app = self.apps[name] = Application(name, self._apps_seen)
+            app = self.apps[name] = Application(name, self._jobs_seen)  # no job brings two
         return app
 
     def _drop_applications(self) -> None:

@@ -21,9 +21,11 @@ class Scope(IntEnum):
 
     CLASS = 0
     TENANT = 1
-    APPLICATION = 2
-    JOB = 3
-    CALL = 4
+    TENANT_APP = 2
+    "one application of one tenant"
+    APPLICATION = 3
+    JOB = 4
+    CALL = 5
 
 
 class Fact(Enum):
@@ -33,6 +35,7 @@ class Fact(Enum):
 
     SERVICE = "a job's attained service"
     RUNNING = "a tenant's running calls"
+    SHARE = "what a tenant has had of the engines, and an application of its tenant's"
     SIZE = "an application's mean size"
     SLOTS = "how many slots a job's calls hold"
     BELIEF = "what is expected of a job's rest"
@@ -102,6 +105,24 @@ class Classes(Ordering, Protocol):
     @property
     def every(self) -> int:
         """Every so many-th dispatch may go to a call that has waited so long, while more urgent ones wait."""
+
+
+class Sharing(Ordering, Protocol):
+    """An ordering of tenants, or of a tenant's applications, by what they have had of the engines (Fact.SHARE).
+
+    It may lend: where several have had nearly the same, the orderings that follow say whose call goes first.
+    """
+
+    @property
+    def half_life_s(self) -> float:
+        """Seconds in which what was used counts half."""
+
+    @property
+    def tolerance(self) -> float:
+        """How much more one may have had than the least and still go first, as a part of it."""
+
+    def lends(self, least: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
+        """Whether the call of one with the key `other` may go before that of one with the smallest, `least`."""
 
 
 class Index(Protocol):

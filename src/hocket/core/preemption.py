@@ -123,7 +123,7 @@ class Holders(ReadyQueue):
         """Whether `waiter` would go first if both waited, and may displace `victim`."""
         if self._spec.across == "class" and waiter.urgency >= victim.urgency:
             return False
-        return queue.place(waiter) < self.place(victim)
+        return queue.before(queue.place(waiter), self.place(victim))
 
     def _saved_s(self, victim: Call) -> float:
         """Expected seconds until a slot frees by itself: the mean slot time over the slots that are held.

@@ -8,7 +8,7 @@ keys never move need no level of their own: they become part of the leaves' key,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby, pairwise
+from itertools import groupby, islice, pairwise
 from typing import Any
 
 from hocket.core.heap import Key, KeyedHeap
@@ -17,10 +17,14 @@ from hocket.core.patience import Patience
 from hocket.core.state import Call, Job
 
 Entity = Any
-"a Tenant, Application, Job, Call; or classes that wait together: their key"
+"a Tenant, Share, Application, Job, Call; or classes that wait together: their key"
+Lends = Callable[[Key, Key], bool]
+MOST_LENT = 8
+"entities of a level that are looked at, where the first of them may lend its turn"
 
 _ENTITY: dict[Scope, Callable[[Call], Entity]] = {
     Scope.TENANT: lambda call: call.job.tenant,
+    Scope.TENANT_APP: lambda call: call.job.share,
     Scope.APPLICATION: lambda call: call.job.app,
     Scope.JOB: lambda call: call.job,
     Scope.CALL: lambda call: call,
@@ -61,6 +65,8 @@ class ReadyQueue:
         depth = moving[-1] + 1 if moving else 0
         self._levels = groups[:depth]
         self._leaf = tuple(o for _, group in groups[depth:] for o in group)
+        #: of each level: whether the first there may lend its turn, and to whom; down to the last that may
+        self._lends = () if self._chooser is not None else _lending(self._levels)
         #: the usual case, made fast: one ordering keys the leaves
         self._lone_key = self._leaf[0].key if len(self._leaf) == 1 else None
         #: the facts that move keys here
@@ -109,16 +115,19 @@ class ReadyQueue:
         """Take out the call that goes next, or None. `displacing`: into a slot that one was asked to leave for it."""
         if not self._size:
             return None
-        if self.patience is not None:
-            aged = None if displacing else self._overdue(self.patience)
+        # a slot that one was asked to leave goes to whom it was asked for
+        call = self.next() if self._lends and not displacing else self.first()
+        assert call is not None, "nobody waits"
+        if self.patience is not None and not displacing:
+            aged = self.patience.overdue(call, self._view.now)
             if aged is not None:
+                self.remove(aged)
                 return aged
         if self._chooser is not None:
             return self._pick(self._chooser)
-        node: Any = self._root
-        for _ in self._levels:
-            node = node.heap.first()
-        call: Call = node.heap.pop()
+        node = call.node
+        assert node is not None, "the call does not wait here"
+        node.heap.pop()
         call.node = None
         self._size -= 1
         if node.parent is not None and not node.heap.size:
@@ -135,17 +144,45 @@ class ReadyQueue:
         self.remove(call)
         return call
 
-    def _overdue(self, patience: Patience) -> Call | None:
-        """Take out the call that goes next for its age, or None."""
-        first = self.first()
-        assert first is not None, "nobody waits"
-        call = patience.overdue(first, self._view.now)
-        if call is not None:
-            self.remove(call)
+    def next(self) -> Call | None:
+        """What `pop` would take out, if no call has aged and no chooser picks: `first`, or whom its turn is lent to.
+
+        Where tenants have had nearly the same, it is their jobs that are compared. O(1) where one tenant waits.
+        """
+        node: Any = self._root
+        for lends in self._lends:
+            if lends is not None and node.heap.size > 1:
+                break
+            node = node.heap.first()
+        else:
+            return self.first()
+        _, call = min((self._lead(below) for below in self._lent(node)), key=lambda lead: lead[0])
         return call
 
+    def _lent(self, node: Node) -> Iterator[Node]:
+        """The nodes below the levels that lend, of which the best call goes next."""
+        if node.depth == len(self._lends):
+            yield node
+            return
+        lends, least = self._lends[node.depth], None
+        for child in islice(node.heap.ordered(), 1 if lends is None else MOST_LENT):
+            least = least or child.key
+            if lends is not None and not lends(least, child.key):
+                return
+            yield from self._lent(child)
+
+    def _lead(self, node: Any) -> tuple[list[Key], Call]:
+        """The first call below `node`, behind the keys that lead there."""
+        keys = []
+        for _ in range(node.depth, len(self._levels)):
+            node = node.heap.first()
+            keys.append(node.key)
+        call: Call = node.heap.first()
+        keys.append(call.key)
+        return keys, call
+
     def first(self) -> Call | None:
-        """The call with the smallest key: what `pop` would take out, if no call has aged and no chooser picks."""
+        """The call with the smallest key: what `pop` would take out, if none has aged, lends its turn or is picked."""
         node: Node | None = self._root
         for _ in self._levels:
             node = node.heap.first() if node is not None else None
@@ -172,6 +209,18 @@ class ReadyQueue:
             keys.append(node.key)
             node = node.parent
         return tuple(key for key in reversed(keys) if key is not None)
+
+    def before(self, place: tuple[Key, ...], other: tuple[Key, ...]) -> bool:
+        """Whether a call at `place` goes before one at `other`, and would if the turns there were lent, too."""
+        if not place < other:
+            return False
+        for lends, mine, theirs in zip(self._lends, place, other, strict=False):
+            if lends is None:
+                if mine != theirs:
+                    return True
+            elif mine[-1] != theirs[-1] and not lends(mine, theirs):
+                return True
+        return place[len(self._lends) :] < other[len(self._lends) :]
 
     def remove(self, call: Call) -> None:
         """Take a waiting call out, wherever it stands."""
@@ -266,6 +315,14 @@ class _Jobs:
     def calls(self, job: Job) -> Iterable[Call]:
         node = self._node.children.get(job)
         return () if node is None else node.heap
+
+
+def _lending(levels: Sequence[tuple[Scope, tuple[Ordering, ...]]]) -> tuple[Lends | None, ...]:
+    """What the first of each level lends by, down to the last level where it does."""
+    lends = [getattr(group[0], "lends", None) if len(group) == 1 else None for _, group in levels]
+    while lends and lends[-1] is None:
+        lends.pop()
+    return tuple(lends)
 
 
 def chooser_of(orderings: Sequence[Ordering]) -> Chooser | None:

@@ -116,12 +116,14 @@ class Replicas(Slots):
 
     def _refresh(self, engine: Engine, replica: Replica) -> None:
         """Count the free slots of a replica of which something has changed."""
+        before = replica.limit
         if not replica.present or replica.rests_until > self.now or replica.misses >= MISSES:
             replica.limit = 0
         elif self.spec.observe:
             replica.limit = UNBOUNDED if replica.window else 0
         else:
             replica.limit = min(replica.window, 1) if replica.rests else replica.window
+        engine.slots += replica.limit - before
         free = max(0, replica.limit - replica.inflight)
         engine.room += free - replica.free
         replica.free = free

@@ -140,6 +140,8 @@ class Scheduler(Jobs):
             self._believe(job, self.beliefs.arrived, call)
         if self.fair.wanted and job.fair_finish is None:
             self._believe(job, self._join, job)
+        if job.share is not None:
+            self.shares.came(job.share, engine, self.now)
         self.calls[name] = job.calls[name] = call  # from here on a fallback would let it wait
         if engine.room:
             # room means that nobody waits: the call need not pass through the queue
@@ -301,6 +303,8 @@ class Scheduler(Jobs):
 
     def _forget_call(self, call: Call) -> None:
         name, job = call.id, call.job
+        if job.share is not None:
+            self.shares.went(job.share)
         del self.calls[name]
         del job.calls[name]
         job.heard_at = self.now
@@ -338,6 +342,7 @@ class Scheduler(Jobs):
             call.job.waiting -= 1
         self._rebuild(spec, policy)
         self._serve(spec)
+        self._share_anew()
         for job in self.jobs.values():  # its tenant may have another budget, or none
             self._classify(job, out)
         self._believe_anew(policy)

@@ -17,6 +17,7 @@ from hocket.core.budget import Budget
 from hocket.core.ordering import Chooser
 from hocket.core.queue import ReadyQueue, chooser_of
 from hocket.core.scheduler import Scheduler
+from hocket.core.shares import path_of
 from hocket.core.state import Application, Call, CallState, Engine, Job, Replica, Tenant
 from hocket.core.windows import WindowSearch
 
@@ -45,10 +46,11 @@ def save(scheduler: Scheduler) -> Plain:
     s = scheduler
     return {
         "now": s.now,
-        "seen": [s._jobs_seen, s._calls_seen, s._apps_seen, s._dispatches, s._timers.count],
+        "seen": [s._jobs_seen, s._calls_seen, s._dispatches, s._timers.count],
         "policy_error": s.policy_error,
         "rng": s.rng.state,
         "fair": s.fair.save(),
+        "shares": s.shares.save(),
         "choosers": [chooser.save() for chooser in _choosers(s)],
         "tenants": [
             _plain(tenant, _TENANT) | {"budget": tenant.budget and asdict(tenant.budget)}
@@ -79,7 +81,7 @@ def restore(scheduler: Scheduler, state: Plain) -> None:
     """Give a fresh scheduler, built from the same spec, the state that `save` returned."""
     s = scheduler
     s.now = state["now"]
-    s._jobs_seen, s._calls_seen, s._apps_seen, s._dispatches, s._timers.count = state["seen"]
+    s._jobs_seen, s._calls_seen, s._dispatches, s._timers.count = state["seen"]
     if state["policy_error"] is not None:
         s._fall_back(RuntimeError())
         s.policy_error = state["policy_error"]
@@ -92,8 +94,10 @@ def restore(scheduler: Scheduler, state: Plain) -> None:
         s.tenants[fields["name"]] = Tenant(**fields)
     s.apps.update((a["name"], Application(**a)) for a in state["apps"])
     _engines_again(s, state)
+    s.shares.restore(state["shares"], s.tenants, {engine.name: engine for engine in _engines(s)})
     for fields in state["jobs"]:
         app, tenant = s.apps[fields.pop("app")], s.tenants[fields.pop("tenant")]
+        fields["share"] = fields["share"] and s.shares.at(fields["share"])
         fields["places"] = {name: _engine(s, name).listed[place] for name, place in fields["places"].items()}
         s.jobs[fields["id"]] = Job(app=app, tenant=tenant, **fields)
     for fields in state["calls"]:
@@ -119,6 +123,7 @@ def _engines_again(s: Scheduler, state: Plain) -> None:
             replica = Replica(**fields)
             engine.listed[replica.id] = replica
             engine.room += replica.free
+            engine.slots += replica.limit
             if replica.present:
                 engine.replicas[replica.id] = replica
         engine.batch = state["batches"][engine.name]
@@ -169,7 +174,8 @@ def _replica(replica: Replica) -> Plain:
 def _job(s: Scheduler, job: Job) -> Plain:
     known = {engine.name: engine.listed for engine in _engines(s)}
     places = {e: replica.id for e, replica in job.places.items() if known.get(e, {}).get(replica.id) is replica}
-    return _plain(job, _JOB) | {"app": job.app.name, "tenant": job.tenant.name, "places": places}
+    share = job.share and path_of(job.share)
+    return _plain(job, _JOB) | {"app": job.app.name, "tenant": job.tenant.name, "places": places, "share": share}
 
 
 def _call(s: Scheduler, fields: Plain) -> None:

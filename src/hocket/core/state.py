@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hocket.core.preemption import Holders
     from hocket.core.queue import Node, ReadyQueue
     from hocket.core.routing import Routing
+    from hocket.core.shares import Share
     from hocket.core.windows import WindowSearch
 
 
@@ -88,6 +89,8 @@ class Job:
     "number of the latest dispatch of one of its calls, counted where an ordering gives turns; 0 = never served"
     fair_finish: float | None = None
     "virtual seconds at which an equal sharing would be done with it (FairClock); None where no ordering asks"
+    share: Share | None = None
+    "what its slots are charged to: its tenant's, or its application's there; None where no ordering asks"
     belief: Belief | None = None
     "what is expected of its rest; None where no ordering asks"
     closed: bool = False
@@ -222,6 +225,8 @@ class Engine:
     replicas: dict[str, Replica] = field(default_factory=dict)
     room: int = 0
     "free slots over its replicas; while there is one, no call waits"
+    slots: int = 0
+    "calls that its replicas may hold now, the sum of their limits"
     only: Replica | None = None
     "its replica, if it has one alone: then there is nothing to choose"
     auto_window: bool = False

@@ -14,6 +14,7 @@ from hocket.core.queue import check_nesting
 from hocket.core.routing import Affinity, LeastLoaded, Routing
 from hocket.errors import InputError
 from hocket.policies.carbyne import Carbyne
+from hocket.policies.fair_share import FairShare
 from hocket.policies.hocket import Hocket
 from hocket.policies.informed import Argus, Gittins, Justitia, Srtf
 from hocket.policies.llmsched import LlmSched
@@ -24,6 +25,7 @@ ORDERINGS: dict[str, Callable[..., Ordering]] = {
     "fcfs": Fcfs,
     "call-fcfs": CallFcfs,
     "urgency": Urgency,
+    "fair-share": FairShare,
     "fair": Fair,
     "fair-jobs": FairJobs,
     "las": Las,
@@ -41,7 +43,7 @@ ORDERINGS: dict[str, Callable[..., Ordering]] = {
 "which call next: name -> constructor, whose keyword arguments are its parameters"
 
 RECIPES: dict[str, tuple[str, ...]] = {
-    "default": ("urgency:strict=0:ratio=1.25:within_s=3600", "hocket"),
+    "default": ("urgency:strict=0:ratio=1.25:within_s=3600", "fair-share:applications=0", "hocket"),
 }
 "names for compositions"
 
@@ -68,7 +70,7 @@ def compose(
     spelled = spell_out(names)
     if not spelled:
         raise InputError(f"a policy needs at least one ordering; known: {', '.join(known())}")
-    orderings = []
+    orderings: list[Ordering] = []
     for part in spelled:
         name, own = _split(part)
         if name in RECIPES:
@@ -77,10 +79,10 @@ def compose(
         if name not in extra and name not in ORDERINGS:
             raise InputError(f"unknown policy '{name}'; known: {', '.join([*known(), *extra])}")
         try:
-            ordering = extra[name] if name in extra else _made(name, {**parameters.get(name, {}), **own})
+            made = [extra[name]] if name in extra else _made(name, {**parameters.get(name, {}), **own})
         except InputError as error:
             raise InputError(f"policy '{part}': {error}" if own else str(error)) from None
-        orderings.append(ordering)
+        orderings += made
     try:
         check_nesting(orderings)
     except ValueError as error:
@@ -110,7 +112,8 @@ def _split(part: str) -> tuple[str, dict[str, Value]]:
     return name.strip(), parameters
 
 
-def _made(name: str, parameters: Mapping[str, Value]) -> Ordering:
+def _made(name: str, parameters: Mapping[str, Value]) -> list[Ordering]:
+    """The ordering of this name, and those of a finer scope that come with it."""
     make = ORDERINGS[name]
     taken = list(inspect.signature(make).parameters) if parameters else []
     for key in parameters:
@@ -118,7 +121,8 @@ def _made(name: str, parameters: Mapping[str, Value]) -> Ordering:
             has = f"it has {', '.join(taken)}" if taken else "it has none"
             raise InputError(f"`policies.{name}.{key}`: no such parameter; {has}")
     try:
-        return make(**parameters)
+        ordering = make(**parameters)
+        return [ordering, *getattr(ordering, "within", ())]
     except TypeError:
         raise InputError(f"`policies.{name}`: a list where a number belongs, or the other way round") from None
     except ValueError as error:
