@@ -180,7 +180,7 @@ def finalists(problem: Problem, fresh: Demand, seconds: float, most: int) -> dic
 def lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The tables, in Markdown."""
     told = [
-        "| workload | GPUs | jobs/s | over | application | tau, mean | p95 | mean in 10 % | 15 % | p95 in 15 % | mean off |",
+        "| workload | GPUs | jobs/s | over | application | tau, mean | p95 | mean in 10 % | 15 % | p95 in 15 % | off |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:

@@ -74,19 +74,22 @@ def rounded(figures: Figures) -> Figures:
 # ---------------------------------------------------------------- what is run
 
 
-def lasting(demand: Demand, goal: Goal, scale: float, most: float = MOST_JOBS) -> tuple[float, bool]:
+def lasting(
+    demand: Demand, goal: Goal, scale: float, most: float = MOST_JOBS, least: float = JOBS
+) -> tuple[float, bool]:
     """Seconds of a run of `most` jobs at most, and whether that is as long as it should be."""
     total = float(demand.per_s.sum()) * scale
     wanted = LASTS * max((slo.seconds for slo in goal.slos), default=0.0)
-    least = min(JOBS, most)
     return max(least / total, min(wanted, most / total)), wanted <= max(least, most) / total
 
 
-def draw(demand: Demand, goal: Goal, scale: float, seed: int, most: float = MOST_JOBS) -> list[Job]:
+def draw(
+    demand: Demand, goal: Goal, scale: float, seed: int, most: float = MOST_JOBS, least: float = JOBS
+) -> list[Job]:
     """Recorded jobs, resampled: each application a Poisson process at `scale` times its rate."""
     if not 0.0 < scale < inf:
         raise ValueError(f"jobs at {scale} times their rates: there is no such draw")
-    lasts, _ = lasting(demand, goal, scale, most)
+    lasts, _ = lasting(demand, goal, scale, most, least)
     by_app: dict[str, list[Job]] = defaultdict(list)
     for job in demand.jobs:
         by_app[job.app].append(job)
@@ -183,20 +186,20 @@ class Judge:
 
     def figures(self, plan: Plan, scale: float) -> Figures:
         """Mean and p95 latency at `scale` times the rates. A job that is refused counts as endless."""
-        found = self._run(plan, scale, self.most, (), _never)
+        found = self._run(plan, scale, (), _never)
         assert found is not None, "nothing ends this run before its jobs"
         return found
 
     def holds(self, plan: Plan, scale: float) -> Figures | None:
         """As `figures`, where all SLOs hold; None where they do not, which shows soon. Raises CutError."""
-        found = self._run(plan, scale, self.most, self.goal.slos, self.until)
+        found = self._run(plan, scale, self.goal.slos, self.until)
         return found if found is not None and self.late(found) <= 0.0 else None
 
     def _run(
-        self, plan: Plan, scale: float, most: float, slos: Sequence[Slo], until: Callable[[], bool]
+        self, plan: Plan, scale: float, slos: Sequence[Slo], until: Callable[[], bool], short: bool = False
     ) -> Figures | None:
-        """None if `slos` are missed for certain."""
-        jobs = draw(self.demand, self.goal, scale, self.seed, most)
+        """None if `slos` are missed for certain. Raises CutError where the time is over before."""
+        jobs = draw(self.demand, self.goal, scale, self.seed, *((SHORT, SHORT) if short else (self.most,)))
         watch = _Watch(jobs, slos, until)
         outcome = simulate(jobs, setup_of(plan, self.cluster, self.models), POLICY, watch=watch)
         if watch.cut:
@@ -234,9 +237,9 @@ class Judge:
     def _at(self, plan: Plan, scale: float) -> Verdict:
         """At one multiple of the rates, by a short run where there is no time for another."""
         try:
-            found = self._run(plan, scale, self.most, (), self.until)
+            found = self._run(plan, scale, (), self.until)
         except CutError:
-            found = self._run(plan, scale, SHORT, (), _never)
+            found = self._run(plan, scale, (), _never, short=True)
         assert found is not None, "there is no SLO to end it"
         value = -scale if self.goal.objective == "throughput" else self.mean(found)
         return Verdict(Score(max(0.0, self.late(found)), value), scale, found)
