@@ -54,6 +54,8 @@ class Operators:
         if operation is None or (operation.role is not None and not here):
             if here and path.startswith("/admin/"):  # what there is only an operator learns
                 self._gateway.guard.operator(http, "admin", apart)
+                known = ", ".join(path for path in self.operations if path.startswith("/admin/"))
+                raise ApiError(404, f"there is no {path[:200]}; there is {known}", code="unknown_path")
             return None
         if operation.role is not None:
             self._gateway.guard.operator(http, operation.role, apart)
