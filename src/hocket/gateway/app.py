@@ -53,7 +53,7 @@ log = logging.getLogger("hocket.gateway")
 CLOSE_S = 2.0
 "at the end, when no call is left: how long a client may take to send the rest of its request, or to read its answer"
 
-SILENT_S = 5.0
+SILENT_S = 2.0
 "where another process takes over: how long after the last request a connection may stay open, for its client to use"
 
 Handler = Callable[[web.BaseRequest, TenantSettings], Awaitable[web.StreamResponse]]

@@ -7,6 +7,7 @@ authorities of its clients. So nothing is lost on a reload, and a certificate th
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 from functools import partial
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from hocket.errors import InputError
-from hocket.gateway.handover import inherited
+from hocket.gateway.handover import accept_rest, inherited, shared
 from hocket.gateway.server import Server
 from hocket.settings import Settings, TlsSettings, parse_address
 
@@ -50,6 +51,7 @@ class Listeners:
             for server in (self._server, self._apart)
         ]
         self._sites: list[web.BaseSite] = []
+        self._common: list[tuple[socket.socket, web.ServerRunner]] = []
         #: whether another process may listen on the same addresses, and takes who comes when this one has shut them
         self.shared = settings.reuse_port
 
@@ -81,12 +83,15 @@ class Listeners:
             await runner.setup()
             tls = self._certificate
             site: web.BaseSite
-            if given:
-                site = web.SockSite(runner, given.pop(0), backlog=BACKLOG, ssl_context=tls)
-            else:
-                shared = settings.reuse_port or None
-                site = web.TCPSite(runner, host, port, backlog=BACKLOG, ssl_context=tls, reuse_port=shared)
             try:
+                if given:
+                    site = web.SockSite(runner, given.pop(0), backlog=BACKLOG, ssl_context=tls)
+                elif settings.reuse_port:
+                    common = shared(host, port, BACKLOG)
+                    self._common.append((common, runner))
+                    site = web.SockSite(runner, common.dup(), backlog=BACKLOG, ssl_context=tls)
+                else:
+                    site = web.TCPSite(runner, host, port, backlog=BACKLOG, ssl_context=tls)
                 await site.start()
             except OSError as error:
                 why = os.strerror(error.errno).lower() if error.errno else str(error)
@@ -113,6 +118,9 @@ class Listeners:
         for site in self._sites:
             await site.stop()
         self._sites.clear()
+        for common, runner in self._common:
+            await accept_rest(common, runner.server, self._certificate)
+        self._common.clear()
 
     async def close(self) -> None:
         """End all connections."""

@@ -83,7 +83,7 @@ def _inferred(one: Recorded) -> Job | None:
     stages += [_tool_stage(tool) for tool in one.tools if tool.ended_s is not None]
     cut = "interrupted" in {*(call.outcome for call in one.calls), *(tool.outcome for tool in one.tools)}
     # a job that two processes served at once has a row in each: the rest of it is elsewhere
-    cut = cut or min((part.n for part in (*one.calls, *one.tools)), default=0) > 0
+    cut = cut or min((*(call.n for call in one.calls), *(tool.n for tool in one.tools)), default=0) > 0
     if job.state == "open" or cut or not stages:
         return None
     stages.sort(key=lambda entry: (entry.arrived, entry.n))
