@@ -37,6 +37,7 @@ RECORDED = 400
 "jobs of each application"
 UNLOADED = 1e-4
 "of the rates"
+ROUNDING = 1e-9
 NEAR = 1.02
 "at which the bisection for a sustained rate ends"
 
@@ -78,16 +79,16 @@ def sustained(judge: Judge, plan: Plan, about: float) -> float:
     def holds(scale: float) -> bool:
         return judge.holds(plan, scale) is not None
 
-    low, high, step = about, about, 1.25
+    low, high, step = about, about, NEAR**2
     if holds(about):
         while holds(high := low * step):
-            low = high
+            low, step = high, step**2
     else:
         while not holds(low := high / step):
-            high, step = low, step * 1.2
+            high, step = low, step**2
             if high < UNLOADED:
                 return 0.0
-    while high / low > NEAR:
+    while high / low > NEAR + ROUNDING:
         middle = (low * high) ** 0.5
         low, high = (middle, high) if holds(middle) else (low, middle)
     return low

@@ -22,12 +22,23 @@ from tests.planner.worlds import cluster, models, problem
 THROUGHPUT = Goal("throughput", (parse_slo("rag.p95=30s", ["rag"]),))
 
 
-def searched(asked: Problem) -> list[Candidate]:
-    return Search(asked).run(lambda: False, lambda tried, score: None)
+def searched(asked: Problem, most: int = 800) -> list[Candidate]:
+    """Until so many plans were tried: work is what is counted, not time."""
+    search = Search(asked)
+    return search.run(lambda: search.tried >= most, lambda tried, score: None)
 
 
 def quiet(what: str, done: int, score: object) -> None:
     pass
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches and races that end soon, whatever the time."""
+    monkeypatch.setattr("hocket.planner.search.IDLE_STARTS", 1)
+    monkeypatch.setattr("hocket.planner.search.STARTS", 2)
+    monkeypatch.setattr("hocket.planner.finals.NEIGHBOURS", 2)
+    monkeypatch.setattr("hocket.planner.finals.VERDICTS", 2)
 
 
 @pytest.mark.parametrize("law", ["ps", "capped"])
@@ -77,7 +88,7 @@ def test_more_models_than_devices_share_one_by_default() -> None:
     assert not list(problems_of(one.plan, asked.cluster, asked.models))
 
 
-def test_a_plan_tells_what_was_predicted_and_simulated_and_what_bounds_it() -> None:
+def test_a_plan_tells_what_was_predicted_and_simulated_and_what_bounds_it(brief: None) -> None:
     planned = plan_for(problem({"rag": 1.0}, 4), 60.0, lambda: 0.0, quiet)
     predicted, simulated = planned.plan.predicted["apps"]["rag"], planned.plan.simulated["apps"]["rag"]
     assert predicted["mean_s"] == pytest.approx(simulated["mean_s"], rel=0.15)

@@ -17,8 +17,9 @@ import numpy as np
 from hocket.errors import InputError
 from hocket.planner.demand import Floats
 from hocket.planner.estimate import Estimator
+from hocket.planner.moves import Choices
 from hocket.planner.placement import PARTS, Choice
-from hocket.planner.search import Candidate, Choices, Problem, Search
+from hocket.planner.search import Candidate, Problem, Search
 
 MOST_COUNTS = 4000
 "numbers of replicas that are all tried"

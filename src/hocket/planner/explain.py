@@ -10,9 +10,11 @@ from hocket.errors import InputError
 from hocket.planner.baselines import k8s_default
 from hocket.planner.demand import Floats
 from hocket.planner.estimate import Estimator
+from hocket.planner.finals import Clock
+from hocket.planner.moves import Choices
 from hocket.planner.placement import PARTS, Choice
-from hocket.planner.planning import Clock, Planned, resized
-from hocket.planner.search import Candidate, Choices, Problem, Search
+from hocket.planner.planning import Planned, resized
+from hocket.planner.search import Candidate, Problem, Search
 
 NUDGE = 1.01
 "by which an engine's times are stretched to see how much of a job's latency they are"
@@ -150,16 +152,21 @@ def runner_up(planned: Planned) -> dict[str, Any] | None:
     if not planned.others:
         return None
     one, verdict = planned.others[0]
+    ours = {unit.name: choice for unit, choice in zip(planned.search.units, planned.candidate.choices, strict=True)}
+    theirs = {engine.name: choice for engine, choice in zip(one.plan.engines, one.choices, strict=True)}
     differs = [
-        f"{unit.name}: {_choice(theirs)}, not {_choice(ours)}"
-        for unit, theirs, ours in zip(planned.search.units, one.choices, planned.candidate.choices, strict=True)
-        if theirs != ours
+        f"{name}: {_text(theirs.get(name))}, not {_text(ours.get(name))}"
+        for name in {**ours, **theirs}
+        if theirs.get(name) != ours.get(name)
     ]
     return {"simulated": _value(planned.search.problem, verdict.score.value), "differs": differs or ["places alone"]}
 
 
-def _choice(choice: Any) -> str:
-    return f"{choice.replicas} x tensor parallelism {choice.tensor_parallel} at {choice.parts}/8"
+def _text(choice: Choice | None) -> str:
+    if choice is None:
+        return "no engine of its own"
+    groups = (f"{one.replicas} x tensor parallelism {one.tensor_parallel} at {one.parts}/8" for one in choice.groups)
+    return " and ".join(groups)
 
 
 def _value(problem: Problem, value: float) -> str:

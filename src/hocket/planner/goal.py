@@ -15,8 +15,12 @@ from hocket.planner.estimate import Estimate, Estimator, Fleet
 Objective = Literal["latency", "throughput", "cost"]
 MOST_USED = 0.95
 "of what an engine can do, in a plan that holds"
-SCALES = np.geomspace(0.1, 12.0, 20)
-"multiples of the rates at which throughput is looked for"
+WHOLE_RANGE = np.geomspace(0.02, 1.05, 24)
+"of the highest rates that can be, at which throughput is looked for where nothing is known"
+ABOVE = np.geomspace(1.0, 1.7, 8)
+"times what is known to be carried, where more is looked for"
+UNLOADED = 1e-6
+"times the rates"
 
 
 class Slo(NamedTuple):
@@ -33,7 +37,7 @@ class Goal(NamedTuple):
     objective: Objective = "latency"
     slos: tuple[Slo, ...] = ()
     headroom: float = 1.2
-    "multiple of the rates that a plan must be able to carry (latency, cost)"
+    "multiple of the rates that a plan must be able to carry (latency, cost): no engine overloaded, and all SLOs hold"
 
 
 def parse_slo(text: str, apps: Sequence[str]) -> Slo:
@@ -80,25 +84,63 @@ def late(goal: Goal, demand: Demand, estimate: Estimate) -> Floats:
     return worst
 
 
-def scores(goal: Goal, estimator: Estimator, fleets: Sequence[Fleet], scale: float | None = None) -> list[Score]:
-    """Of each candidate. `scale`: about what the best carries so far (throughput), where to look closely."""
-    demand = estimator.demand
+class Scores(NamedTuple):
+    """Of candidates."""
+
+    scores: list[Score]
+    used: Floats
+    "(candidates, engines): how busy each engine is beside the busiest"
+
+
+def scores(goal: Goal, estimator: Estimator, fleets: Sequence[Fleet]) -> list[Score]:
+    """Of each candidate."""
+    return appraised(goal, estimator, fleets).scores
+
+
+def appraised(goal: Goal, estimator: Estimator, fleets: Sequence[Fleet], floor: float | None = None) -> Scores:
+    """Of each candidate. `floor`: what carries less than that (throughput) is scored roughly, which is much faster."""
     if goal.objective == "throughput":
-        scales = SCALES if scale is None else scale * np.geomspace(0.35, 2.2, 12)
-        return [Score(0.0, -value) for value in carried(goal, estimator, fleets, scales)]
-    estimate = estimator.estimate(fleets, [1.0])
-    over = np.maximum(estimate.utilisation[:, 0].max(axis=-1) * goal.headroom - MOST_USED, 0.0)
-    violation = over + np.maximum(late(goal, demand, estimate)[:, 0], 0.0)
-    values = mean_latency(demand, estimate.mean_s)[:, 0]
-    return [Score(float(v), float(value)) for v, value in zip(violation, values, strict=True)]
+        return _carried(goal, estimator, fleets, floor)
+    estimate = estimator.estimate(fleets, [1.0, goal.headroom])
+    violation = np.maximum(estimate.utilisation.max(axis=-1)[:, 1] - MOST_USED, 0.0)
+    violation += np.maximum(late(goal, estimator.demand, estimate)[:, 1], 0.0)
+    values = mean_latency(estimator.demand, estimate.mean_s)[:, 0]
+    found = [Score(float(v), float(value)) for v, value in zip(violation, values, strict=True)]
+    return Scores(found, _beside(estimate))
+
+
+def _beside(estimate: Estimate) -> Floats:
+    used: Floats = estimate.utilisation[:, 0] / estimate.utilisation[:, 0].max(axis=-1, keepdims=True)
+    return used
+
+
+def _carried(goal: Goal, estimator: Estimator, fleets: Sequence[Fleet], floor: float | None) -> Scores:
+    first = estimator.estimate(fleets, [UNLOADED if floor is None else floor])
+    if floor is None:  # without load utilisation is in proportion to it: no engine carries more than that
+        most = MOST_USED * UNLOADED / first.utilisation[:, 0].max(axis=-1)
+        values = carried(goal, estimator, fleets, float(most.max()) * WHOLE_RANGE)
+    else:
+        missed = _missed(goal, estimator, first)[:, 0]
+        short = np.maximum(missed, 0.0)
+        values = list(floor / (1.0 + short / (1.0 + short)))  # a rank: between half of it and all
+        above = [index for index, value in enumerate(missed) if value <= 0.0]
+        if above:
+            exact = carried(goal, estimator, [fleets[index] for index in above], floor * ABOVE)
+            for index, value in zip(above, exact, strict=True):
+                values[index] = value
+    return Scores([Score(0.0, -value) for value in values], _beside(first))
+
+
+def _missed(goal: Goal, estimator: Estimator, estimate: Estimate) -> Floats:
+    """By how much it does not hold, 0 and less if it does: (fleets, scales)."""
+    used: Floats = estimate.utilisation.max(axis=-1) / MOST_USED - 1.0
+    return np.maximum(used, late(goal, estimator.demand, estimate))
 
 
 def carried(goal: Goal, estimator: Estimator, fleets: Sequence[Fleet], scales: Floats) -> list[float]:
     """The highest multiple of the rates, between `scales`, at which no engine is overloaded and all SLOs hold."""
-    estimate = estimator.estimate(fleets, list(scales))
-    missed = np.maximum(estimate.utilisation.max(axis=-1) / MOST_USED - 1.0, late(goal, estimator.demand, estimate))
     found = []
-    for row in missed:
+    for row in _missed(goal, estimator, estimator.estimate(fleets, list(scales))):
         over = np.flatnonzero(row > 0.0)
         if not len(over):
             found.append(float(scales[-1]))

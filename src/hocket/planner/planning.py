@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -10,25 +11,29 @@ import numpy as np
 
 from hocket.errors import InputError
 from hocket.planner.baselines import BASELINES
+from hocket.planner.demand import Demand, Role
 from hocket.planner.estimate import CONSTANTS, Estimate, Fleet
-from hocket.planner.goal import MOST_USED, Score
+from hocket.planner.finals import Clock, Entry, Progress, finals
+from hocket.planner.goal import MOST_USED
 from hocket.planner.inputs import USABLE, Cluster
-from hocket.planner.judge import Judge, Verdict, race, rounded
-from hocket.planner.placement import WIDEST_WINDOW
+from hocket.planner.judge import Verdict, rounded
+from hocket.planner.moves import Choices
+from hocket.planner.placement import WIDEST_WINDOW, Choice
 from hocket.planner.plan import Plan, check
 from hocket.planner.search import Candidate, Problem, Search
 
-FINALISTS = 6
+FINALISTS = 8
 "that the simulator judges"
-SEARCHES = 0.4
-"share of the budget that the search may take; the judge has the rest"
-WHOLE = 0.1
-"share of the budget for the search among plans that share no device"
+SEARCHES, RACES = 0.35, 0.7
+"shares of the budget by when searches and races must be over; verdicts have the rest"
+WHOLE, SPLIT = 0.08, 0.06
+"shares of the budget for the search among plans that share no device, and for those with a role apart"
+SPLITS = 2
+"roles that are tried apart"
+UNLIKE = 2.0
+"times that calls of one role are as long as those of another, for a role to be tried apart"
 PROBES = 0.1
 "share of the budget for a look at another cluster"
-
-Clock = Callable[[], float]
-Progress = Callable[[str, int, Score | None], None]
 
 
 class Planned(NamedTuple):
@@ -47,23 +52,24 @@ class Planned(NamedTuple):
 def plan_for(problem: Problem, budget_s: float, clock: Clock, progress: Progress, baseline: str = "") -> Planned:
     """Plan. Raises InputError where nothing can be planned: what is short, by how much, and what would do."""
     start = clock()
-    search = Search(problem)
+
+    def within(share: float) -> Callable[[], bool]:
+        return lambda: clock() - start > share * budget_s
+
     if baseline:
-        best = BASELINES[baseline](problem, lambda: clock() - start > SEARCHES * budget_s)
-    elif problem.goal.objective == "cost":
-        problem, best = _cheapest(problem, SEARCHES * budget_s, clock)
         search = Search(problem)
+        best = BASELINES[baseline](problem, within(SEARCHES))
+        entries = [Entry(search, one) for one in _distinct(best)]
     else:
-        best = search.run(
-            lambda: clock() - start > SEARCHES * budget_s, lambda tried, score: progress("searching", tried, score)
-        )
-    if not baseline:
-        _carries(problem, best[0], search, budget_s, clock)
-    finalists = _distinct(best)
-    if not baseline:
-        finalists[1:1] = _whole(problem, search, WHOLE * budget_s, clock)
-    judged = _judged(problem, finalists, lambda: clock() - start > budget_s, progress)
-    candidate, verdict = judged[0]
+        if problem.goal.objective == "cost":
+            problem, best = _cheapest(problem, SEARCHES * budget_s, clock)
+            search = Search(problem)
+            entries = [Entry(search, one) for one in _distinct(best)]
+        else:
+            entries = _searched(problem, within, progress)
+        _carries(problem, entries[0], budget_s, clock)
+    judged = finals(problem, entries, not baseline, within(RACES), within(1.0), progress)
+    (search, candidate), verdict = judged[0]
     estimate = search.estimator.estimate([search.fleet(candidate.plan)], [verdict.scale])
     plan = msgspec.structs.replace(
         candidate.plan,
@@ -73,43 +79,74 @@ def plan_for(problem: Problem, budget_s: float, clock: Clock, progress: Progress
         demand=problem.demand.told(),
     )
     check(plan, problem.cluster, problem.models)
-    return Planned(plan, candidate, verdict, judged[1:], search, estimate)
+    others = [(one.candidate, told) for one, told in judged[1:]]
+    return Planned(plan, candidate, verdict, others, search, estimate)
 
 
-def _whole(problem: Problem, search: Search, seconds: float, clock: Clock) -> list[Candidate]:
-    """The best candidate that shares no device. Where sharing gains little, the estimate may mistake who is ahead."""
-    start = clock()
+# ---------------------------------------------------------------- searches
+
+
+def _searched(problem: Problem, within: Callable[[float], Callable[[], bool]], progress: Progress) -> list[Entry]:
+    """The finalists of all searches, the best first by the estimate, but for the best that shares no device.
+
+    First among whole devices, where there is less to try: the rest begins from there. The best of those is a finalist:
+    where sharing gains little, the estimate may mistake who is ahead.
+    """
+    alone: list[Candidate] = []
+    whole, search = Search(problem._replace(whole=True)), Search(problem)
     try:
-        alone = Search(problem._replace(whole=True))
-        best = alone.run(lambda: clock() - start > seconds, lambda tried, score: None)
+        alone = whole.run(within(WHOLE), lambda tried, score: progress("searching", tried, score))
     except InputError:
-        return []
-    search.tried += alone.tried
-    return best[:1]
+        pass  # nothing has a place on whole devices
+    search.tried += whole.tried
+    apart = list(_unlike(problem.demand))[:SPLITS]
+    found = search.run(
+        within(SEARCHES - SPLIT * len(apart)),
+        lambda tried, score: progress("searching", tried, score),
+        [one.choices for one in alone[:8]],
+    )
+    entries = [Entry(search, one) for one in _distinct(found)]
+    for number, role in enumerate(apart, start=1):
+        split = Search(problem, [role.name])
+        u = next(index for index, unit in enumerate(search.units) if unit.name == role.model)
+        starts = [divided for one in found[:4] for divided in _divided(one.choices, u)]
+        best = split.run(within(SEARCHES - SPLIT * (len(apart) - number)), lambda tried, score: None, starts)
+        entries += [Entry(split, one) for one in _distinct(best)[:2]]
+        search.tried += split.tried
+    entries.sort(key=lambda one: one.candidate.score)
+    return [*entries[:1], *(Entry(whole, one) for one in alone[:1]), *entries[1:FINALISTS]]
+
+
+def _unlike(demand: Demand) -> Iterator[Role]:
+    """Roles of models that have several, of which calls are much shorter than others': they may do better apart."""
+    by_model: dict[str, list[Role]] = defaultdict(list)
+    for role in demand.roles:
+        by_model[role.model].append(role)
+    for roles in by_model.values():
+        if len(roles) > 1:
+            length = [role.prompt_tokens / 20.0 + role.output_tokens for role in roles]
+            if max(length) > UNLIKE * min(length):
+                yield roles[length.index(min(length))]
+
+
+def _divided(choices: Choices, u: int) -> Iterator[Choices]:
+    """Choices in which a new unit, next to `u`, has some of its replicas, or part of their shares."""
+    degree, replicas, parts, _ = one = choices[u]
+    pairs = [(one._replace(parts=max(1, parts - less)), Choice(degree, 1, less)) for less in {2, parts // 2} - {0}]
+    if replicas > 1:
+        less = replicas // 4 or 1
+        pairs = [(one._replace(replicas=replicas - less), Choice(degree, less, parts))]
+    for main, other in pairs:
+        yield (*choices[:u], main, other, *choices[u + 1 :])
 
 
 def _distinct(best: list[Candidate]) -> list[Candidate]:
     """The finalists: the best of each of the first few kinds, by how wide engines are and how many there are."""
     kinds: dict[tuple[tuple[int, int], ...], Candidate] = {}
     for one in best:
-        kinds.setdefault(tuple((choice.tensor_parallel, choice.replicas) for choice in one.choices), one)
+        kind = tuple((group.tensor_parallel, group.replicas) for choice in one.choices for group in choice.groups)
+        kinds.setdefault(kind, one)
     return list(kinds.values())[:FINALISTS]
-
-
-def _judged(
-    problem: Problem, finalists: list[Candidate], until: Callable[[], bool], progress: Progress
-) -> list[tuple[Candidate, Verdict]]:
-    """With their verdicts, the best first. At least one is judged, whatever the time."""
-    judge = Judge(problem.demand, problem.cluster, problem.models, problem.goal, until=until)
-    count = 0
-
-    def told(verdict: Verdict) -> None:
-        nonlocal count
-        count += 1
-        progress("simulating", count, verdict.score)
-
-    judged = zip(finalists, race(judge, [(one.plan, -one.score.value) for one in finalists], told), strict=False)
-    return sorted(judged, key=lambda pair: pair[1].score)
 
 
 def _predicted(problem: Problem, one: Candidate, estimate: Estimate, scale: float) -> dict[str, Any]:
@@ -179,8 +216,9 @@ def _device_seconds(search: Search, u: int, row: Any, degree: int, memory_gib: f
 # ---------------------------------------------------------------- other clusters
 
 
-def _carries(problem: Problem, best: Candidate, search: Search, budget_s: float, clock: Clock) -> None:
+def _carries(problem: Problem, entry: Entry, budget_s: float, clock: Clock) -> None:
     """Raise InputError where the rates overload even the best plan: by how much, and what would do."""
+    search, best = entry
     if problem.goal.objective == "throughput" or best.score.holds:
         return
     estimate = search.estimator.estimate([search.fleet(best.plan)], [1.0])

@@ -1,33 +1,41 @@
 """The search: how wide, how many, which share of a device, and where, for each model. Deterministic.
 
-A beam of candidates is improved move by move, scored by the estimate; where it stands still, shaken candidates start
-it anew. Time is told from outside: `until` says when to stop.
+A beam of candidates climbs move by move, scored by the estimate; where it stands still, shaken candidates start it
+anew. Time is told from outside: `until` says when to stop. What is looked at does not depend on time, so more of it
+only adds candidates.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import ceil
 from typing import NamedTuple
 
 from hocket.errors import InputError
 from hocket.planner.demand import Demand
 from hocket.planner.estimate import Estimator, Fleet, engines_of, fleet_of
-from hocket.planner.goal import Goal, Score, scores
+from hocket.planner.goal import Goal, Score, appraised, scores
 from hocket.planner.inputs import USABLE, Cluster, Models
-from hocket.planner.placement import PARTS, Choice, Unit, place, units_of
+from hocket.planner.moves import Choices, Move, Moves
+from hocket.planner.placement import PARTS, Choice, Packer, Unit, units_of
 from hocket.planner.plan import EnginePlan, Law, Plan
 
 BEAM = 4
-STARTS = 6
-"times that the beam starts anew"
-MOST_MOVES = 160
-"tried a round: of larger instances, a seeded sample"
+STARTS = 8
+"candidates that are climbed from at first"
+IDLE_STARTS = 8
+"times in a row that the beam starts anew and finds nothing better: then the search is over"
+AT_ONCE = 48
+"moves that are scored together; what is better among them is gone on from at once"
+MOST_AROUND = 400
+"neighbours of one candidate that are looked at for the finals"
 KEPT = 200
 "candidates that are remembered, for the judge"
-
-Choices = tuple[Choice, ...]
+EXACT = 12
+"candidates that are known exactly before others are scored roughly"
+NEARLY = 0.95
+"of what the worst of the beam carries: what carries less is scored roughly"
 
 
 class Problem(NamedTuple):
@@ -50,6 +58,8 @@ class Candidate(NamedTuple):
     score: Score
     choices: Choices
     plan: Plan
+    used: tuple[float, ...] = ()
+    "how busy each engine is beside the busiest, by the estimate"
 
 
 class Search:
@@ -63,68 +73,127 @@ class Search:
         engines = [EnginePlan(unit.name, unit.model.name, [], list(unit.roles)) for unit in self.units]
         self.serving = engines_of(problem.demand, engines)
         self.estimator = Estimator(problem.demand, self.serving, len(engines))
+        self.packer = Packer(self.units, problem.cluster, problem.law)
+        self.moves = Moves(self.packer, self.widths, problem.whole)
         self.best: list[Candidate] = []
         self.tried = 0
         self._seen: set[Choices] = set()
         self._rng = random.Random(seed)
 
-    def run(self, until: Callable[[], bool], progress: Callable[[int, Score], None]) -> list[Candidate]:
+    def run(
+        self, until: Callable[[], bool], progress: Callable[[int, Score], None], starts: Iterable[Choices] = ()
+    ) -> list[Candidate]:
         """Search until nothing is gained or `until` says so. Raises InputError where nothing has a place."""
-        self.take(self._starts())
-        if not self.best:
+        begun = _leaders(self.take([*starts, *self._starts()]), STARTS)
+        if not begun:
             raise InputError(self.too_small())
-        for start in range(STARTS):
-            beam = self.best[:BEAM]
-            if start:
-                shaken = [self._shaken(one.choices) for one in beam for _ in range(BEAM)]
-                beam = self.take(shaken)[:BEAM] or beam
-            while not until():
-                moves = list(dict.fromkeys(move for one in beam for move in self._moves(one.choices)))
-                moves = [move for move in moves if move not in self._seen]
-                if len(moves) > MOST_MOVES:
-                    moves = self._rng.sample(moves, MOST_MOVES)
-                better = sorted([*beam, *self.take(moves)], key=_order)[:BEAM]
-                progress(self.tried, self.best[0].score)
-                if better == beam:
-                    break
-                beam = better
-            if until():
-                break
+        beams, idle, number = [begun[:BEAM], *([one] for one in begun[1:])], 0, 0
+        while idle < IDLE_STARTS and not until():
+            before = self.best[0].score
+            self._climb(beams.pop(0), until, progress)
+            idle = idle + 1 if self.best[0].score >= before and not beams else 0
+            if not beams:
+                number += 1
+                beams = [self._anew(number)]
         return self.best
+
+    def _anew(self, number: int) -> list[Candidate]:
+        """Where to climb from next: in turn from shaken leaders, and from what is drawn at random."""
+        leaders = _leaders(self.best)
+        if number % 2:
+            moves = [self.moves.shaken(one.choices, self._rng) for one in leaders for _ in range(BEAM)]
+        else:
+            moves = [Move(self._filled(self.moves.drawn(self._rng)), frozenset()) for _ in range(BEAM)]
+        return _leaders(self.consider(moves)) or leaders
+
+    def _climb(self, beam: list[Candidate], until: Callable[[], bool], progress: Callable[[int, Score], None]) -> None:
+        """From `beam` to neighbours that are better, as long as there are any."""
+        while not until():
+            around = [
+                move
+                for one in beam
+                for move in self.moves.around(one.choices, one.used)
+                if move.choices not in self._seen
+            ]
+            better = beam
+            for start in range(0, len(around), AT_ONCE):
+                floor = self._floor(better[-1])
+                found = self.consider(around[start : start + AT_ONCE], floor)
+                better = _leaders([*better, *found])
+                progress(self.tried, self.best[0].score)
+                if better[0] is not beam[0] or until():
+                    break
+            if better == beam:
+                return
+            beam = better
+
+    def around(self, one: Candidate) -> list[Candidate]:
+        """All neighbours, whether they were looked at or not, the best first."""
+        moves = self.moves.around(one.choices, one.used)[:MOST_AROUND]
+        placed = dict(map(self.moves.placed, moves))
+        flat = [(choices, plan) for choices, plans in placed.items() if choices != one.choices for plan in plans]
+        return self._scored(flat, self._floor(one))
+
+    def _floor(self, one: Candidate) -> float | None:
+        """What carries less than that is of no interest beside `one`."""
+        return NEARLY * -one.score.value if self.problem.goal.objective == "throughput" else None
 
     # ---------------------------------------------------------------- candidates
 
-    def take(self, wanted: Sequence[Choices]) -> list[Candidate]:
-        """Place and score what is new. Returns it, the best first."""
-        problem = self.problem
+    def consider(self, moves: Sequence[Move], floor: float | None = None) -> list[Candidate]:
+        """Place, or trim and place, and score what is new. See `appraised` for `floor`."""
         placed: list[tuple[Choices, Plan]] = []
-        for choices in wanted:
-            if choices in self._seen:
+        for move in moves:
+            if move.choices in self._seen:
                 continue
-            self._seen.add(choices)
-            plans = [place(self.units, choices, problem.cluster, mode, problem.law) for mode in ("pack", "spread")]
-            placed += [(choices, plan) for plan in plans[: 1 if plans[0] == plans[1] else 2] if plan is not None]
-        if not placed:
-            return []
+            self._seen.add(move.choices)
+            choices, plans = self.moves.placed(move)
+            if choices != move.choices:
+                if choices in self._seen:
+                    continue
+                self._seen.add(choices)
+            placed += [(choices, plan) for plan in plans]
+        return self._scored(placed, floor)
+
+    def take(self, wanted: Iterable[Choices]) -> list[Candidate]:
+        """Place and score what is new, as it is; roughly once many are known to be better. The best first."""
+        found, fresh = list[Candidate](), [choices for choices in dict.fromkeys(wanted) if choices not in self._seen]
+        self._seen.update(fresh)
+        for start in range(0, len(fresh), AT_ONCE):
+            placed = [(one, plan) for one in fresh[start : start + AT_ONCE] for plan in self.packer.plans(one)]
+            floor = self._floor(self.best[EXACT]) if len(self.best) > EXACT else None
+            found += self._scored(placed, floor)
+        return sorted(found, key=_order)
+
+    def _scored(self, placed: Sequence[tuple[Choices, Plan]], floor: float | None) -> list[Candidate]:
+        found: list[Candidate] = []
+        step = AT_ONCE if floor is not None else AT_ONCE // 6  # to look at all scales takes memory
+        for start in range(0, len(placed), step):
+            some = placed[start : start + step]
+            scored = appraised(self.problem.goal, self.estimator, [self.fleet(plan) for _, plan in some], floor)
+            found += [
+                Candidate(score, *one, tuple(map(float, used)))
+                for score, one, used in zip(scored.scores, some, scored.used, strict=True)
+            ]
         self.tried += len(placed)
-        fleets = [self.fleet(plan) for _, plan in placed]
-        about = -self.best[0].score.value if self.best and problem.goal.objective == "throughput" else None
-        scored = scores(problem.goal, self.estimator, fleets, about)
-        found = sorted((Candidate(score, *one) for score, one in zip(scored, placed, strict=True)), key=_order)
+        found.sort(key=_order)
         self.best = sorted([*self.best, *found], key=_order)[:KEPT]
         return found
 
     def score(self, choices: Choices) -> Score | None:
         """Of one candidate, packed the better way; None if it has no place."""
-        placed = [
-            place(self.units, choices, self.problem.cluster, mode, self.problem.law) for mode in ("pack", "spread")
-        ]
-        fleets = [self.fleet(plan) for plan in placed if plan is not None]
+        fleets = [self.fleet(plan) for plan in self.packer.plans(choices)]
         return min(scores(self.problem.goal, self.estimator, fleets)) if fleets else None
 
     def fleet(self, plan: Plan) -> Fleet:
         """A plan as the estimate sees it."""
         return fleet_of(plan, self.problem.cluster, self.problem.models, self.problem.demand)
+
+    def least(self, u: int, degree: int) -> int:
+        """The least parts at which a replica so wide fits some device."""
+        return min(self.packer.least(u, degree))
+
+    # ---------------------------------------------------------------- starts
 
     def _starts(self) -> list[Choices]:
         """Each as narrow or as wide as can be, in as many replicas as there is room for, whole or in small shares."""
@@ -142,8 +211,8 @@ class Search:
 
     def _filled(self, choices: list[Choice]) -> Choices:
         """With more replicas while they have a place, in turn; on large clusters many at a time at first."""
-        problem, step = self.problem, 1
-        while step * len(choices) < len(problem.cluster.devices):
+        step = 1
+        while step * len(choices) < len(self.problem.cluster.devices):
             step *= 4
         while step:
             full = set[int]()
@@ -152,63 +221,12 @@ class Search:
                     if u in full:
                         continue
                     more = [*choices[:u], choice._replace(replicas=choice.replicas + step), *choices[u + 1 :]]
-                    if place(self.units, more, problem.cluster, "pack", problem.law) is None:
+                    if self.packer.place(more) is None:
                         full.add(u)
                     else:
                         choices = more
             step //= 4
         return tuple(choices)
-
-    def least(self, u: int, degree: int) -> int:
-        """The least parts at which a replica so wide fits some device."""
-        nodes = self.problem.cluster.nodes
-        return min(self.units[u].parts(node.kind, degree, node.memory_gib) for node in nodes)
-
-    # ---------------------------------------------------------------- moves
-
-    def _moves(self, choices: Choices) -> Iterator[Choices]:
-        """All candidates that one move leads to: one unit changed, or one given what another gives up."""
-        for u, choice in enumerate(choices):
-            for other in self._changes(u, choice):
-                yield (*choices[:u], other, *choices[u + 1 :])
-        for u, more in enumerate(choices):
-            for v, less in enumerate(choices):
-                if u == v:
-                    continue
-                both = list(choices)
-                if less.replicas > 1:
-                    both[u], both[v] = (
-                        more._replace(replicas=more.replicas + 1),
-                        less._replace(replicas=less.replicas - 1),
-                    )
-                    yield tuple(both)
-                least = self.least(v, less.tensor_parallel)
-                if not self.problem.whole and more.parts < PARTS and less.parts > least:
-                    both[u], both[v] = more._replace(parts=more.parts + 1), less._replace(parts=less.parts - 1)
-                    yield tuple(both)
-
-    def _changes(self, u: int, choice: Choice) -> Iterator[Choice]:
-        degree, replicas, parts = choice
-        for other in self.widths[u]:
-            least = PARTS if self.problem.whole else self.least(u, other)
-            counts = {replicas, max(1, replicas * degree // other)} if other != degree else {replicas}
-            for count in sorted(counts | {max(1, replicas - 1), replicas + 1, max(1, replicas // 2), replicas * 2}):
-                same = other == degree
-                shares = {parts} if same or count != replicas else {parts, least, PARTS}
-                if same and count == replicas:
-                    shares = {parts - 2, parts - 1, parts + 1, parts + 2, least, PARTS}
-                for share in sorted({min(PARTS, max(least, share)) for share in shares}):
-                    changed = Choice(other, count, share)
-                    if changed != choice:
-                        yield changed
-
-    def _shaken(self, choices: Choices) -> Choices:
-        """A few random changes."""
-        shaken = list(choices)
-        for _ in range(3):
-            u = self._rng.randrange(len(shaken))
-            shaken[u] = self._rng.choice(list(self._changes(u, shaken[u])))
-        return tuple(shaken)
 
     # ---------------------------------------------------------------- what cannot be
 
@@ -270,3 +288,13 @@ def _fits_nowhere(unit: Unit, problem: Problem, domain: int) -> str:
 
 def _order(one: Candidate) -> tuple[Score, Choices]:
     return one.score, one.choices
+
+
+def _leaders(found: Sequence[Candidate], count: int = BEAM) -> list[Candidate]:
+    """The best few, each of different choices."""
+    best: dict[Choices, Candidate] = {}
+    for one in sorted(found, key=_order):
+        best.setdefault(one.choices, one)
+        if len(best) == count:
+            break
+    return list(best.values())
