@@ -51,7 +51,7 @@ async def answers(world: Running, sent: bytes, within_s: float = 3.0) -> bytes:
         found = b""
         try:
             async with asyncio.timeout(within_s):
-                while piece := await asyncio.wait_for(one.reader.read(65536), 0.3 if found else within_s):
+                while piece := await asyncio.wait_for(one.reader.read(65536), 0.1 if found else within_s):
                     found += piece
         except (TimeoutError, ConnectionError):
             pass

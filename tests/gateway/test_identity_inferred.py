@@ -292,6 +292,7 @@ async def test_a_job_that_nobody_named_waits_a_while_and_may_come_back() -> None
 
 async def test_many_lone_calls_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hocket.gateway.places.MAX_LINGERING", 10)
+    monkeypatch.setattr("hocket.gateway.places.MIN_LINGERING", 10)
     monkeypatch.setattr("hocket.gateway.places.MAX_HASHES", 50)
     monkeypatch.setattr("hocket.gateway.places.MIN_HASHES", 50)
     world = World()

@@ -19,11 +19,11 @@ HIDDEN = "[hidden]"
 SHOW = "its message is hidden, for it may quote a request; `log_text: true` shows it"
 _KEYS = (
     re.compile(
-        r"(\b(?:proxy-)?authorization\b[\"']?\s*[:=,]\s*b?[\"']?)(?:(?:bearer|basic|digest)\s+)?[^\s\"',;)}\]]+",
+        r"(\b(?:proxy-)?authorization\b[\"']?\s*[:=,]\s*(?:b(?=[\"']))?[\"']?)(?:(?:bearer|basic|digest)\s+)?[^\s\"',;)}\]]+",
         re.IGNORECASE,
     ),
     re.compile(r"(\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{6,}", re.IGNORECASE),
-    re.compile(r"(\b(?:x-)?api[-_]?key\b[\"']?\s*[:=,]\s*b?[\"']?)[^\s\"',;)}\]]+", re.IGNORECASE),
+    re.compile(r"(\b(?:x-)?api[-_]?key\b[\"']?\s*[:=,]\s*(?:b(?=[\"']))?[\"']?)[^\s\"',;)}\]]+", re.IGNORECASE),
     re.compile(r"(\b(?:hk|sk)-)[A-Za-z0-9_-]{8,}"),
     re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s/:@]*:)[^\s/@]+(?=@)", re.IGNORECASE),
 )

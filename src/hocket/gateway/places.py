@@ -35,7 +35,9 @@ MAX_HASHES = 65_536
 MIN_HASHES = 4_096
 "of one tenant, however many there are"
 MAX_LINGERING = 4_096
-"jobs that wait for a call that may never come; beyond that the one that has waited longest ends"
+"jobs that wait for a call that may never come, over all tenants; of a tenant that has its part the oldest one ends"
+MIN_LINGERING = 64
+"of one tenant, however many there are"
 
 
 class Place(msgspec.Struct):
@@ -91,7 +93,8 @@ class Places:
         self._pasts: dict[str, Past] = {}
         #: jobs that an earlier process left open, by the core's id; they go on when a client names them
         self.unfinished: dict[str, Unfinished] = {}
-        self._lingering: OrderedDict[str, float] = OrderedDict()
+        self._lingering: dict[str, OrderedDict[str, float]] = {}
+        "tenant -> its jobs that linger, and until when"
         self._timer: asyncio.TimerHandle | None = None
 
     # ---------------------------------------------------------------- where to
@@ -197,7 +200,7 @@ class Places:
             assert decided.urgency is not None
             driver.open_job(place.key, place.app, tenant.name, decided.urgency, claim.deadline_s, features)
         else:
-            self._lingering.pop(place.key, None)
+            self._lingering.setdefault(tenant.name, OrderedDict()).pop(place.key, None)
         past = self._past(tenant)
         if place.chain is not None:
             turn = Turn(place.job, place.app, place.stage, place.parent, place.prefix)
@@ -234,21 +237,23 @@ class Places:
             # nothing can follow
             self._driver.end_job(place.key)
         elif not place.trail.calls_tools:
-            self._linger(place.key)
+            self._linger(place.tenant.name, place.key)
 
-    def _linger(self, key: str) -> None:
-        self._lingering[key] = self._driver.clock() + self.settings.identity.idle_s
-        self._lingering.move_to_end(key)
-        if len(self._lingering) > MAX_LINGERING:
-            self._end(self._lingering.popitem(last=False)[0])
+    def _linger(self, tenant: str, key: str) -> None:
+        waiting = self._lingering.setdefault(tenant, OrderedDict())
+        waiting[key] = self._driver.clock() + self.settings.identity.idle_s
+        waiting.move_to_end(key)
+        if len(waiting) > max(MIN_LINGERING, MAX_LINGERING // max(len(self.settings.tenants), 1)):
+            self._end(waiting.popitem(last=False)[0])
         if self._timer is None:
             self._wait()
 
     def _wait(self) -> None:
         """Wake when the job that has waited longest is due."""
         self._timer = None
-        if self._lingering:
-            due = next(iter(self._lingering.values()))
+        dues = [next(iter(waiting.values())) for waiting in self._lingering.values() if waiting]
+        if dues:
+            due = min(dues)
             delay = max(due - self._driver.clock(), 0.0)
             self._timer = asyncio.get_running_loop().call_later(delay, self.sweep)
 
@@ -257,8 +262,9 @@ class Places:
         if self._timer is not None:
             self._timer.cancel()
         now = self._driver.clock()
-        while self._lingering and next(iter(self._lingering.values())) <= now:
-            self._end(self._lingering.popitem(last=False)[0])
+        for waiting in self._lingering.values():
+            while waiting and next(iter(waiting.values())) <= now:
+                self._end(waiting.popitem(last=False)[0])
         self._wait()
 
     def _end(self, key: str) -> None:
