@@ -27,6 +27,8 @@ Ints = NDArray[np.int64]
 
 SAMPLED = 96
 "jobs of an application whose graphs are kept"
+CALIBRATED, MOST_SHARE = 8, 3.0
+"rounds; times its part of the jobs that a sampled job may stand for"
 
 
 class App(Struct, frozen=True, forbid_unknown_fields=True):
@@ -117,7 +119,7 @@ class Demand(NamedTuple):
     shares: Floats
     "of its application's jobs that each sampled job stands for"
     jobs: list[Job]
-    "all recorded jobs of these applications"
+    "all recorded jobs of these applications; of each in the order of their work"
 
     @property
     def models(self) -> list[str]:
@@ -146,6 +148,8 @@ def demand_of(jobs: Sequence[Job], rates: Rates, sampled: int = SAMPLED) -> Dema
     by_app: dict[str, list[Job]] = defaultdict(list)
     for job in jobs:
         by_app[job.app].append(job)
+    for own in by_app.values():
+        own.sort(key=_work)
     apps = [app.name for app in rates.apps]
     for name in apps:
         if name not in by_app:
@@ -177,18 +181,61 @@ def _roles(app: str, jobs: Sequence[Job]) -> Iterable[Role]:
 
 
 def _evenly(jobs: Sequence[Job], count: int) -> list[tuple[Job, float]]:
-    """So many jobs at most, and the share of all that each stands for.
+    """So many of `jobs` at most, which are ranked by their work, and the share of all that each stands for.
 
-    Ranked by their work and cut in equal parts, of each part the job that is nearest to its mean.
+    Cut in equal parts, of each part the job that is nearest to its mean.
     """
-    sizes = np.array(
-        [[sum(s.prompt_tokens for s in job.stages), sum(s.output_tokens for s in job.stages)] for job in jobs],
-        dtype=float,
-    )
-    order, size = np.argsort(sizes @ [1.0, 20.0], kind="stable"), -(-len(jobs) // count)
-    parts = [order[start : start + size] for start in range(0, len(jobs), size)]
+    if len(jobs) <= count:
+        return [(job, 1.0 / len(jobs)) for job in jobs]
+    places = _places(jobs)
+    traits = np.array([_traits(job, places) for job in jobs])
+    sizes, size = traits[:, -2:], -(-len(jobs) // count)
+    parts = [np.arange(start, min(start + size, len(jobs))) for start in range(0, len(jobs), size)]
     nearest = [part[np.argmin(((sizes[part] / sizes[part].mean(axis=0) - 1.0) ** 2).sum(axis=1))] for part in parts]
-    return [(jobs[index], len(part) / len(jobs)) for index, part in zip(nearest, parts, strict=True)]
+    shares = _calibrated(traits, np.array(nearest), np.array([len(part) / len(jobs) for part in parts]))
+    return [(jobs[index], float(share)) for index, share in zip(nearest, shares, strict=True)]
+
+
+def _calibrated(traits: Floats, chosen: Ints, shares: Floats) -> Floats:
+    """The shares nearest to these at which the chosen rows have the means of all.
+
+    Calibration, as in sample surveys (Deville and Saerndal, 1992): few long jobs are much of the work, and a sample
+    that misses some of it would mistake the load.
+    """
+    means = traits.mean(axis=0)
+    rows = traits[:, means > 0.0] / means[means > 0.0]
+    rows = np.column_stack([np.ones(len(rows)), rows])
+    own, found = rows[chosen], shares
+    for _ in range(CALIBRATED):  # again, for what the bounds cut off
+        change = own @ np.linalg.lstsq((own.T * found) @ own, 1.0 - found @ own, rcond=1e-9)[0]
+        found = np.clip(found * (1.0 + change), shares / MOST_SHARE, shares * MOST_SHARE)
+    return np.asarray(found / found.sum())
+
+
+def _places(jobs: Sequence[Job]) -> dict[tuple[str, str], int]:
+    """Each role, and where its traits are."""
+    found: dict[tuple[str, str], int] = {}
+    for job in jobs:
+        for stage in job.stages:
+            if stage.kind == "llm":
+                found.setdefault((stage.name, stage.model or ""), len(found))
+    return found
+
+
+def _traits(job: Job, places: dict[tuple[str, str], int]) -> Floats:
+    """Of each role calls, prompt tokens, token-steps that its KV memory is held; of all prompt and output tokens."""
+    found = np.zeros(3 * len(places) + 2)
+    for stage in job.stages:
+        if stage.kind == "llm":
+            at, prompt, output = 3 * places[stage.name, stage.model or ""], stage.prompt_tokens, stage.output_tokens
+            found[at : at + 3] += 1.0, prompt, output * (prompt + output / 2)
+            found[-2:] += prompt, output
+    return found
+
+
+def _work(job: Job) -> float:
+    """Tokens, those of answers weighed in; what jobs are ranked by."""
+    return sum(stage.prompt_tokens + 20.0 * stage.output_tokens for stage in job.stages)
 
 
 class _Group:
