@@ -19,9 +19,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from hocket.core import events as ev
-from hocket.core.commands import Abort, Command, Dispatch, Reject
+from hocket.core.commands import Abort, Command, Dispatch, Refuse, Reject
 from hocket.core.scheduler import Scheduler
-from hocket.core.state import Call
+from hocket.core.state import CLASSES, Call
 
 MAX_APPS = 100
 "application names that get a label of their own"
@@ -246,6 +246,8 @@ class Metrics(Collector):
             self._ended(command.call, "rejected", at)
         elif isinstance(command, Abort):
             self._ended(command.call, "aborted", at)
+        elif isinstance(command, Refuse) and (job := self._jobs.pop(command.job, None)) is not None:
+            self.jobs.add((job.app, "refused"))
 
     def _of_engine(self, name: str) -> _OfEngine:
         """Engines come with the settings, and with new ones."""
@@ -358,6 +360,21 @@ class _State(Collector):
             running.add_metric([tenant.name], tenant.running)
         jobs = gauge("hocket_jobs_open", "jobs that are open")
         jobs.add_metric([], len(core.jobs))
+        wait = gauge(
+            "hocket_forecast_wait_seconds", "until a new call of the class would get a slot", "engine", "urgency"
+        )
+        for engine in core.engines.values():
+            for urgency in range(CLASSES):
+                wait.add_metric([engine.name, str(urgency)], core.wait_s(engine, urgency))
+        held = gauge("hocket_held_bytes", "that requests of open calls take")
+        held.add_metric([], core.whole.size)
+        admitted = CounterMetricFamily("hocket_jobs_admitted", "jobs whose first call was let in")
+        admitted.add_metric([], core.whole.admitted)
+        refused = CounterMetricFamily(
+            "hocket_refusals", "jobs and calls that were refused", labels=["reason", "status"]
+        )
+        for (reason, status), count in core.whole.refused.items():
+            refused.add_metric([reason, str(status)], count)
         failed = gauge("hocket_policy_failed", "1 once a policy raised and call-fcfs took over")
         failed.add_metric([], core.policy_error is not None)
-        return [queued, inflight, window, running, jobs, failed]
+        return [queued, inflight, window, running, jobs, wait, held, admitted, refused, failed]

@@ -112,5 +112,5 @@ def test_closed_jobs_do_not_gather_among_the_watched(core: Make) -> None:
     for number in range(10_000):
         bare.scheduler.handle(JobOpened(1.0, f"j{number}", "app"))
         bare.scheduler.handle(JobClosed(1.0, f"j{number}"))
-    assert len(bare.scheduler._idle.entries) < 32
+    assert len(bare.scheduler._timers.idle.entries) < 32
     assert bare.feed(Tick(300.0))[0] == CloseJob("a")

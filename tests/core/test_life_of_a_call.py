@@ -219,6 +219,6 @@ def test_nothing_is_left_of_a_long_day(core: Make) -> None:
     queue = bare.scheduler.engines["e"].queue
     assert not bare.scheduler.jobs and not bare.scheduler.calls
     assert not queue._nodes and not queue._root.children and len(queue._root.heap._entries) < 32
-    assert len(bare.scheduler._idle.entries) < 32
+    assert len(bare.scheduler._timers.idle.entries) < 32
     assert len(bare.scheduler._timers.asked) <= 1
     assert list(bare.scheduler.apps) == ["app"]

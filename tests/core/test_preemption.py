@@ -316,7 +316,7 @@ def test_a_displaced_call_is_not_refused_for_waiting() -> None:
     core.feed(*come(1.0, "a0"))
     assert core.feed(ev.CallPreempted(1.0, "a4", 3), *come(1.5, "b4"))[0] == sent("a0")[0]
     assert [c for c in core.feed(ev.Tick(9.0)) if not isinstance(c, WakeAt)] == [
-        Reject("b4", 503, "queue_timeout", 3.0)
+        Reject("b4", 503, "queue_timeout", 16.0)  # a slot has been held for 8 s, and two calls are ahead of one
     ]
     assert core.feed(ev.CallFinished(10.0, "a0")) == sent("a4")
 

@@ -205,8 +205,8 @@ def test_a_retry_waits_for_as_long_as_a_call_may(core: Make) -> None:
     bare.feed(*arrive(0.0, "a1", "b1"), CallFinished(1.0, "a1"), *arrive(2.0, "c1"))
     bare.feed(fail(3.0, "b1", 429, retry_after_s=9.0))
     assert bare.feed(Tick(4.0)) == [WakeAt(12.0), WakeAt(6.0)]
-    assert bare.feed(Tick(6.0)) == [Reject("c1", 503, "queue_timeout", 4.0), WakeAt(7.0)]
-    assert bare.feed(Tick(7.0)) == [Reject("b1", 503, "queue_timeout", 4.0)]
+    assert bare.feed(Tick(6.0)) == [Reject("c1", 503, "queue_timeout", 6.0 + 1.0), WakeAt(7.0)]
+    assert bare.feed(Tick(7.0)) == [Reject("b1", 503, "queue_timeout", 5.0 + 1.0)], "the rest, and what a call took"
 
 
 def test_a_window_of_nothing_takes_no_calls_even_where_hocket_only_observes(core: Make) -> None:

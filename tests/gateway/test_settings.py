@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hocket.cli import main
-from hocket.core.spec import EngineSpec, Route, SchedulerSpec, TenantSpec
+from hocket.core.spec import AdmissionSpec, EngineSpec, Route, SchedulerSpec, TenantSpec
 from hocket.errors import InputError
 from hocket.policies import spell_out
 from hocket.settings import EngineSettings, Settings, load_settings
@@ -41,6 +41,7 @@ def test_the_contract(tmp_path: Path) -> None:
         policy=spell_out(["default"]),
         routing="affinity",
         tenants=[TenantSpec("team-a", 2.0)],
+        limits=AdmissionSpec(jobs=100_000, held_bytes=2**30),
     )
     assert settings.address == ("127.0.0.1", 8080)
 

@@ -307,7 +307,7 @@ class Machine(RuleBasedStateMachine):
             assert tenant.running == 0
         for engine in world.scheduler.engines.values():
             assert not engine.queue and not engine.queue._nodes and not engine.queue._root.children
-        assert len(world.scheduler._idle.entries) <= 16 + 2 * self.names
+        assert len(world.scheduler._timers.idle.entries) <= 16 + 2 * self.names
 
 
 FAST = settings(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hocket.history.traces import Recorded
     from hocket.sim.driver import Span
 
-STATES = ("open", "closed", "idle", "aborted", "interrupted")
+STATES = ("open", "closed", "idle", "aborted", "refused", "interrupted")
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 

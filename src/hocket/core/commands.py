@@ -33,7 +33,18 @@ class Reject(Command, frozen=True, gc=False, tag=True):
     call: str
     status: int
     reason: str
-    "unknown_model | upstream_failed | upstream_status | ..."
+    "unknown_model | upstream_failed | upstream_status | overloaded | ..."
+    retry_after_s: float | None = None
+    "when to come again, as far as can be foretold"
+
+
+class Refuse(Command, frozen=True, gc=False, tag=True):
+    """Do not open this job: it is forgotten. Answer whoever opened it with an error."""
+
+    job: str
+    status: int
+    reason: str
+    "too_many_jobs"
     retry_after_s: float | None = None
 
 
@@ -56,4 +67,4 @@ class WakeAt(Command, frozen=True, gc=False, tag=True):
     at: float
 
 
-AnyCommand = Dispatch | Preempt | Reject | Abort | CloseJob | WakeAt
+AnyCommand = Dispatch | Preempt | Reject | Refuse | Abort | CloseJob | WakeAt

@@ -64,7 +64,7 @@ class JobClosed(Event, frozen=True, gc=False, tag=True):
     job: str
     abort: bool = False
     reason: str = "closed"
-    "closed | idle | aborted"
+    "closed | idle | aborted | refused (its first call was, and opened it)"
 
 
 class CallArrived(Event, frozen=True, gc=False, tag=True):
@@ -90,6 +90,8 @@ class CallArrived(Event, frozen=True, gc=False, tag=True):
     "whether a part of its answer can be continued: if not, it may be displaced only before its first byte"
     idempotency: str | None = None
     "a hash of the key by which its client would recognise a repetition; for the history"
+    bytes: int = 0
+    "of its request, which the driver holds while the call is open"
 
 
 class CallStarted(Event, frozen=True, gc=False, tag=True):

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from hocket.core.budget import URGENT
-from hocket.core.state import CallState
+from hocket.core.state import CLASSES, CallState
 
 if TYPE_CHECKING:
     from hocket.core.scheduler import Scheduler
@@ -48,6 +48,7 @@ def check(scheduler: Scheduler) -> None:
     for tenant in scheduler.tenants.values():
         urgent = [call for call in in_slots if call.job.tenant is tenant and call.urgency < URGENT]
         assert tenant.budget is None or tenant.budget.held == len(urgent), f"tenant {tenant.name}: {tenant.budget}"
+    _check_accounts(scheduler)
     for job in scheduler.jobs.values():
         states = Counter(call.state for call in job.calls.values())
         assert job.waiting == states[CallState.QUEUED], f"job {job.id}: waiting {job.waiting}"
@@ -58,6 +59,31 @@ def check(scheduler: Scheduler) -> None:
             same, lower = call.urgency == job.urgency, call.urgency > job.urgency
             assert lower if call.own_class else same, f"{call.id}: of class {call.urgency}, its job of {job.urgency}"
         assert job.calls or not job.closed, f"job {job.id}: closed, empty, and not forgotten"
+
+
+def _check_accounts(s: Scheduler) -> None:
+    """What is counted for admission is what is there."""
+    for engine in s.engines.values():
+        ahead = [0.0] * CLASSES
+        for call in s.calls.values():
+            ahead[call.urgency] += call.engine is engine
+        for job in s.jobs.values():
+            ahead[job.urgency] += job.expected.get(engine.name, 0.0) if job.calls else 0.0
+        off = max(abs(a - b) for a, b in zip(ahead, engine.load.ahead, strict=True))
+        assert off < 1e-6, f"{engine.name}: ahead {engine.load.ahead}, not {ahead}"
+    for account in (s.whole, *(tenant.account for tenant in s.tenants.values())):
+        if account is None:
+            continue
+        jobs = [job for job in s.jobs.values() if account.tenant in (None, job.tenant)]
+        calls = [call for job in jobs for call in job.calls.values()]
+        held = (account.jobs, account.calls, account.size)
+        there = len(jobs), len(calls), sum(call.size for call in calls)
+        assert held == there, f"account of {account.tenant and account.tenant.name}: {held}, not {there}"
+        seated = {seat.job.id for seat in account.unstarted}
+        assert seated == {job.id for job in jobs if any(seat.account is account for seat in job.seats)}, "seats"
+        for job in jobs:
+            assert not (job.seats and (job.started or not job.admitted or not job.calls)), f"job {job.id}: seated"
+            assert job.admitted or not job.calls, f"job {job.id}: has calls, and was not let in"
 
 
 def _check_shares(scheduler: Scheduler) -> None:

@@ -17,7 +17,6 @@ from hocket.core.replicas import Replicas
 from hocket.core.slots import QUEUED, Policy
 from hocket.core.spec import SchedulerSpec
 from hocket.core.state import Application, Call, Job, Tenant
-from hocket.core.timers import IdleJobs
 
 MAX_IDLE_APPS = 10_000
 "applications without an open job that are remembered: their names come from clients, who may send any number"
@@ -32,7 +31,6 @@ class Jobs(Replicas):
         self.tenants: dict[str, Tenant] = {}
         self.apps: dict[str, Application] = {}
         self._jobs_seen = 0
-        self._idle = IdleJobs(spec.job_idle_s)
 
     def _job_opened(self, event: ev.JobOpened, out: list[Command]) -> None:
         if event.job in self.jobs:
@@ -64,7 +62,7 @@ class Jobs(Replicas):
             self._believe(job, self.beliefs.opened, job)
             if past is not None and self.beliefs is not None:
                 self._believe(job, self.beliefs.resumed, job, past.steps)
-        wake = self._idle.opened(job, len(self.jobs))
+        wake = self._timers.idle.opened(job, len(self.jobs))
         if wake is not None:
             self._wake_at(wake, out)
 

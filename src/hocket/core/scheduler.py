@@ -12,9 +12,10 @@ from collections.abc import Callable
 from typing import Any
 
 from hocket.core import events as ev
+from hocket.core.accounts import bounded
+from hocket.core.admission import Admission
 from hocket.core.budget import URGENT, Budget
 from hocket.core.commands import CloseJob, Command, Reject
-from hocket.core.jobs import Jobs
 from hocket.core.ordering import Fact
 from hocket.core.slots import DISPATCHED, QUEUED, RUNNING, Policy
 from hocket.core.spec import SchedulerSpec
@@ -27,7 +28,7 @@ MAX_DELAYS = 5
 RETRYABLE = frozenset({"connect", "reset", "timeout", "garbage"})
 
 
-class Scheduler(Jobs):
+class Scheduler(Admission):
     """Events in, commands out. Build one with `hocket.assembly.build`.
 
     `policy_of` says what the names in a spec stand for, now and whenever the settings change. Drivers may read every
@@ -40,6 +41,7 @@ class Scheduler(Jobs):
         self.policy_of = policy_of
         self._calls_seen = 0
         self._serve(spec)
+        self._limit()
         self._believe_anew(policy)
         self._handlers: dict[type[ev.Event], Callable[[Any, list[Command]], None]] = {
             ev.JobOpened: self._job_opened,
@@ -135,9 +137,12 @@ class Scheduler(Jobs):
             job.path_s,
             own_class,
             resumable=event.resumable,
+            size=event.bytes,
         )
         if self.beliefs is not None:
             self._believe(job, self.beliefs.arrived, call)
+        if not self._admit(call, out):
+            return
         if self.fair.wanted and job.fair_finish is None:
             self._believe(job, self._join, job)
         if job.share is not None:
@@ -195,6 +200,8 @@ class Scheduler(Jobs):
             self._learn(call, replica, event.output_tokens or 1)  # an embedding is an answer, too
             self._charge(call)
         self._leave_slot(call)  # what _end does; this is where most calls end
+        engine.load.ended(self.now - call.sent_at, self.now)
+        self._spend(call, event.output_tokens + (event.prompt_tokens or call.prompt_tokens) - call.prompt_tokens)
         job, path_s = call.job, call.path_s + self.now - call.sent_at
         if path_s > job.path_s:
             job.path_s = path_s
@@ -285,6 +292,8 @@ class Scheduler(Jobs):
             out.append(Reject(call.id, 404, "unknown_model"))
         else:
             if engine is not call.engine:
+                call.engine.load.ahead[call.urgency] -= 1.0
+                engine.load.ahead[call.urgency] += 1.0
                 call.engine, call.failed_on = engine, None
             if self.fair.wanted and call.job.fair_finish is None:  # the settings did not ask before
                 self._believe(call.job, self._join, call.job)
@@ -294,6 +303,7 @@ class Scheduler(Jobs):
         """`call` is over: take it from wherever it is, and forget it."""
         if self.beliefs is not None:  # first, for a fallback lets every call wait anew that is not in a slot
             self._believe(call.job, self.beliefs.lost, call)
+        self._spend(call, call.tokens if call.attempts else -call.prompt_tokens)
         if call.state is QUEUED:
             self._dequeue(call)
             self._waits.ended(call)
@@ -307,6 +317,7 @@ class Scheduler(Jobs):
             self.shares.went(job.share)
         del self.calls[name]
         del job.calls[name]
+        self._discount(call)
         job.heard_at = self.now
         if job.closed and not job.calls:
             self._forget(job)
@@ -347,7 +358,7 @@ class Scheduler(Jobs):
             self._classify(job, out)
         self._believe_anew(policy)
         self._hold(spec)
-        self._idle.idle_s = spec.job_idle_s
+        self._timers.idle.idle_s = spec.job_idle_s
         for call in sorted(waiting, key=lambda call: call.number):
             self._place(call, out)
         for engine in self.engines.values():
@@ -356,6 +367,7 @@ class Scheduler(Jobs):
                 self._refresh(engine, replica)
             self._relist(engine)
             self._fill(engine, out)
+        self._limit()
 
     def _tick(self, event: ev.Tick, out: list[Command]) -> None:
         self._timers.woken(self.now)
@@ -364,9 +376,9 @@ class Scheduler(Jobs):
             self._fill(engine, out)
         for call in self._waits.due(self.now):
             self._end(call, out)
-            out.append(Reject(call.id, 503, "queue_timeout", self._waits.limit_s))
-        out.extend(CloseJob(job.id) for job in self._idle.due(self.now))
-        for at in (self._idle.next_at(), self._timers.next_at(), self._waits.next_at()):
+            out.append(Reject(call.id, 503, "queue_timeout", bounded(self.wait_s(call.engine, call.urgency))))
+        out.extend(CloseJob(job.id) for job in self._timers.idle.due(self.now))
+        for at in (self._timers.idle.next_at(), self._timers.next_at(), self._waits.next_at()):
             if at is not None:
                 self._wake_at(at, out)
 

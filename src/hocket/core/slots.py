@@ -63,7 +63,7 @@ class Slots:
         self.calls: dict[str, Call] = {}
         self._fallback = tuple(policy.fallback)
         self._dispatches = 0
-        self._timers = Timers()
+        self._timers = Timers(spec.job_idle_s)
         self._waits = Waits(spec.queue_timeout_s)
         self._use(policy.orderings)
         self._hold(spec)
@@ -138,8 +138,12 @@ class Slots:
         engine.room -= 1
         if only is None:
             engine.routing.changed(replica)
+        engine.load.moved_at = self.now
         job = call.job
         job.running += 1
+        if not job.started:
+            job.started = True
+            self._unseat(job)
         tenant = job.tenant
         tenant.running += 1
         if tenant.budget is not None and call.urgency < URGENT:
@@ -156,6 +160,9 @@ class Slots:
             self._ask(engine.holders.entered, call)
         elif engine.unbegun is not None:
             engine.unbegun[call.id] = call
+
+    def _unseat(self, job: Job) -> None:
+        raise NotImplementedError  # by the half above, which knows who may be sent away again
 
     def _leave_slot(self, call: Call) -> None:
         replica, now, job = call.replica, self.now, call.job

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from hocket.core.accounts import Account, Bucket, Load
 from hocket.core.budget import Budget
 from hocket.core.ordering import Chooser
 from hocket.core.queue import ReadyQueue, chooser_of
@@ -24,7 +25,7 @@ from hocket.core.windows import WindowSearch
 Plain = dict[str, Any]
 
 _TENANT = ("name", "number", "weight", "running", "last_served")
-_APP = ("name", "number", "jobs_closed", "mean_service_s")
+_APP = ("name", "number", "jobs_closed", "mean_service_s", "mean_calls")
 _REPLICA = (
     *("id", "index", "window", "inflight", "limit", "free", "present"),
     *("rests_until", "failures", "rests", "misses"),
@@ -32,12 +33,13 @@ _REPLICA = (
 _JOB = (
     *("id", "number", "urgency", "claimed", "arrived_at", "deadline_at", "features"),
     *("service_s", "path_s", "last_served", "fair_finish", "closed", "aborted", "heard_at", "tools"),
+    *("admitted", "started", "seen", "expected"),
 )
 _CALL = (
     *("id", "number", "stage", "model", "urgency", "arrived_at", "prompt_tokens", "max_tokens"),
     *("parent", "hint_output_tokens", "prefix", "state"),
     *("path_s", "own_class", "attempts", "delays", "sent_at", "charged_at"),
-    *("resumable", "tokens", "kept_tokens", "preempted", "passed", "leaving"),
+    *("resumable", "tokens", "kept_tokens", "preempted", "passed", "leaving", "size"),
 )
 
 
@@ -60,6 +62,8 @@ def save(scheduler: Scheduler) -> Plain:
         "apps": [_plain(app, _APP) for app in s.apps.values()],
         "replicas": {e.name: [_replica(replica) for replica in e.listed.values()] for e in _engines(s)},
         "paces": {e.name: None if e.holders is None else [e.holders.held_s, e.holders.ends] for e in _engines(s)},
+        "loads": {e.name: asdict(e.load) for e in _engines(s)},
+        "accounts": {name: _account(account) for name, account in _accounts(s).items()},
         "batches": {e.name: e.batch for e in _engines(s)},
         "routings": {e.name: e.routing.save() for e in s.engines.values()},
         "jobs": [_job(s, job) for job in s.jobs.values()],
@@ -73,7 +77,7 @@ def save(scheduler: Scheduler) -> Plain:
         "asked": s._timers.asked,
         "waits": [[at, call.id] for call, at in s._waits.entries.items()],
         "beliefs": None if s.beliefs is None else s.beliefs.save(),
-        "idle": [[at, number, None if job.gone else job.id] for at, number, job in s._idle.entries],
+        "idle": [[at, number, None if job.gone else job.id] for at, number, job in s._timers.idle.entries],
     }
 
 
@@ -99,7 +103,8 @@ def restore(scheduler: Scheduler, state: Plain) -> None:
         app, tenant = s.apps[fields.pop("app")], s.tenants[fields.pop("tenant")]
         fields["share"] = fields["share"] and s.shares.at(fields["share"])
         fields["places"] = {name: _engine(s, name).listed[place] for name, place in fields["places"].items()}
-        s.jobs[fields["id"]] = Job(app=app, tenant=tenant, **fields)
+        let_in = {"admitted": True, "started": True}  # where the journal is older than these
+        s.jobs[fields["id"]] = Job(app=app, tenant=tenant, **{**let_in, **fields})
     for fields in state["calls"]:
         _call(s, fields)
     if state["beliefs"] is None:
@@ -107,6 +112,7 @@ def restore(scheduler: Scheduler, state: Plain) -> None:
     elif s.beliefs is not None:
         s.beliefs.restore(state["beliefs"], s.jobs)
     _wait_again(s, state)
+    _limit_again(s, state)
 
 
 def _engines_again(s: Scheduler, state: Plain) -> None:
@@ -146,8 +152,32 @@ def _wait_again(s: Scheduler, state: Plain) -> None:
         engine = _engine(s, name)
         s._timers.heap.append((at, count, (engine, engine.listed[replica_id])))
     s._timers.asked = list(state["asked"])
-    s._idle.entries = [(at, number, s.jobs[job] if job else _gone(s, number)) for at, number, job in state["idle"]]
-    heapify(s._idle.entries)
+    s._timers.idle.entries = [
+        (at, number, s.jobs[job] if job else _gone(s, number)) for at, number, job in state["idle"]
+    ]
+    heapify(s._timers.idle.entries)
+
+
+def _limit_again(s: Scheduler, state: Plain) -> None:
+    """What is counted is counted anew; what was measured, and sums whose last digit depends on their order, is kept."""
+    s._limit()
+    if "loads" not in state:  # a journal may be older than these
+        return
+    for engine in _engines(s):
+        engine.load = Load(**state["loads"][engine.name])
+    for name, account in _accounts(s).items():
+        account.call_s, account.job_s, bucket = state["accounts"][name]
+        account.bucket = bucket and Bucket(**bucket)
+
+
+def _accounts(s: Scheduler) -> dict[str, Account]:
+    """All of them; that of the whole has no name."""
+    own = {tenant.name: tenant.account for tenant in s.tenants.values() if tenant.account is not None}
+    return {"": s.whole, **own}
+
+
+def _account(account: Account) -> list[Any]:
+    return [account.call_s, account.job_s, account.bucket and asdict(account.bucket)]
 
 
 def _choosers(s: Scheduler) -> list[Chooser]:

@@ -29,6 +29,43 @@ class EngineSpec(msgspec.Struct, frozen=True):
     "seconds to bring back a token of a displaced call's KV cache; None = it is computed again"
 
 
+class LimitsSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What one tenant, or all together, may have at once. None = any number. (docs/concepts/admission.md)"""
+
+    calls: int | None = None
+    "open ones: those that wait, and those in slots"
+    jobs: int | None = None
+    "open ones"
+    tokens_per_minute: float | None = None
+    "of prompts and answers; a minute's worth may be saved up"
+    queue: int | None = None
+    "calls that wait"
+    held_bytes: int | None = None
+    "that the requests of open calls take"
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say. An error begins with its key, which the loader turns into a line."""
+        for key in ("calls", "jobs", "tokens_per_minute", "queue", "held_bytes"):
+            value = getattr(self, key)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"`{key}`: {value}; use a number above 0, or leave it out")
+
+
+class AdmissionSpec(LimitsSpec, frozen=True, forbid_unknown_fields=True):
+    """The same of all together, and what else decides whether a new job is let in."""
+
+    wait_s: float | None = None
+    "a new job is refused where its first call would wait for longer; None = it waits"
+    deadlines: Literal["ignore", "refuse", "demote"] = "ignore"
+    "what becomes of a job that cannot meet its deadline: refused at its first call, or put into the last class"
+
+    def __post_init__(self) -> None:
+        """See `LimitsSpec`."""
+        super().__post_init__()
+        if self.wait_s is not None and not 0 < self.wait_s < float("inf"):
+            raise ValueError(f"`wait_s`: {self.wait_s}; use seconds above 0, or leave it out")
+
+
 class TenantSpec(msgspec.Struct, frozen=True):
     """Who pays. A tenant without one has weight 1."""
 
@@ -38,6 +75,7 @@ class TenantSpec(msgspec.Struct, frozen=True):
     "of all slots, 0 to 1: what its calls of classes 0 and 1 may use in the long run; beyond, they count as the next"
     urgent_burst_s: float = 60.0
     "slot-seconds of them that it may have used at once"
+    limits: LimitsSpec = LimitsSpec()
 
 
 class Route(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -80,6 +118,8 @@ class SchedulerSpec(msgspec.Struct, frozen=True):
     "a call that waited for so long without a slot is refused; None = it waits on"
     preemption: PreemptionSpec | None = None
     "whether running calls may be displaced; None = never"
+    limits: AdmissionSpec = AdmissionSpec()
+    "what may be open at once; a mere observer refuses nothing"
     observe: bool = False
     "dispatch every call at once whatever the windows say, and retry nothing: only watch"
     seed: int = 0

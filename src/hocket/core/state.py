@@ -7,11 +7,14 @@ six times faster and written half as fast.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+from hocket.core.accounts import Account, Load, Seat
 
 if TYPE_CHECKING:
     from hocket.core.belief import Belief
@@ -48,6 +51,8 @@ class Tenant:
     "number of the latest dispatch to it; 0 = never served"
     budget: Budget | None = None
     "of urgent work; None = without end"
+    account: Account | None = None
+    "what it has in hand against its limits; None = it has none"
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -59,6 +64,8 @@ class Application:
     jobs_closed: int = 0
     mean_service_s: float = 0.0
     "mean attained service of its closed jobs, in slot-seconds; 0 = none closed yet"
+    mean_calls: dict[str, float] = field(default_factory=dict)
+    "engine -> calls of such a job there, on average"
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -99,6 +106,16 @@ class Job:
     "it was cut short: nothing is learned from its size"
     gone: bool = False
     "the core has forgotten it"
+    admitted: bool = False
+    "one of its calls was let in: overload refuses none of the later ones"
+    started: bool = False
+    "one of its calls got a slot"
+    seen: dict[str, int] = field(default_factory=dict)
+    "engine -> calls of it that have come"
+    expected: dict[str, float] = field(default_factory=dict)
+    "engine -> calls that are still to come, as is usual of its application"
+    seats: Sequence[Seat] = ()
+    "its places among the jobs that may be sent away again; none once it has started"
     heard_at: float = 0.0
     "latest event about it, calls in slots aside"
     calls: dict[str, Call] = field(default_factory=dict)
@@ -174,6 +191,8 @@ class Call(msgspec.Struct, eq=False, gc=False):
     "whether it was asked to leave its slot, and still is in it"
     charged_at: float = 0.0
     "until when its slot time has been added to the job's service"
+    size: int = 0
+    "bytes of its request, which its driver holds while it is open"
 
     @property
     def demoted(self) -> bool:
@@ -237,6 +256,8 @@ class Engine:
     "calls that were sent and have not begun, by id; None where they need not give way to more urgent ones"
     batch: int = 1
     "calls that a replica of it works on at once, as a power of two; kept where an ordering reads Fact.BATCH"
+    load: Load = field(default_factory=lambda: Load([0.0] * CLASSES))
+    "the work ahead of it, and how fast that goes"
     listed: dict[str, Replica] = field(default_factory=dict)
     "every replica ever added: one that returns keeps its place, and the calls that it may still hold"
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from heapq import heapify, heappop, heappush
+from math import inf
 
 from hocket.core.state import Call, Engine, Job, Replica
 
 
 class Timers:
-    """Replicas that may be used again later, and the wake-up calls that are under way."""
+    """Replicas that may be used again later, jobs that may be idle, and the wake-up calls that are under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, idle_s: float = inf) -> None:
+        #: jobs of which nothing is heard
+        self.idle = IdleJobs(idle_s)
         self.heap: list[tuple[float, int, tuple[Engine, Replica]]] = []
         self.count = 0
         self.asked: list[float] = []

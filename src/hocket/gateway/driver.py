@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from hocket.core import events as ev
-from hocket.core.commands import Abort, CloseJob, Command, Dispatch, Preempt, Reject, WakeAt
+from hocket.core.commands import Abort, CloseJob, Command, Dispatch, Preempt, Refuse, Reject, WakeAt
 from hocket.core.scheduler import Scheduler
 from hocket.core.snapshot import Plain, save
 from hocket.core.spec import SchedulerSpec
@@ -170,6 +170,7 @@ class Driver:
         self._telling = False
         self._timers: set[asyncio.TimerHandle] = set()
         self._closed: OrderedDict[str, None] = OrderedDict()
+        self._refusal: Refuse | None = None
         self._boot = secrets.token_hex(3)
         self._ids = 0
         self._empty = asyncio.Event()
@@ -223,6 +224,8 @@ class Driver:
                     call.give(command)
             case WakeAt():
                 self._wake_at(command.at)
+            case Refuse():
+                self._refusal = command
             case CloseJob():
                 self.tell(ev.JobClosed(self.clock(), command.job, reason="idle"))
             case Preempt():
@@ -255,10 +258,12 @@ class Driver:
         deadline_s: float | None = None,
         features: dict[str, float] | None = None,
         past: ev.Past | None = None,
-    ) -> None:
-        """A job begins. `features`: what its first request shows, if that opens it."""
+    ) -> Refuse | None:
+        """A job begins, unless the core refuses it. `features`: what its first request shows, if that opens it."""
         self._closed.pop(job, None)
+        self._refusal = None
         self.tell(ev.JobOpened(self.clock(), job, app, tenant, urgency, deadline_s, features or {}, past))
+        return self._refusal
 
     def close_job(self, job: str, abort: bool = False) -> None:
         """A job ends; with `abort` its calls are killed. Its id is refused from now on."""
@@ -266,6 +271,10 @@ class Driver:
         if len(self._closed) > REMEMBERED:
             self._closed.popitem(last=False)
         self.tell(ev.JobClosed(self.clock(), job, abort, "aborted" if abort else "closed"))
+
+    def undo_job(self, job: str) -> None:
+        """The call that opened this job was refused, and no other came: its client may open it again."""
+        self.tell(ev.JobClosed(self.clock(), job, abort=True, reason="refused"))
 
     def end_job(self, job: str) -> None:
         """No further stage will come to a job that no client can name."""
@@ -292,8 +301,9 @@ class Driver:
         retry: int = 0,
         resumable: bool = False,
         idempotency: str | None = None,
+        size: int = 0,
     ) -> LiveCall:
-        """A call of an open job arrives. Give it back with `leave` when its client has been answered."""
+        """A call of an open job arrives, whose request has `size` bytes. `leave` it when its client has its answer."""
         call = LiveCall(self, self.new_id("call"))
         self.live[call.id] = call
         self.tell(
@@ -312,6 +322,7 @@ class Driver:
                 retry,
                 resumable,
                 idempotency,
+                size,
             )
         )
         return call

@@ -10,7 +10,7 @@ from hocket.core import events as ev
 from hocket.core.state import Job
 from hocket.gateway.driver import Driver
 from hocket.gateway.identity import Tenants, check_deadline, check_name, check_urgency
-from hocket.gateway.openai import ApiError, decode
+from hocket.gateway.openai import ApiError, decode, refusal
 from hocket.gateway.places import Places
 from hocket.settings import TenantSettings
 
@@ -53,7 +53,9 @@ class Jobs:
         key = self._key(tenant, job_id)
         if self._places.open_job(key, job_id, asked.app) is None:
             urgency = self._places.urgency.opened(key, tenant, asked.app, urgency, deadline_s)
-            self._driver.open_job(key, asked.app, tenant.name, urgency, deadline_s)
+            refused = self._driver.open_job(key, asked.app, tenant.name, urgency, deadline_s)
+            if refused is not None:
+                raise refusal(refused)
         return {"id": job_id, "object": "job", "app": asked.app}
 
     def close(self, tenant: TenantSettings, job_id: str, abort: bool) -> dict[str, Any]:

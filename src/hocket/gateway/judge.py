@@ -113,8 +113,9 @@ class Judge:
 
         blank = self._blank.setdefault(domain.name, {})
         key = f"{JUDGE}/{secrets.token_hex(8)}"  # where anyone may call, anyone may name a job: not this one
-        driver.open_job(key, JUDGE, JUDGE, URGENT)
         try:
+            if driver.open_job(key, JUDGE, JUDGE, URGENT) is not None:
+                return "failed"
             async with asyncio.timeout(settings.timeout_s):
                 outcome: Outcome = "kept"
                 if not blank:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from hocket.core.commands import Abort, Reject
+from hocket.core.commands import Abort, Refuse, Reject
 
 T = TypeVar("T")
 
@@ -243,6 +243,14 @@ def with_usage(stream_options: msgspec.Raw) -> dict[str, object] | None:
 REASONS = {
     "unknown_model": "no engine serves this model",
     "queue_timeout": "the call has waited for a slot for as long as `queue_timeout` allows; try again",
+    "overloaded": "a new job would wait for longer than `limits.wait_s` allows; nothing of it was begun",
+    "queue_full": "as many calls wait as `limits.queue` allows; nothing of this job was begun",
+    "shed": "the call made room for a more urgent one; nothing of its job was begun",
+    "too_many_bytes": "requests of open calls hold as many bytes as `limits.held_mib` allows",
+    "too_many_calls": "as many calls are open as `limits.calls` allows",
+    "too_many_jobs": "as many jobs are open as `limits.jobs` allows",
+    "too_many_tokens": "the tokens of `limits.tokens_per_minute` are used up",
+    "deadline_unmeetable": "the job could not end by its deadline even if all went well; nothing of it was begun",
     "upstream_connect": "no connection to the engine's replica",
     "upstream_reset": "the engine's replica closed the connection before its answer was complete",
     "upstream_timeout": "the engine's replica was silent for too long",
@@ -257,11 +265,13 @@ def unknown_model(models: Sequence[str], model: str) -> ApiError:
     return ApiError(404, message, code="model_not_found", param="model")
 
 
-def refusal(order: Reject | Abort) -> ApiError:
-    """The error for a call that the core ended."""
+def refusal(order: Reject | Refuse | Abort) -> ApiError:
+    """The error for a call that the core ended, or a job that it did not open."""
     if isinstance(order, Abort):
         if order.reason == "shutdown":
             return ApiError(503, "the gateway is shutting down; try again", code="shutdown")
         return ApiError(409, "the job of this call was aborted", code="job_aborted")
-    message = REASONS.get(order.reason, order.reason)
-    return ApiError(order.status, message, code=order.reason, retry_after_s=order.retry_after_s)
+    message, after_s = REASONS.get(order.reason, order.reason), order.retry_after_s
+    # official clients would send the same again, and again too late
+    headers = {"x-should-retry": "false"} if order.reason == "deadline_unmeetable" and after_s is None else None
+    return ApiError(order.status, message, code=order.reason, retry_after_s=after_s, headers=headers)

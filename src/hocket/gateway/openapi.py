@@ -45,6 +45,7 @@ CODES: dict[int, tuple[str, ...]] = {
     408: ("request_timeout",),
     409: ("job_closed", "job_of_another_app", "tool_run_exists", "job_aborted", "no_settings"),
     413: ("body_too_large",),
+    429: ("too_many_calls", "too_many_jobs", "too_many_tokens", "too_many_bytes", "queue_full"),
     431: ("headers_too_large",),
     500: ("internal_error",),
     502: ("upstream_connect", "upstream_reset", "upstream_timeout", "upstream_garbage"),
@@ -54,6 +55,14 @@ CODES: dict[int, tuple[str, ...]] = {
         "upstream_timeout",
         "upstream_garbage",
         "queue_timeout",
+        "overloaded",
+        "queue_full",
+        "shed",
+        "deadline_unmeetable",
+        "too_many_bytes",
+        "too_many_calls",
+        "too_many_jobs",
+        "too_many_tokens",
         "shutdown",
         "too_many_connections",
     ),
@@ -70,6 +79,7 @@ _MEANINGS = {
     408: "the request did not come in time",
     409: "it contradicts what is known",
     413: "the body is too large",
+    429: "one of the tenant's own limits is reached",
     431: "the headers are too large",
     500: "a bug",
     502: "a replica failed",
@@ -136,7 +146,7 @@ def _call(endpoint: Endpoint) -> Json:
         "requestBody": _json_body(_request(endpoint)),
         "responses": {
             "200": ok,
-            **_errors(401, 403, 408, 409, 413, 431),
+            **_errors(401, 403, 408, 409, 413, 429, 431),
             "default": {
                 "description": "an error: hocket's own, or the engine's as it came",
                 "content": {"application/json": {"schema": _OBJECT}},
@@ -200,7 +210,7 @@ def _straight() -> Json:
 
 def _jobs() -> Json:
     job, run = _ref("schemas", "Job"), _ref("schemas", "Run")
-    opened = _operation("open_job", "Open a job.", _ref("schemas", "OpenedJob"), 400, 401, 409, 413)
+    opened = _operation("open_job", "Open a job.", _ref("schemas", "OpenedJob"), 400, 401, 409, 413, 429, 503)
     close = _operation("close_job", "Close a job.", _ref("schemas", "OpenedJob"), 400, 401, 404)
     abort = {"type": "string", "enum": ["true", "false", "1", "0"]}
     close["parameters"] = [{"name": "abort", "in": "query", "schema": abort, "description": "kill its open calls"}]

@@ -22,7 +22,7 @@ from hocket.gateway.identity.follow import Past
 from hocket.gateway.identity.memory import Memory, Turn
 from hocket.gateway.identity.sources import claim_of, retry_of
 from hocket.gateway.identity.tenants import Tenants
-from hocket.gateway.openai import ApiError, Request
+from hocket.gateway.openai import ApiError, Request, refusal
 from hocket.gateway.tape import Tape
 from hocket.gateway.urgency import Decided, Urgency
 from hocket.settings import Settings, TenantSettings
@@ -191,14 +191,19 @@ class Places:
     # ---------------------------------------------------------------- from arrival to end
 
     def arrive(self, place: Place, asked: Request, body: bytes = b"", resumable: bool = False) -> LiveCall:
-        """The call arrives; its job is opened if it is the first. Give it back with `leave`."""
+        """The call arrives; its job is opened if it is the first. Give it back with `leave`.
+
+        Raises ApiError 429 or 503 where that job is refused.
+        """
         driver, claim, prompt_tokens = self._driver, place.claim, asked.prompt_tokens
         decided, tenant = place.decided, place.tenant
         first = self.urgency.read(decided, place.key, tenant, place.app, asked, body)
         if place.fresh:
             features = asked.features(prompt_tokens)
             assert decided.urgency is not None
-            driver.open_job(place.key, place.app, tenant.name, decided.urgency, claim.deadline_s, features)
+            refused = driver.open_job(place.key, place.app, tenant.name, decided.urgency, claim.deadline_s, features)
+            if refused is not None:
+                raise refusal(refused)
         else:
             self._lingering.setdefault(tenant.name, OrderedDict()).pop(place.key, None)
         past = self._past(tenant)
@@ -220,6 +225,7 @@ class Places:
             retry=place.retry,
             resumable=resumable,
             idempotency=None if place.tape is None else place.tape.hash,
+            size=len(body),
         )
         self.urgency.arrived(decided, place.key, call.id, first, asked, body)
         return call
@@ -227,6 +233,9 @@ class Places:
     def leave(self, place: Place, call: LiveCall) -> None:
         """The call's client has its answer, or is gone. A job that nobody named ends now or soon."""
         self._driver.leave(call)
+        if place.fresh and self._was_refused(place.key):
+            self._driver.undo_job(place.key)
+            return
         place.answered()
         if place.tape is not None:
             place.tape.refused = call.refused
@@ -238,6 +247,11 @@ class Places:
             self._driver.end_job(place.key)
         elif not place.trail.calls_tools:
             self._linger(place.tenant.name, place.key)
+
+    def _was_refused(self, key: str) -> bool:
+        """Whether the job is open, and none of its calls was let in for good."""
+        job = self._driver.scheduler.jobs.get(key)
+        return job is not None and not job.admitted and not job.calls
 
     def _linger(self, tenant: str, key: str) -> None:
         waiting = self._lingering.setdefault(tenant, OrderedDict())

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from hocket.core import events as ev
-from hocket.core.commands import Abort, Command, Dispatch, Reject
+from hocket.core.commands import Abort, Command, Dispatch, Refuse, Reject
 from hocket.core.spec import SchedulerSpec
 
 
@@ -37,7 +37,7 @@ class JobRecord(msgspec.Struct, gc=False):
     features: str = ""
     "JSON object of numbers: what was known of the request when it arrived"
     state: str = "open"
-    "open | closed | idle | aborted | interrupted (its process ended before it did)"
+    "open | closed | idle | aborted | refused (not let in) | interrupted (its process ended before it did)"
     ended_s: float | None = None
     "the job completion time: from its arrival to its last stage's end"
     calls: int = 0
@@ -199,6 +199,8 @@ class Ledger:
                 self._call_ended(command.call, at, "rejected", command.reason, command.status)
             elif type(command) is Abort:
                 self._call_ended(command.call, at, "aborted", command.reason)
+            elif type(command) is Refuse and command.job in self._jobs:
+                self._over(self._jobs[command.job], "refused")
 
     def interrupt(self, at: float) -> None:
         """The process ends: so does everything that is open."""

@@ -29,6 +29,7 @@ from hocket.settings.checks import (
 from hocket.settings.engines import EngineSettings, Health, Kind, Timeouts
 from hocket.settings.history import HistorySettings
 from hocket.settings.identity import IdentitySettings
+from hocket.settings.limits import LimitsSettings, TenantLimits
 from hocket.settings.plan import PlanSettings
 from hocket.settings.tls import TlsSettings
 from hocket.settings.urgency import JUDGE, Class, ReaderSettings, UrgencySettings
@@ -71,6 +72,8 @@ class TenantSettings(Struct, frozen=True, forbid_unknown_fields=True):
     "of all slots, for its calls of classes 0 and 1, on average; None = any"
     urgent_burst_s: Seconds = 60.0
     "slot-seconds of such work that it may have saved up"
+    limits: TenantLimits = TenantLimits()
+    "what it may have at once"
 
     def __post_init__(self) -> None:
         """Check what types cannot say."""
@@ -130,6 +133,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     "the plan that the engines come from: metrics say how far demand has drifted from it"
     history: bool | HistorySettings = True
     "jobs and calls on disk; true = with every default, false (`off`) = none"
+    limits: LimitsSettings = LimitsSettings()
+    "what all tenants together may have at once, and who is refused where a queue is long"
     timeouts: Timeouts = Timeouts()
     health: Health = Health()
     queue_timeout: Seconds | None = None
@@ -242,7 +247,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             parameters=self.policies,
             routing=self.routing,
             routes=[*self._judges_route(), *(Route(r.engine, r.app, r.stage, r.model) for r in self.routes)],
-            tenants=[TenantSpec(t.name, t.weight, t.urgent_share, t.urgent_burst_s) for t in self.tenants],
+            tenants=[
+                TenantSpec(t.name, t.weight, t.urgent_share, t.urgent_burst_s, t.limits.to_spec()) for t in self.tenants
+            ],
+            limits=self.limits.to_spec(),
             job_idle_s=self.job_idle_s,
             queue_timeout_s=self.queue_timeout,
             preemption=preemption,

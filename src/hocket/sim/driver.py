@@ -131,9 +131,8 @@ class Simulation:
                 self._tell(later.popleft())
         if self._left > 0:
             raise InputError(self._stuck())
-        return self._outcome._replace(
-            makespan_s=self._at, policy_error=self._scheduler.policy_error, preemptions=self._preemptions
-        )
+        error = self._scheduler.policy_error
+        return self._outcome._replace(makespan_s=self._at, policy_error=error, preemptions=self._preemptions)
 
     def _stuck(self) -> str:
         """Why jobs are left when nothing can happen any more."""
@@ -180,6 +179,8 @@ class Simulation:
             case cmd.Reject():
                 call = self._calls.pop(command.call)
                 self._refuse(call.run, f"stage {call.stage.id}: {command.status} {command.reason}")
+            case cmd.Refuse():
+                self._refuse(self._opening, f"{command.status} {command.reason}")
             case cmd.Abort():
                 call = self._calls.pop(command.call)
                 if call.place >= 0 and self._replicas[call.place].remove(call, self._now):
@@ -235,6 +236,7 @@ class Simulation:
         if self._oracle is not None:
             run.remaining = sum(self._unloaded(run, stage) for stage in job.stages)
             self._oracle.report(job.job, run.remaining)
+        self._opening = run
         self._tell(ev.JobOpened(self._at, job.job, job.app, job.tenant, job.urgency, job.deadline_s, job.features))
         for stage in job.stages:
             if not run.left[stage.id]:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from hocket.assembly import build
-from hocket.core.spec import EngineSpec, PreemptionSpec, Route, SchedulerSpec, TenantSpec
+from hocket.core.spec import AdmissionSpec, EngineSpec, PreemptionSpec, Route, SchedulerSpec, TenantSpec
 from hocket.errors import InputError
 from hocket.policies import check_parameters, parse_policy
 from hocket.sim.driver import FOREVER_S, Outcome, Simulation, Watch
@@ -39,6 +39,8 @@ class Setup(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     "whether running calls may be displaced"
     routes: list[Route] = []
     tenants: list[TenantSpec] = []
+    limits: AdmissionSpec = AdmissionSpec()
+    "who is let in"
     sharing: Sharing | None = None
     "the devices of all replicas, where some have a part of one"
 
@@ -132,6 +134,7 @@ def scheduler_spec(setup: Setup, policy: str) -> SchedulerSpec:
         routes=setup.routes,
         tenants=setup.tenants,
         preemption=setup.preemption,
+        limits=setup.limits,
         job_idle_s=FOREVER_S,
     )
 
