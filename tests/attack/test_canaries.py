@@ -37,7 +37,7 @@ BODY: dict[str, Any] = {
     "messages": [
         {"role": "system", "content": f"You know the {PROMPT}."},
         {"role": "user", "content": [{"type": "text", "text": PROMPT}]},
-        {"role": "assistant", "tool_calls": [{"id": f"call-{PROMPT}", "function": {"name": PROMPT, "arguments": PROMPT}}]},
+        {"role": "assistant", "tool_calls": [{"id": f"call-{PROMPT}", "function": {"name": PROMPT, "arguments": "x"}}]},
         {"role": "tool", "tool_call_id": f"call-{PROMPT}", "content": PROMPT},
     ],
     "tools": [{"type": "function", "function": {"name": PROMPT}}],
@@ -67,6 +67,10 @@ def headers(key: str) -> list[dict[str, str]]:
         {"Authorization": f"Bearer {key}"}, {"Authorization": key}, {"Authorization": f"Basic {key}"},
         {"Authorization": f"Basic {basic}"}, {"x-api-key": key}, {"api-key": key}, {"Cookie": f"key={key}"},
     ]  # fmt: skip
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
 
 
 async def play(http: aiohttp.ClientSession, url: str) -> bytes:
@@ -158,7 +162,7 @@ async def test_a_served_process_keeps_what_it_hears_to_itself(
     assert any(CANARY in seen.raw for seen in engine.seen), "the canaries flew"
     assert not any(KEY in str(seen.headers) for seen in engine.seen), "no tenant's key goes to an engine"
     assert b"invalid_api_key" in told and b"missing_api_key" in told
-    kept = {file.name: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+    kept = contents(tmp_path)
     assert {"journal.jsonl", "history.db", "log", "keys.yaml"} <= kept.keys()
     assert b"CallArrived" in kept["journal.jsonl"] and b"Traceback" not in kept["log"]
     for name, found in {**kept, "other clients": told, "standard output": line.encode() + out}.items():
@@ -244,7 +248,9 @@ def test_no_form_of_a_key_passes_the_log(log: tuple[io.StringIO, logs.Redacting]
 def test_one_message_is_one_line(log: tuple[io.StringIO, logs.Redacting]) -> None:
     """A line end in a path would else be a line of the log that hocket never wrote."""
     out, _ = log
-    logging.getLogger("hocket.gateway").error("GET %s failed", "/v1/x\n2026-01-01 00:00:00,000 INFO all is well\x1b[2J\u2028")
+    logging.getLogger("hocket.gateway").error(
+        "GET %s failed", "/v1/x\n2026-01-01 00:00:00,000 INFO all is well\x1b[2J\u2028"
+    )
     assert out.getvalue().count("\n") == 1 and "\x1b" not in out.getvalue() and r"\n2026" in out.getvalue()
 
 

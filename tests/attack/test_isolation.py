@@ -113,7 +113,7 @@ async def test_messages_that_are_replayed_lead_to_no_other_tenants_job() -> None
 
 
 async def test_the_same_words_of_many_tenants_hide_nobodys_job() -> None:
-    """Were hashes shared, twins of other tenants would make a conversation ambiguous, and its job a new one each time."""
+    """Were hashes shared, twins of other tenants would make a conversation ambiguous: a new job for each turn."""
     crowd = [TenantSettings(f"t{i}", digest_of(f"k{i}")) for i in range(20)]
     world = World(tenants=[A, *crowd])
     mine = ask(world, A).end(answer(assistant("It is round.")))
@@ -156,7 +156,10 @@ async def test_another_tenants_job_cannot_be_told_from_one_that_is_not_there(
         status, body = await asked(world, "b", method, path)
         nobody = await asked(world, "b", method, path.replace("mine", "none"))
         assert (status, body["error"]["code"]) == (404, "unknown_job"), (method, path)
-        assert nobody == (status, {"error": {**body["error"], "message": body["error"]["message"].replace("mine", "none")}})
+        assert nobody == (
+            status,
+            {"error": {**body["error"], "message": body["error"]["message"].replace("mine", "none")}},
+        )
     # a job of the same id is another job
     async with world.post({}, headers=key("b", job="mine", app="y")) as response:
         assert response.status == 200

@@ -97,7 +97,9 @@ async def test_the_main_listener_has_nothing_for_operators(
         assert await status(world, path, "hk-admin") == 403  # it is no key for calls, and nothing else is there
     assert [await status(world, path, "hk-admin", url) for path in (METRICS, JOBS, RELOAD)] == [200, 200, 409]
     assert [await status(world, path, "hk-a", url) for path in (METRICS, JOBS, RELOAD)] == [403] * 3
-    assert [await status(world, path, "hk-a", url) for path in (CALLS, "/v1/chat/completions", "/v1/jobs/x")] == [404] * 3
+    assert [await status(world, path, "hk-a", url) for path in (CALLS, "/v1/chat/completions", "/v1/jobs/x")] == [
+        404
+    ] * 3
     assert [await status(world, path, url=at) for path in ("/health", "/ready") for at in (world.url, url)] == [200] * 4
     # a page of elsewhere, or a name of elsewhere that leads here, gets nothing from what asks for no key
     for header in ({"Host": "evil.example"}, {"Origin": "https://evil.example"}):
@@ -112,14 +114,14 @@ async def test_a_revoked_or_expired_key_opens_nothing(engine: ScriptedEngine, st
     assert main(["keys", "revoke", "--file", path, "hk-1"]) == 0
     await world.gateway.reload(world.gateway.settings)
     assert [await status(world, CALLS, name) for name in ("hk-1", "hk-2")] == [401, 200]
-    world.gateway.keyring._clock = lambda: (datetime.now(UTC) + timedelta(hours=1)).timestamp()
+    later = (datetime.now(UTC) + timedelta(hours=1)).timestamp()
+    world.gateway.keyring._clock = lambda: later
     assert await status(world, CALLS, "hk-2") == 401
 
 
 async def test_a_file_with_a_mistake_changes_nothing(engine: ScriptedEngine, start: Start, tmp_path: Path) -> None:
-    path = Path(written(tmp_path))
+    path, good = tmp_path / "keys.yaml", Path(written(tmp_path)).read_text()  # noqa: ASYNC240 - a small file
     world = await start(engine, tenants=TENANTS, keys=str(path))
-    good = path.read_text()
     for bad, why in (
         ("keys: [", "not valid YAML"),
         (good.replace("tenant: b", "tenant: c"), "of tenant 'c', which the settings do not list"),

@@ -199,7 +199,9 @@ async def test_what_could_be_two_requests_is_none(engine: ScriptedEngine, start:
 
 async def test_what_engines_get_is_framed_anew(engine: ScriptedEngine, start: Start) -> None:
     world = await start(engine)
-    chunked = HEAD + b"Transfer-Encoding: chunked\r\nTrailer: Host\r\nTE: trailers\r\nConnection: x-hop\r\nx-hop: 1\r\n\r\n"
+    chunked = (
+        HEAD + b"Transfer-Encoding: chunked\r\nTrailer: Host\r\nTE: trailers\r\nConnection: x-hop\r\nx-hop: 1\r\n\r\n"
+    )
     found = await answers(world, chunked + BODY.replace(b"0\r\n\r\n", b"0\r\nHost: evil\r\n\r\n"))
     assert statuses(found) == [200]
     (seen,) = engine.seen
@@ -310,5 +312,3 @@ async def test_idle_and_slow_connections_do_not_keep_others_out(engine: Scripted
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
     await soon(lambda: world.gateway.listeners.open <= 1, 5.0)
-
-
