@@ -22,7 +22,7 @@ from hocket.planner.search import Candidate, Problem, Search
 
 CALLS, FEWEST, MOST = 12_000, 40, 400
 "of a run in a race: its jobs make so many calls, and are so many at least and at most"
-STRESS = 1.2
+STRESS = 2.5
 "times what the estimate says that the best carries: the load of a race (throughput)"
 NEIGHBOURS = 24
 "of a winner that are raced: if none of them is better, it has won"
@@ -139,6 +139,7 @@ class Runners:
         jobs = min(MOST, max(FEWEST, round(CALLS / calls)))
         self.throughput = goal.objective == "throughput"
         self.judge = Judge(demand, problem.cluster, problem.models, goal, most=jobs)
+        self.judge.least = float(jobs)
         self.slos = goal.slos or self._crowded(first.plan)
         self.judge.goal = Goal(goal.objective, self.slos, goal.headroom)
         self.scale = -STRESS * first.score.value if self.throughput else 1.0

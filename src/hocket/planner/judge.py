@@ -193,7 +193,7 @@ class Judge:
     ) -> None:
         """`most`: jobs of a run; infinity for runs as long as they should be. `until` says when the time is over."""
         self.demand, self.cluster, self.models, self.goal, self.seed = demand, cluster, models, goal, seed
-        self.most, self.until = most, until
+        self.most, self.least, self.until = most, float(JOBS), until
 
     def figures(self, plan: Plan, scale: float) -> Figures:
         """Mean and p95 latency at `scale` times the rates. A job that is refused counts as endless."""
@@ -210,7 +210,7 @@ class Judge:
         self, plan: Plan, scale: float, slos: Sequence[Slo], until: Callable[[], bool], short: bool = False
     ) -> Figures | None:
         """None if `slos` are missed for certain. Raises CutError where the time is over before."""
-        jobs = draw(self.demand, self.goal, scale, self.seed, *((SHORT, SHORT) if short else (self.most,)))
+        jobs = draw(self.demand, self.goal, scale, self.seed, *((SHORT, SHORT) if short else (self.most, self.least)))
         watch = _Watch(jobs, slos, until)
         outcome = simulate(jobs, setup_of(plan, self.cluster, self.models), POLICY, watch=watch)
         if watch.cut:
