@@ -77,8 +77,15 @@ class Difference(msgspec.Struct):
         return f"line {self.line}: after {self.event}\n  recorded: {self.recorded}\n  replayed: {self.replayed}"
 
 
-def replay_journal(path: str | Path, extra: Mapping[str, Ordering] | None = None) -> Difference | None:
-    """Feed a journal's events to a fresh core. None if every command is the same, else the first difference."""
+def replay_journal(
+    path: str | Path,
+    extra: Mapping[str, Ordering] | None = None,
+    each: Callable[[Scheduler], None] = lambda scheduler: None,
+) -> Difference | None:
+    """Feed a journal's events to a fresh core. None if every command is the same, else the first difference.
+
+    `each` is called after each event.
+    """
     header, records = read_journal(path)
     scheduler = build(header.spec, extra)
     if header.state is not None:
@@ -88,6 +95,7 @@ def replay_journal(path: str | Path, extra: Mapping[str, Ordering] | None = None
             commands = scheduler.handle(record.event)
         except ValueError as error:
             raise InputError(f"{path}:{number}: cannot follow the lines before it ({error}); is one missing?") from None
+        each(scheduler)
         recorded, replayed = msgspec.json.encode(record.commands), msgspec.json.encode(commands)
         if recorded != replayed:
             return Difference(number, repr(record.event), recorded.decode(), replayed.decode())
