@@ -12,7 +12,7 @@ VERSION ?=
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint bench build lock changelog clean
+.PHONY: help install demo test check lint audit bench build lock changelog clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | while IFS='|' read -r t d; do \
@@ -42,7 +42,7 @@ test: install lint ## everything: lint, types, layers, all tests (ARGS goes to p
 	@PYTHON='$(PYTHON)' sh requirements/system.sh tests
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: install lint ## lint, types, layers, fast tests
+check: install lint audit ## lint, types, layers, known vulnerabilities, fast tests
 	@PYTHON='$(PYTHON)' sh requirements/system.sh tests
 	@$(BIN)/python -m pytest -q -m 'not slow' $(ARGS)
 
@@ -50,6 +50,9 @@ lint: install # the layers are checked by tests/test_layers.py
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --diff .
 	@$(BIN)/mypy --no-error-summary
+
+audit: install ## known vulnerabilities of what is installed; once a day, and not without a network
+	@sh requirements/audit.sh $(LOCK) $(BIN)/pip-audit $(VENV)/.audited
 
 bench: install ## the benchmarks; each prints what it measured
 	@set -e; for file in benchmarks/[!_]*.py; do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
