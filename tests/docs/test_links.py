@@ -34,7 +34,7 @@ def test_paths_exist(page: Path) -> None:
         if block.language == "sh":
             words += block.text.split()
     for word in words:
-        path = word.rstrip("/.,:")
+        path = word.partition("::")[0].rstrip("/.,:")
         if word.startswith(PLACES) and not re.search(r"[*<>{}]|NAME|/edf\.md$", path):
             assert (ROOT / path).exists(), f"{label(page)}: {path} does not exist"
 
