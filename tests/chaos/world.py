@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from hocket.assembly import build
 from hocket.core import events as ev
-from hocket.core.commands import Abort, CloseJob, Command, Dispatch, Preempt, Reject, WakeAt
+from hocket.core.commands import Abort, CloseJob, Command, Dispatch, Preempt, Refuse, Reject, WakeAt
 from hocket.core.latency import Latency
 from hocket.core.snapshot import save
-from hocket.core.spec import EngineSpec, PreemptionSpec, SchedulerSpec, TenantSpec
+from hocket.core.spec import AdmissionSpec, EngineSpec, LimitsSpec, PreemptionSpec, SchedulerSpec, TenantSpec
 from hocket.history.records import JobRecord, Ledger, Record
 from hocket.journal import JournalWriter
 
@@ -127,12 +127,16 @@ class World:
         rng, policy = self.rng, self.rng.choice(POLICIES)
         latency = Latency(q0=0.01, q2=1e-4, d0=0.01, d1=5e-4, d2=1e-7)
         engines = [EngineSpec(name, [name], rng.random() < 0.2, latency) for name in ("small", "large")]
+        own = rng.choice((LimitsSpec(), LimitsSpec(calls=4, queue=2), LimitsSpec(jobs=3, tokens_per_minute=5000.0)))
+        whole = rng.choice((AdmissionSpec(), AdmissionSpec(queue=8, held_bytes=4000), AdmissionSpec(wait_s=3.0)))
         weights = [TenantSpec("a", rng.choice((1.0, 2.0))), TenantSpec("b", urgent_share=0.3, urgent_burst_s=5.0)]
+        weights.append(TenantSpec("c", limits=own))
         return SchedulerSpec(
             engines,
             policy=policy,
             routing=rng.choice(("least-loaded", "affinity")),
             tenants=weights,
+            limits=whole,
             job_idle_s=rng.choice((20.0, 60.0)),
             queue_timeout_s=rng.choice((None, None, 15.0)),
             preemption=rng.choice((None, PreemptionSpec(at_most=2))) if "urgency" in policy else None,
@@ -203,6 +207,8 @@ class World:
                 self.over(call, "rejected")
             case Abort(call):
                 self.over(call, "aborted")
+            case Refuse(job):
+                del self.jobs[job]
             case Preempt(call):
                 self.leave(call)
             case WakeAt(at):
@@ -337,6 +343,8 @@ class World:
                 past = ev.Past(-next(self.ids), age_s, job.service_s, job.service_s, [self.past_step(job)])
                 job.going_on = False
             self.tell(ev.JobOpened(self.at, name, job.app, job.tenant, job.urgency, past=past))
+            if name not in self.jobs:
+                return
         if job.left <= 0:
             del self.jobs[name]
             if rng.random() < 0.8:
@@ -370,7 +378,8 @@ class World:
         urgency = rng.choice((None, None, None, 0, 3))
         model = rng.choice(("small", "small", "large")) if rng.random() > 0.01 else "nobody"
         stage = f"s{rng.randint(0, 3)}"
-        self.tell(ev.CallArrived(self.at, name, job, stage, model, call.prompt, 200, urgency, resumable=call.resumable))
+        more: dict[str, Any] = {"resumable": call.resumable, "bytes": 4 * call.prompt}
+        self.tell(ev.CallArrived(self.at, name, job, stage, model, call.prompt, 200, urgency, **more))
         if rng.random() < 0.05:
             self.after(rng.expovariate(0.5), lambda: self.cancel(name))
 
@@ -484,6 +493,8 @@ class World:
 
     def prove(self) -> None:
         """Every replica has its whole window again: what it went through has been forgiven by its first answers."""
+        self.spec = structs.replace(self.spec, limits=AdmissionSpec())  # the calls of these jobs shall all come in
+        self.tell(ev.SettingsChanged(self.at, self.spec))
         for last in (False, True):
             job = f"proof-{last}"
             self.tell(ev.JobOpened(self.at, job, "chat", "a"))
