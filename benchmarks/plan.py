@@ -45,15 +45,21 @@ KEEPS = 0.9
 Figures = dict[str, Any]
 
 
-def cell(name: str, devices: int, budget: float, law: Any) -> Figures:
-    """All figures of one cell."""
+def cell(name: str, devices: int, budget: float, law: Any, most: float = inf) -> Figures:
+    """All figures of one cell. `most`: jobs of a run."""
     apps = CELLS[name][0]
     asked, fresh = demand(apps, PLANNED_ON), demand(apps, MEASURED_ON)
     problem = Problem(asked, cluster(devices), models(name), Goal(), law)
     slos = targets(problem, fresh)
     goal = Goal("throughput", slos)
-    judge = Judge(fresh, problem.cluster, problem.models, goal, MEASURED_ON, inf)
-    told: Figures = {"cell": name, "devices": devices, "law": law, "targets": {s.app: s.seconds for s in slos}}
+    judge = Judge(fresh, problem.cluster, problem.models, goal, MEASURED_ON, most)
+    told: Figures = {
+        "cell": name,
+        "devices": devices,
+        "law": law,
+        "jobs": None if most == inf else most,
+        "targets": {s.app: s.seconds for s in slos},
+    }
     plans, rates = {}, {}
     for planner in (*OTHERS, ""):
         start = time.perf_counter()
@@ -69,11 +75,13 @@ def cell(name: str, devices: int, budget: float, law: Any) -> Figures:
         raise RuntimeError(
             f"{name} on {devices}: {max(rates.values())} sustained, bounded by {told['bound']}: measured wrongly"
         )
-    told["latency"] = latency(problem, plans["k8s-best"], rates["k8s-best"], budget, fresh, slos)
+    told["latency"] = latency(problem, plans["k8s-best"], rates["k8s-best"], budget, fresh, slos, most)
     return told
 
 
-def latency(problem: Problem, best: Plan, rate: float, budget: float, fresh: Demand, slos: tuple[Slo, ...]) -> Figures:
+def latency(
+    problem: Problem, best: Plan, rate: float, budget: float, fresh: Demand, slos: tuple[Slo, ...], most: float
+) -> Figures:
     """Mean latency of `k8s-best` over that of the plan, at shares of what the former sustains; and what bounds it.
 
     `keeps`: whether the plan for 0.7 holds all targets at 0.9 of what `k8s-best` sustains, simulated.
@@ -83,7 +91,7 @@ def latency(problem: Problem, best: Plan, rate: float, budget: float, fresh: Dem
         scale = share * rate
         goal = Goal("latency", slos, headroom=KEEPS / share if share == 0.7 else 1.2)
         asked = problem._replace(demand=scaled(problem.demand, scale), goal=goal)
-        judge = Judge(scaled(fresh, scale), problem.cluster, problem.models, goal, MEASURED_ON, inf)
+        judge = Judge(scaled(fresh, scale), problem.cluster, problem.models, goal, MEASURED_ON, most)
         try:
             planned = plan_for(asked, budget, time.monotonic, lambda *_: None)
         except InputError as error:
@@ -137,6 +145,9 @@ def main() -> int:
     parser.add_argument("--devices", default="4,8,16")
     parser.add_argument("--budget", type=float, default=30.0, metavar="S", help="of each plan")
     parser.add_argument("--law", default="ps", choices=["ps", "capped"])
+    parser.add_argument(
+        "--jobs", type=float, default=inf, help="of a run at most: shorter than 12 targets, if it must be"
+    )
     parser.add_argument("--processes", type=int, default=1, help="cells at a time; each then has one core to plan with")
     parser.add_argument("--json", metavar="F")
     args = parser.parse_args()
@@ -145,7 +156,7 @@ def main() -> int:
     rows: list[Figures] = []
     with ProcessPoolExecutor(args.processes, get_context("spawn")) as pool:
         tasks = [
-            pool.submit(cell, name, devices, args.budget, args.law)
+            pool.submit(cell, name, devices, args.budget, args.law, args.jobs)
             for devices in map(int, args.devices.split(","))
             for name in args.cells.split(",")
         ]
