@@ -1,15 +1,15 @@
 """Plans of this machine's cores, as `hocket up` runs them: is the planned one the best, and in the order foretold?
 
-    python benchmarks/plan_live.py [--jobs 14] [--rounds 2] [--profiles F] [--only "small@0 large@1;..."] [--json F]
+    python benchmarks/plan_live.py [--jobs 10] [--rounds 1] [--profiles F] [--only "small@0 large@1;..."] [--json F]
 
 Two cores are two devices, threads are tensor parallelism. `hocket engine profile` measures `small` and `large` at 1
 and 2 threads. Two applications are served, at a rate that keeps the cores busy for half of the time: `draft` writes
 with `large` and has three answers judged by `small`, `chat` writes with `small` and has one judged. The planner makes
 a plan. By hand there are: `small`, `large` and, where it is apart, `judge` (the second role of `small`) each on core
 0, core 1 or both (two threads, or a replica on each), less mirror images. Each is run by `hocket up`, the same jobs
-are replayed, and the mean JCT is what counts; the planned one and the even split (a core each) run three times, in
-turn. Prints all plans as measured, simulated and estimated, and what is wanted of them; exit code 1 if that does not
-hold. Needs a machine on which nothing else runs: about 14 minutes.
+are replayed, and the mean JCT is what counts; the planned one, the even split (a core each) and the three best by
+hand run three times, in turn. Prints all plans as measured, simulated and estimated, and what is wanted of them; exit
+code 1 if that does not hold. Needs a machine on which nothing else runs: about 14 minutes.
 """
 
 from __future__ import annotations
@@ -52,18 +52,20 @@ from hocket.trace import Job, Stage
 
 SEED = 3
 POLICY = "fcfs"
-MEMORY_GIB = 1.0
+MEMORY_GIB = 1.5
 "of a core: so that windows are what two cores can use"
 WINDOW, SLOT = 4, 2048
 "of each engine of a plan by hand, and tokens that a slot holds"
 MIX = {"draft": 0.4, "chat": 0.6}
-BUSY = 0.5
+BUSY = 0.55
 "share of what the cores could do at most"
 JUDGED = ["draft/judge", "chat/judge"]
 WEIGHTS = {"small": (0.087, 23040), "large": (0.24, 18432)}
 "GiB, and bytes of KV cache a token"
 PAIRED, TAU, BEST = 3, 0.8, 1.05
 "runs of planned and even split; what the order has to reach; how much longer than the best the planned one may take"
+CLOSE = 3
+"plans by hand that run as often as the planned one: the best"
 PLACES = {"0": [[0]], "1": [[1]], "0,1": [[0, 1]], "0/1": [[0], [1]]}
 "name -> cores of each replica"
 
@@ -78,7 +80,9 @@ def jobs_of(count: int) -> list[Job]:
     def call(name: str, stage: str, model: str, prompt: int, output: int, *needs: str) -> Stage:
         tokens = max(1, round(output * rng.uniform(0.6, 1.4)))
         sizes = {"prompt_tokens": prompt, "output_tokens": tokens}
-        return msgspec.convert({"id": name, "name": stage, "kind": "llm", "needs": needs, "model": model} | sizes, Stage)
+        return msgspec.convert(
+            {"id": name, "name": stage, "kind": "llm", "needs": needs, "model": model} | sizes, Stage
+        )
 
     for number in range(count):
         at += rng.expovariate(1.0)
@@ -225,8 +229,8 @@ def kendall(tried: Sequence[Tried], key: str, apart: float) -> tuple[float, int]
 def main() -> int:
     """Measure, print, judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=14)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--jobs", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=12.0, help="of each profile")
     parser.add_argument("--profiles", metavar="F", help="measured before: read from here if it is there, else written")
     parser.add_argument("--only", metavar="NAMES", help="these plans by hand, names joined by ; as printed")
@@ -248,11 +252,16 @@ def main() -> int:
     even = "small@0 large@1"
     print(f"{len(tried)} plans; {len(jobs)} jobs arrive in {jobs[-1].arrival_s:.0f} s")
     for turn in range(max(args.rounds, PAIRED)):
-        for one in tried:
-            if turn < args.rounds or one.name in {"planned", even}:
-                one.measured.append(run(one.plan, cluster, models, jobs))
-                print(f"{time.monotonic() - began:5.0f} s  {one.name}: {one.measured[-1]:.2f} s", flush=True)
+        for one in tried if turn < args.rounds else again(tried, even):
+            one.measured.append(run(one.plan, cluster, models, jobs))
+            print(f"{time.monotonic() - began:5.0f} s  {one.name}: {one.measured[-1]:.2f} s", flush=True)
     return judge(tried, even, args.json)
+
+
+def again(tried: Sequence[Tried], even: str) -> list[Tried]:
+    """The planned one, the even split, and the best by hand as far as is known: luck is not to decide."""
+    ranked = sorted((one for one in tried if one.name not in {"planned", even}), key=lambda one: one.told)
+    return [one for one in tried if one.name in {"planned", even} or one in ranked[:CLOSE]]
 
 
 def asked(count: int, cluster: Cluster, models: Models) -> Problem:
