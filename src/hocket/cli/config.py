@@ -39,7 +39,9 @@ def run(args: argparse.Namespace) -> int:
         print()
         return 0
     print(f"{args.file}: ok")
-    print(f"  listen   {settings.listen}")
+    print(f"  listen   {settings.listen}{' with TLS' if settings.tls else ''}")
+    if settings.admin_listen is not None:
+        print(f"  admin    {settings.admin_listen}")
     print(f"  mode     {settings.mode}")
     print(f"  policy   {' > '.join(settings.orderings)}")
     for engine in settings.engines:
@@ -48,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
             f"  engine   {engine.name} ({engine.kind}): {', '.join(engine.served)}; "
             f"{count} replica(s) x {engine.max_concurrency} calls"
         )
+    if settings.keys is not None:
+        print(f"  keys     {settings.keys}: {_keys(settings)}")
     print(f"  tenants  {', '.join(map(_tenant, settings.tenants)) or 'none: open, loopback only'}")
     preemption = settings.to_spec().preemption
     if preemption is not None:
@@ -63,6 +67,16 @@ def _tenant(tenant: TenantSettings) -> str:
     if tenant.urgent_share is not None:
         said.append(f"urgent share {tenant.urgent_share:g}")
     return f"{tenant.name} ({', '.join(said)})"
+
+
+def _keys(settings: Settings) -> str:
+    """How many keys there are of each role. Raises InputError."""
+    from collections import Counter
+
+    from hocket.settings.keys import keys_of
+
+    roles = Counter(key.role for key in keys_of(settings))
+    return ", ".join(f"{count} {role}" for role, count in roles.items()) or "none"
 
 
 def _preemption(spec: PreemptionSpec) -> str:
