@@ -27,13 +27,13 @@ class FairShare:
     scope: ClassVar[Scope] = Scope.TENANT
     reads: ClassVar[frozenset[Fact]] = SHARE
 
-    def __init__(self, tolerance: float = 0.1, half_life_s: float = 30.0, applications: float = 1) -> None:
+    def __init__(self, tolerance: float = 0.02, half_life_s: float = 30.0, applications: float = 1) -> None:
         """`tolerance`: how much more than the least a tenant may have had and still go first with a better job, as a
         part of it, 0 (nothing) or more. `half_life_s`: seconds in which what was used counts half. `applications`: 1 if
         those of one tenant share its part equally, 0 if its jobs go by what follows. Raises ValueError.
         """
         if not 0.0 <= tolerance <= 1e6:
-            raise ValueError(f"tolerance: {tolerance}; use 0 (shares decide) or more (0.1: a tenth more is a tie)")
+            raise ValueError(f"tolerance: {tolerance}; use 0 (shares decide) or more (0.02: two percent more is a tie)")
         if not (half_life_s > 0.0 and isfinite(half_life_s)):
             raise ValueError(f"half_life_s: {half_life_s}; use seconds above 0")
         if applications not in (0, 1):
