@@ -10,9 +10,9 @@ import pytest
 
 from hocket.errors import InputError
 from hocket.planner.baselines import BASELINES
-from hocket.planner.goal import Goal, parse_slo
+from hocket.planner.goal import LASTS, Goal, parse_slo
 from hocket.planner.inputs import Models
-from hocket.planner.judge import BELIEVED, JOBS, LASTS, Judge, lasting
+from hocket.planner.judge import BELIEVED, JOBS, Judge, lasting
 from hocket.planner.placement import PARTS, Choice
 from hocket.planner.plan import problems_of
 from hocket.planner.planning import bound, plan_for, resized

@@ -115,7 +115,7 @@ def per_model(problem: Problem, until: Callable[[], bool]) -> list[Candidate]:
 def aggregate(problem: Problem, until: Callable[[], bool]) -> list[Candidate]:
     """The serial pipeline of Scepsy."""
     search = Search(problem)
-    search.estimator = Serial(problem.demand, search.serving, len(search.units))
+    search.estimator = Serial(problem.demand, search.serving, len(search.units), problem.goal.lasts_s)
     return search.run(until, lambda tried, score: None)
 
 

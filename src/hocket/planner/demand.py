@@ -183,17 +183,17 @@ def _roles(app: str, jobs: Sequence[Job]) -> Iterable[Role]:
 def _evenly(jobs: Sequence[Job], count: int) -> list[tuple[Job, float]]:
     """So many of `jobs` at most, which are ranked by their work, and the share of all that each stands for.
 
-    Cut in equal parts, of each part the job that is nearest to its mean.
+    Cut in equal parts, of each part the job in the middle: the one that is most like the others would hide how much
+    jobs of the same work differ.
     """
     if len(jobs) <= count:
         return [(job, 1.0 / len(jobs)) for job in jobs]
     places = _places(jobs)
     traits = np.array([_traits(job, places) for job in jobs])
-    sizes, size = traits[:, -2:], -(-len(jobs) // count)
-    parts = [np.arange(start, min(start + size, len(jobs))) for start in range(0, len(jobs), size)]
-    nearest = [part[np.argmin(((sizes[part] / sizes[part].mean(axis=0) - 1.0) ** 2).sum(axis=1))] for part in parts]
-    shares = _calibrated(traits, np.array(nearest), np.array([len(part) / len(jobs) for part in parts]))
-    return [(jobs[index], float(share)) for index, share in zip(nearest, shares, strict=True)]
+    parts = np.array_split(np.arange(len(jobs)), count)
+    middle = np.array([part[len(part) // 2] for part in parts])
+    shares = _calibrated(traits, middle, np.array([len(part) / len(jobs) for part in parts]))
+    return [(jobs[index], float(share)) for index, share in zip(middle, shares, strict=True)]
 
 
 def _calibrated(traits: Floats, chosen: Ints, shares: Floats) -> Floats:
@@ -223,13 +223,12 @@ def _places(jobs: Sequence[Job]) -> dict[tuple[str, str], int]:
 
 
 def _traits(job: Job, places: dict[tuple[str, str], int]) -> Floats:
-    """Of each role calls, prompt tokens, token-steps that its KV memory is held; of all prompt and output tokens."""
-    found = np.zeros(3 * len(places) + 2)
+    """Of each role: calls, prompt tokens, and token-steps that its KV memory is held."""
+    found = np.zeros(3 * len(places))
     for stage in job.stages:
         if stage.kind == "llm":
             at, prompt, output = 3 * places[stage.name, stage.model or ""], stage.prompt_tokens, stage.output_tokens
             found[at : at + 3] += 1.0, prompt, output * (prompt + output / 2)
-            found[-2:] += prompt, output
     return found
 
 

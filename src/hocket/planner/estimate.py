@@ -19,12 +19,15 @@ from hocket.core.latency import Latency
 from hocket.planner.demand import Demand, Floats, Ints
 from hocket.planner.inputs import Cluster, Models
 from hocket.planner.plan import EnginePlan, Plan
+from hocket.planner.shape import Shape, Shapes, held_by
 from hocket.sim.sharing import LOST
 
 ROUNDS = 40
 "of the fixed point"
-FULL = 0.995
-"of what a replica can prefill"
+LEAST = 0.1
+"of its calls that a run has at least"
+LONG_S = 1e4
+"of a load that lasts"
 CONSTANTS = ("q0", "q1", "q2", "d0", "d1", "d2")
 
 
@@ -44,33 +47,6 @@ class Fleet(NamedTuple):
     "what they take on the worst of an engine's devices when all of them work: a replica is as slow as its slowest one"
     near: Floats
     "(engines, engines): on how many of its devices there are such neighbours, each another one"
-
-
-class Shape(NamedTuple):
-    """What the calls of each engine look like: arrays over engines, for given replicas."""
-
-    calls: Floats
-    "a second"
-    steps: Floats
-    "decode steps of a call, mean"
-    longest: Floats
-    "decode steps of a group"
-    held: Floats
-    "KV tokens of a decoding call"
-    prefill: Floats
-    "seconds of a prompt"
-    burst: Floats
-    "seconds of a group's prompts on one replica: second moment over first"
-    own: Floats
-    "calls of its own group that a call meets on its replica, itself among them"
-    groups: Floats
-    "that come to a replica, a second"
-    bunch: Floats
-    "calls of a group: second moment over first"
-    kin: Floats
-    "chance that another replica works on the same group"
-    visits: Floats
-    "groups a job: how often it comes back"
 
 
 class Estimate(NamedTuple):
@@ -109,7 +85,7 @@ def engines_of(demand: Demand, engines: Sequence[EnginePlan]) -> Ints:
 def fleet_of(plan: Plan, cluster: Cluster, models: Models, demand: Demand) -> Fleet:
     """The arrays of a plan that `problems_of` finds nothing wrong with."""
     serving = engines_of(demand, plan.engines)
-    held = _held(demand, serving, len(plan.engines))
+    held = held_by(demand, serving[demand.groups.role], len(plan.engines))
     count = len(plan.engines)
     on: dict[str, list[tuple[int, int, float]]] = defaultdict(list)
     for u, engine in enumerate(plan.engines):
@@ -148,16 +124,20 @@ def _row(latency: Latency) -> Floats:
     return np.array([getattr(latency, name) for name in CONSTANTS])
 
 
-def _held(demand: Demand, serving: Ints, count: int) -> Floats:
-    """KV tokens of a running call, by engine."""
-    groups = demand.groups
-    unit = serving[groups.role]
-    llm = unit >= 0
-    weight = (demand.weights * groups.calls)[llm]
-    steps = np.maximum(groups.steps, 1e-9)[llm]
-    tokens = np.where(groups.steps[llm] > 0, groups.held[llm] / groups.calls[llm], (groups.prompt[llm] + 1) * steps)
-    over = np.bincount(unit[llm], weight * steps, count)
-    return np.bincount(unit[llm], weight * tokens, count) / np.maximum(over, 1e-300)
+def _between(step: Floats, filled: Floats, most: Floats) -> Floats:
+    """Seconds of a step with the prompts between steps, which take a share `filled` of the time; `most` seconds."""
+    return np.asarray(step + np.minimum(step * filled / np.maximum(1.0 - filled, 1e-9), most))
+
+
+def _quantile(values: Floats, shares: Floats, q: float) -> Floats:
+    """Along the first axis, of values that stand for such shares; between two of them by how near each is."""
+    order = np.argsort(values, axis=0)
+    found, weight = np.take_along_axis(values, order, 0), shares[order]
+    places = np.cumsum(weight, axis=0) - weight / 2.0
+    high = np.clip((places < q).sum(axis=0), 1, len(values) - 1)[None]
+    (low_at, at), (low, up) = ([np.take_along_axis(one, k, 0)[0] for k in (high - 1, high)] for one in (places, found))
+    part = np.clip((q - low_at) / np.maximum(at - low_at, 1e-12), 0.0, 1.0)
+    return np.asarray(low + part * (up - low))
 
 
 class Estimator:
@@ -169,52 +149,12 @@ class Estimator:
         self.unit = serving[demand.groups.role]
         self._llm = self.unit >= 0
         self._at = np.where(self._llm, self.unit, 0)
-        self._held = _held(demand, serving, engines)
         self._jobs = [np.unique(demand.groups.job[demand.groups.app == app]) for app in range(len(demand.apps))]
-        self._shapes: dict[tuple[int, float, bytes], Floats] = {}
-
-    # ---------------------------------------------------------------- shapes
+        self._shapes = Shapes(demand, self.unit, engines)
 
     def shape(self, fleet: Fleet) -> Shape:
         """What the calls of each engine look like."""
-        columns = []
-        for u in range(self.engines):
-            constants = fleet.constants[:, u]
-            key = u, float(fleet.replicas[u]), constants.tobytes()
-            if key not in self._shapes:
-                self._shapes[key] = self._column(u, float(fleet.replicas[u]), constants)
-            columns.append(self._shapes[key])
-        return Shape(*np.array(columns).T)
-
-    def _column(self, u: int, replicas: float, constants: Floats) -> Floats:
-        groups, here = self.demand.groups, self.unit == u
-        weight, calls = self.demand.weights[here], groups.calls[here]
-        rate = float((weight * calls).sum())
-        if not rate:
-            return np.array([0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0])
-        steps, longest, together = groups.steps[here], groups.most_steps[here], groups.together[here]
-        times = weight * (calls / together) * np.minimum(1.0, together / replicas)  # that a replica is come to
-        comes = float(times.sum())
-        prefill = constants[1] * groups.prompt2[here] + constants[2] * groups.prompt[here]
-        work = np.maximum(1.0, together / replicas) * prefill
-        part = np.divide(steps, longest, out=np.ones_like(steps), where=longest > 0)
-        beside = np.maximum(1.0, calls / replicas) * part
-        decoded = weight * calls * np.maximum(steps, 1e-9)
-        return np.array(
-            [
-                rate,
-                float((weight * calls * steps).sum()) / rate,
-                float((times * longest).sum()) / comes,
-                float(self._held[u]),
-                float((weight * calls * prefill).sum()) / rate,
-                float((times * work**2).sum() / max((times * work).sum(), 1e-300)),
-                float((decoded * beside).sum() / decoded.sum()),
-                comes,
-                float((weight * calls * together).sum()) / rate,
-                float((times * np.clip((together - 1.0) / max(replicas - 1.0, 1.0), 0.0, 0.99)).sum()) / comes,
-                float(weight.sum() / weight[np.unique(groups.job[here], return_index=True)[1]].sum()),
-            ]
-        )
+        return self._shapes.of(fleet.constants, fleet.replicas)
 
     # ---------------------------------------------------------------- the fixed point
 
@@ -239,12 +179,13 @@ class Estimator:
 
     def _settle(self, fleet: Fleet, shape: Shape, scale: Floats) -> dict[str, Floats]:
         q0, _, _, d0, d1, d2 = np.moveaxis(fleet.constants, 2, 0)
-        rate = shape.calls / fleet.replicas * scale  # calls a second to a replica
-        groups = shape.groups * scale
+        calls = shape.calls / fleet.replicas * scale  # a second to a replica
         window, own = fleet.window, np.minimum(shape.own, fleet.window)
-        slow = np.broadcast_to(fleet.apart, rate.shape)
-        seen, busy = np.zeros_like(rate), np.zeros_like(rate)  # decoding calls of other jobs; share of the time at work
-        own_kin, lasting = np.eye(self.engines), np.zeros_like(rate)
+        slow = np.broadcast_to(fleet.apart, calls.shape)
+        coming = np.ones_like(calls)  # of the calls: a run begins without those of jobs that would be under way
+        seen, busy = np.zeros_like(calls), np.zeros_like(calls)  # decoding calls of other jobs; share of time at work
+        own_kin, lasting = np.eye(self.engines), np.zeros_like(calls)
+        mean_seen, left = np.zeros_like(calls), np.ones_like(calls)  # over the run so far; what share is left of it
         # Replicas that work on the same group work at the same time: on several devices, and no more often than on one.
         apart = fleet.near / (1.0 + shape.kin[..., None, :] * np.maximum(fleet.near - 1.0, 0.0))
         for _ in range(ROUNDS):
@@ -256,28 +197,52 @@ class Estimator:
             )
             slow = self._slowed(fleet.most, np.minimum(taken.sum(axis=-1), fleet.most), lasting / slow, stretch)
             slow = fleet.apart * slow * (1.0 - np.expm1(idle.sum(axis=-1)) * LOST / (1.0 - LOST))
-            filled = np.minimum(rate * shape.prefill * slow, FULL)
-            batch = np.minimum(seen + own, window)
-            step = (d0 + d1 * batch + d2 * batch * shape.held) * slow / (1.0 - filled)
-            behind = filled * shape.burst * slow / (2.0 * (1.0 - filled))
+            rate, groups = calls * coming, shape.groups * scale * coming
+            filled = rate * shape.prefill * slow
+            most = window / np.maximum(shape.steps, 1.0) * shape.prefill * slow  # prompts a step, in a full window
             first = (q0 + rate * shape.prefill / np.maximum(groups, 1e-300)) * slow
-            seen = np.minimum(rate * (shape.steps * step), window)
+            step = _between((d0 + (d1 + d2 * shape.held) * np.minimum(seen + own, window)) * slow, filled, most)
             lasting = first + np.maximum(1.0, shape.own / window) * shape.longest * step
+            behind = self._behind(shape, filled, slow, window)
+            if self.horizon_s is not None:
+                now = np.minimum(left, shape.visits * lasting / self.horizon_s)
+                mean_seen, left = mean_seen + now * seen, left - now
+                utilisation = rate * self._full(fleet, shape, slow)
+                queued = self._wait(fleet, shape, utilisation, slow)
+                took = (shape.visits * (lasting + behind + queued)).sum(axis=-1, keepdims=True)
+                coming = 0.5 * coming + 0.5 * np.maximum(1.0 - 0.5 * shape.biased * took / self.horizon_s, LEAST)
+            seen = np.minimum(rate * (shape.steps * step), window)
             busy = np.minimum(-np.expm1(-groups * lasting), 1.0 - 1e-9)
-        decode = d0 + d1 * window + d2 * window * shape.held
-        a_call = (shape.steps * decode + window * shape.prefill + q0 * (shape.steps == 0)) * slow / window
-        utilisation = rate * a_call
+        if self.horizon_s is not None:
+            seen = mean_seen + left * seen
+        batch = np.minimum(seen + own, window)
+        step = _between((d0 + (d1 + d2 * shape.held) * batch) * slow, filled, most)
+        utilisation = rate * self._full(fleet, shape, slow)
         return {
-            "utilisation": utilisation,
+            "utilisation": calls * self._full(fleet, shape, slow),
             "seen": seen,
             "batch": batch,
             "slow": slow,
             "filled": filled,
+            "most": most,
             "behind": behind,
             "step": step,
             "busy": busy,
-            "wait": self._wait(fleet, shape, utilisation, shape.steps * step + first),
+            "wait": self._wait(fleet, shape, utilisation, slow),
         }
+
+    @staticmethod
+    def _full(fleet: Fleet, shape: Shape, slow: Floats) -> Floats:
+        """Seconds of a call in a full window, over its calls."""
+        q0, _, _, d0, d1, d2 = np.moveaxis(fleet.constants, 2, 0)
+        step = d0 + (d1 + d2 * shape.held) * fleet.window
+        took = shape.steps * step + fleet.window * shape.prefill + q0 * (shape.steps == 0)
+        return np.asarray(took * slow / fleet.window)
+
+    def _behind(self, shape: Shape, filled: Floats, slow: Floats, window: Floats) -> Floats:
+        """Seconds of others' prompts ahead of a call. The more is to do, the more it matters that groups flock."""
+        burst = shape.burst + np.minimum(filled, 1.0) * (shape.flock - shape.burst)
+        return np.minimum(self._work(filled, filled * burst * slow), window * shape.prefill * slow)
 
     @staticmethod
     def _slowed(most: Floats, taken: Floats, service: Floats, stretch: Floats) -> Floats:
@@ -291,15 +256,33 @@ class Estimator:
         long = 0.5 * service / np.maximum(service + stretch, 1e-12)
         return long / speed + (1.0 - long) * (1.0 + taken)
 
-    def _wait(self, fleet: Fleet, shape: Shape, utilisation: Floats, service: Floats) -> Floats:
-        """Seconds until there is room in a window; an overloaded engine's queue grows as long as the load lasts."""
+    def _wait(self, fleet: Fleet, shape: Shape, load: Floats, slow: Floats) -> Floats:
+        """Seconds until there is room in a window.
+
+        How likely it is that a call waits: Sakasegawa's formula, the servers of which slow each other here. What it
+        then waits for is work of jobs, each of which comes back so often.
+        """
+        _, _, _, d0, d1, d2 = np.moveaxis(fleet.constants, 2, 0)
+        each = d1 + d2 * shape.held
+        slowed = (d0 + each * fleet.window) / (d0 + each + 1e-300)
         slots = np.maximum(fleet.window * fleet.replicas, 1.0)
-        load = np.minimum(utilisation, 0.97)
-        spread = (np.maximum(1.0, shape.bunch) + 1.0) / 2.0
-        wait = service / slots * load ** (np.sqrt(2.0 * (slots + 1.0)) - 1.0) / (1.0 - load) * spread
-        over = np.maximum(utilisation - 0.97, 0.0)
-        lasts = self.horizon_s if self.horizon_s is not None else 1e4
-        return wait + lasts / 2.0 * over / shape.visits
+        likely = np.minimum(load, 1.0) ** (np.sqrt(2.0 * (slots + 1.0) * np.maximum(slowed, 1.0)) - 1.0)
+        a_call = self._full(fleet, shape, slow) / fleet.replicas
+        varied = load * a_call * (np.maximum(1.0, shape.bunch) + shape.uneven)
+        work = self._work(load, varied * shape.visits) / shape.visits
+        return np.asarray(likely * work / np.maximum(load, 1e-9))
+
+    def _work(self, load: Floats, varied: Floats) -> Floats:
+        """Seconds of work that wait, on average over a run that begins with none. `varied`: of what comes a second.
+
+        A reflected Brownian motion, dR = (load - 1) dt + varied / 2R dt: in the long run its mean is Kingman's, at load
+        1 it grows as the root of time, and with time above. Half of a run is how old it is on average.
+        """
+        half = (LONG_S if self.horizon_s is None else self.horizon_s) / 2.0
+        drift = (1.0 - load) * half
+        root = np.sqrt(drift**2 + 2.0 * varied * half)
+        steady = varied * half / np.maximum(drift + root, 1e-300)  # the same without cancellation
+        return np.asarray(np.where(drift > 0.0, steady, (root - drift) / 2.0))
 
     # ---------------------------------------------------------------- a job's latency
 
@@ -315,10 +298,10 @@ class Estimator:
         column = (slice(None), None, None)
         calls, steps, longest = demand.calls[column], demand.steps[column], demand.most_steps[column]
         each = np.maximum(1.0, calls / of(fleet.replicas))
-        window, slow, rest = of(fleet.window), of(state["slow"]), 1.0 - of(state["filled"])
+        window, slow, filled = of(fleet.window), of(state["slow"]), of(state["filled"])
         share = np.divide(steps, longest, out=np.ones_like(steps), where=longest > 0)
         batch = np.minimum(of(state["seen"]) + each * share, window)
-        step = (d0 + d1 * batch + d2 * batch * of(shape.held)) * slow / rest
+        step = _between((d0 + d1 * batch + d2 * batch * of(shape.held)) * slow, filled, of(state["most"]))
         prefill = q1 * demand.prompt2[column] + q2 * demand.prompt[column]
         come = np.maximum(1.0, demand.together[column] / of(fleet.replicas))
         first = (q0 + come * prefill) * slow
@@ -333,7 +316,7 @@ class Estimator:
         np.maximum.at(whole, self.demand.groups.job, ends)
         shares = self.demand.shares
         mean = np.stack([np.tensordot(shares[jobs], whole[jobs], 1) for jobs in self._jobs], axis=-1)
-        p95 = np.stack([np.quantile(whole[jobs], 0.95, axis=0) for jobs in self._jobs], axis=-1)
+        p95 = np.stack([_quantile(whole[jobs], shares[jobs], 0.95) for jobs in self._jobs], axis=-1)
         return mean, p95
 
     def ends(self, times: Floats) -> Floats:

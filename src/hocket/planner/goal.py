@@ -13,6 +13,8 @@ from hocket.planner.demand import Demand, Floats
 from hocket.planner.estimate import Estimate, Estimator, Fleet
 
 Objective = Literal["latency", "throughput", "cost"]
+LASTS = 12
+"times the longest SLO that a run should last: a shorter one is over before an overload shows"
 MOST_USED = 0.95
 "of what an engine can do, in a plan that holds"
 WHOLE_RANGE = np.geomspace(0.02, 1.05, 24)
@@ -38,6 +40,11 @@ class Goal(NamedTuple):
     slos: tuple[Slo, ...] = ()
     headroom: float = 1.2
     "multiple of the rates that a plan must be able to carry (latency, cost): no engine overloaded, and all SLOs hold"
+
+    @property
+    def lasts_s(self) -> float | None:
+        """How long a run should be by which a plan is judged; None where there is no SLO."""
+        return LASTS * max(slo.seconds for slo in self.slos) if self.slos else None
 
 
 def parse_slo(text: str, apps: Sequence[str]) -> Slo:

@@ -35,8 +35,6 @@ JOBS = 240
 "drawn a run"
 SHORT = 60
 "drawn a run when the time is over and nothing is known yet"
-LASTS = 12
-"times the longest SLO that a run should last: a shorter one is over before an overload shows"
 MOST_JOBS = 2000
 "of a run, so that planning takes no longer than it may"
 BELIEVED = 1.1
@@ -79,7 +77,7 @@ def lasting(
 ) -> tuple[float, bool]:
     """Seconds of a run of `most` jobs at most, and whether that is as long as it should be."""
     total = float(demand.per_s.sum()) * scale
-    wanted = LASTS * max((slo.seconds for slo in goal.slos), default=0.0)
+    wanted = goal.lasts_s or 0.0
     return max(least / total, min(wanted, most / total)), wanted <= max(least, most) / total
 
 

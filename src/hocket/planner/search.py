@@ -72,7 +72,7 @@ class Search:
         self.widths = [widths(unit, problem) for unit in self.units]
         engines = [EnginePlan(unit.name, unit.model.name, [], list(unit.roles)) for unit in self.units]
         self.serving = engines_of(problem.demand, engines)
-        self.estimator = Estimator(problem.demand, self.serving, len(engines))
+        self.estimator = Estimator(problem.demand, self.serving, len(engines), problem.goal.lasts_s)
         self.packer = Packer(self.units, problem.cluster, problem.law)
         self.moves = Moves(self.packer, self.widths, problem.whole)
         self.best: list[Candidate] = []
