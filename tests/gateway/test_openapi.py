@@ -67,6 +67,9 @@ async def test_schemathesis_finds_nothing(engine: ScriptedEngine, start: Start, 
             # an unknown model is a 404 and would hide the rest
             straight = item["post"]["operationId"].endswith("tokenize")
             body["schema"]["properties"]["model"] = {"enum": ["small", None] if straight else ["small"]}
+            # with a key, what is answered depends on the requests before
+            known = item["post"].get("parameters", [])
+            known[:] = [one for one in known if not one.get("$ref", "").endswith("/idempotency-key")]
     schema["security"] = [{"key": []}] if tenants else []
     if tenants:  # operators have keys of their own, and none is set
         for path in ("/metrics", "/admin/jobs", "/admin/reload"):

@@ -145,6 +145,25 @@ def test_a_locked_database_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptu
     assert sum(f"written again; {lost} records are lost" in line for line in told) == 1
 
 
+def test_a_file_that_is_deleted_under_a_gateway_is_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "history.db"
+    recorder = HistoryRecorder(Store(str(path)))
+    recorder.start()
+    posts(recorder, 0, 10)
+    soon(lambda: recorder.writer.written >= 20)
+    for file in tmp_path.glob("history.db*"):
+        file.unlink()
+    posts(recorder, 10, 5)
+    soon(lambda: path.exists() and not recorder.writer.waiting)
+    path.rename(tmp_path / "elsewhere.db")
+    posts(recorder, 15, 5)
+    soon(lambda: path.exists() and recorder.writer.written >= 40 and not recorder.writer.waiting)
+    recorder.stop()
+    assert [len(states(str(name))) for name in (tmp_path / "elsewhere.db", path)] == [5, 5]
+    told = [record.getMessage() for record in caplog.records if "was deleted or replaced" in record.getMessage()]
+    assert len(told) == 2 and recorder.writer.lost == 0
+
+
 FULL = """
     import resource, sys, time
     from tests.history.test_writer import posts, soon

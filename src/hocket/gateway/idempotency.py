@@ -155,7 +155,7 @@ class Idempotency:
         except ApiError as error:
             tape.fail(error)
         except asyncio.CancelledError:  # nobody waits for it any more, or the gateway ends
-            tape.fail(ApiError(503, "the call was given up; try again", code="cancelled"))
+            tape.fail(ApiError(503, "the gateway is shutting down; try again", code="shutdown"))
         except Exception:
             log.exception("a call with a key failed")
             tape.fail(ApiError(500, "hocket failed; its log says how", code="internal_error"))

@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from hocket.gateway.idempotency import HEADER as IDEMPOTENCY_KEY
+from hocket.gateway.idempotency import MAX_KEY
 from hocket.gateway.identity import HEADERS
 from hocket.gateway.identity.claim import MAX_NAME
 from hocket.gateway.identity.explicit import MAX_DEADLINE_MS
@@ -28,6 +30,7 @@ CODES: dict[int, tuple[str, ...]] = {
         "invalid_type",
         "missing_required_parameter",
         "invalid_identity",
+        "invalid_idempotency_key",
         "invalid_query",
         "invalid_settings",
     ),
@@ -43,8 +46,16 @@ CODES: dict[int, tuple[str, ...]] = {
     ),
     405: ("method_not_allowed",),
     408: ("request_timeout",),
-    409: ("job_closed", "job_of_another_app", "tool_run_exists", "job_aborted", "no_settings"),
+    409: (
+        "job_closed",
+        "job_of_another_app",
+        "tool_run_exists",
+        "job_aborted",
+        "no_settings",
+        "idempotency_answer_gone",
+    ),
     413: ("body_too_large",),
+    422: ("idempotency_key_reused",),
     429: ("too_many_calls", "too_many_jobs", "too_many_tokens", "too_many_bytes", "queue_full"),
     431: ("headers_too_large",),
     500: ("internal_error",),
@@ -79,6 +90,7 @@ _MEANINGS = {
     408: "the request did not come in time",
     409: "it contradicts what is known",
     413: "the body is too large",
+    422: "the key came with another request before",
     429: "one of the tenant's own limits is reached",
     431: "the headers are too large",
     500: "a bug",
@@ -326,10 +338,15 @@ def _parameters() -> Json:
         "parent": (name, "the stage that caused this one"),
         # a header is text: only so can an unlisted one be told from a bad one
         "urgency": ({"type": "string", "pattern": "^0{0,9}[0-4]$"}, "0 (emergency) to 4 (background)"),
+        "idempotency-key": (
+            {"type": "string", "minLength": 1, "maxLength": MAX_KEY, "pattern": _ID},
+            "of a request that comes again: it gets the first one's answer",
+        ),
         "deadline-ms": ({"type": "string", "pattern": "^0{0,3}[1-9][0-9]{0,11}$"}, "milliseconds from now"),
     }
+    names = {**HEADERS, "idempotency-key": IDEMPOTENCY_KEY}
     return {
-        key: {"name": HEADERS[key], "in": "header", "schema": schema, "description": text}
+        key: {"name": names[key], "in": "header", "schema": schema, "description": text}
         for key, (schema, text) in schemas.items()
     }
 

@@ -85,6 +85,7 @@ class Store:
         self.name = self.url.database if self.is_file else self.url.render_as_string(hide_password=True)
         self._engine = self._make_engine()
         self._upserts: dict[type[msgspec.Struct], str] = {}
+        self._file: tuple[int, int] | None = None
 
     def _make_engine(self) -> Engine:
         if not self.is_file:
@@ -117,6 +118,7 @@ class Store:
             if self.is_file:
                 self._make_file()
             connection = self._engine.connect()
+            self._file = self._where()
             try:
                 if not _is_current(connection):
                     self._migrate(connection)
@@ -124,6 +126,20 @@ class Store:
                 connection.close()
                 raise
             return connection
+
+    @property
+    def replaced(self) -> bool:
+        """Whether the file that `connect` opened is there no more: SQLite would go on to write to nowhere."""
+        return self._file != self._where()
+
+    def _where(self) -> tuple[int, int] | None:
+        if not self.is_file:
+            return None
+        try:
+            found = Path(str(self.url.database)).stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def probe(self) -> None:
         """Raise InputError if this can be no history for this hocket. A database that is away may be one later."""

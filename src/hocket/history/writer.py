@@ -189,6 +189,10 @@ class Writer:
             self._digest(SLICE)
             time.sleep(0)  # the loop may have the interpreter
         try:
+            if self._connection is not None and self._store.replaced:
+                log.error("the history's file was deleted or replaced; a new one begins")
+                self._connection.close()
+                self._connection, self._beat_at = None, 0.0
             if self._connection is None:
                 self._connection = self._store.connect()
             self._write_all(self._connection)
