@@ -11,7 +11,8 @@ Measured are calls one after the other, as a lone client sends them, and calls o
 crowd and without it, in turns: what the machine does besides falls on both. The gateway's CPU time a call, of the 16
 clients, is told besides: it includes what the crowd costs, and hardly depends on what else runs.
 
-Exit code 1 if with the crowd the median of a lone call is more than 10 % longer, or fewer than 90 % of the calls of 16 clients pass.
+Exit code 1 if with the crowd the median of a lone call is more than 10 % longer, or fewer than 90 % of the calls of 16
+clients pass.
 """
 
 from __future__ import annotations

@@ -279,3 +279,20 @@ def test_mistakes_are_told_in_one_line_and_lose_no_key(
     (tmp_path / "keys.yaml.new").touch()
     with pytest.raises(InputError, match="another `hocket keys` is at work"):
         change_keys(tmp_path / "keys.yaml", lambda keys: keys)
+
+
+async def test_operators_see_the_open_jobs_of_all_tenants(engine: ScriptedEngine, start: Start, tmp_path: Path) -> None:
+    world = await start(engine, tenants=TENANTS, keys=written(tmp_path))
+    for name, job in (("hk-a", "a/1"), ("hk-b", "2")):
+        body = {"app": "x", "job": job, "urgency": 3}
+        async with world.http.post(f"{world.url}/v1/jobs", json=body, headers=bearer(name)) as response:
+            assert response.status == 200
+    async with world.http.get(world.url + JOBS, headers=bearer("hk-observe")) as response:
+        told = await response.json()
+    assert told["total"] == 2
+    assert [(job["tenant"], job["id"], job["urgency"]) for job in told["data"]] == [("a", "a/1", 3), ("b", "2", 3)]
+    opened = await start(engine)
+    async with opened.http.post(f"{opened.url}/v1/jobs", json={"app": "x", "job": "default/1"}) as response:
+        assert response.status == 200
+    async with opened.http.get(opened.url + JOBS) as response:
+        assert [job["id"] for job in (await response.json())["data"]] == ["default/1"]

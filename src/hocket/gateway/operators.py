@@ -80,10 +80,10 @@ class Operators:
         return web.Response(body=self._gateway.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _jobs(self) -> web.StreamResponse:
-        jobs, now = self._gateway.scheduler.jobs, self._gateway.driver.clock()
+        jobs, now, nameless = self._gateway.scheduler.jobs, self._gateway.driver.clock(), self._gateway.tenants.open
         data: list[dict[str, Any]] = [
             {
-                "id": key.removeprefix(f"{job.tenant.name}/"),
+                "id": key if nameless else key.partition("/")[2],
                 "object": "job",
                 "tenant": job.tenant.name,
                 "app": job.app.name,
