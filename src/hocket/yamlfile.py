@@ -17,6 +17,15 @@ T = TypeVar("T")
 SETTINGS_PAGE = "docs/reference/settings.md"
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-4 as the number that everyone means: YAML 1.1 wants a dot in it."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
 def load_yaml(path: str | Path, kind: type[T], page: str = SETTINGS_PAGE) -> T:
     """Read `path` as a `kind` (a msgspec struct), described on `page`. Raises InputError: what, where, what to do."""
     file = Path(path)
@@ -32,8 +41,8 @@ def load_yaml(path: str | Path, kind: type[T], page: str = SETTINGS_PAGE) -> T:
 def parse_yaml(text: str, kind: type[T], source: str, page: str = SETTINGS_PAGE) -> T:
     """As `load_yaml`, of a text; `source` names it in errors."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        value = yaml.safe_load(text)
+        root = yaml.compose(text, Loader=_Loader)
+        value = yaml.load(text, Loader=_Loader)  # noqa: S506  a safe one
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"{source}:{line}: not valid YAML: {error.problem}; check indentation and quotes") from None
@@ -48,6 +57,8 @@ def parse_yaml(text: str, kind: type[T], source: str, page: str = SETTINGS_PAGE)
         return msgspec.convert({} if value is None else value, kind)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `")
+        if where.startswith("key` in `"):  # of a mapping
+            what, where = f"a key: {what}", where.removeprefix("key` in `")
         path = where.rstrip("`").removeprefix("$").lstrip(".")
         line = _line(root, path, what)
         place = f"{path}: " if path else "" if what.startswith("`") else "top level: "

@@ -122,6 +122,8 @@ def test_roles_become_routes_and_replicas_may_differ(cluster: Cluster, models: M
         (f"nodes:\n- {{name: a, {ONE}}}\n- {{name: a, {ONE}}}", "'a' is there already"),
         (f"nodes:\n- {{name: a, {ONE}, domain: d}}\n- {{name: b, {OTHER}, domain: d}}", "'d' holds devices of kind x"),
         ("nodes:\n- {name: a, gpus: 1}", "unknown field `gpus`"),
+        ("nodes:\n- {name: '', devices: 1, kind: x, memory_gib: 1}", "nodes[0].name: Expected `str` of length >= 1"),
+        ("nodes:\n- {name: a, devices: 1, kind: x, memory_gib: .inf}", "memory_gib: Expected `float` <="),
     ],
 )
 def test_a_bad_cluster_is_told_by_line_and_key(tmp_path: Path, text: str, told: str) -> None:
@@ -148,8 +150,28 @@ def table(**degrees: dict[str, float]) -> str:
         (f"weights_gib: 1, kv_bytes_per_token: 1, latency: {table(_1={'q2': -1.0})}", "use seconds, 0 or more"),
         (
             f"weights_gib: 1, kv_bytes_per_token: 1, latency: {table(_1={}, _2={'d0': 0.02})}",
-            "latency.h100.2`: slower than",
+            "latency.h100.2`: slower than degree 1: ",
         ),
+        (
+            f"weights_gib: 1, kv_bytes_per_token: 1, latency: {table(_1={}, _2={'d0': 0.004, 'q2': 1.5e-4})}",
+            "for a prompt of 1024 tokens, not ",
+        ),
+        (
+            f"weights_gib: 1, kv_bytes_per_token: 1, latency: {table(_1={'q2': 9e-3}, _2={'d0': 0.015, 'q2': 1e-3})}",
+            "for 256 tokens after a short prompt, not ",
+        ),
+        (f"weights_gib: 1, kv_bytes_per_token: 1, latency: {table(_1={'d9': 1.0})}", "unknown field `d9`"),
+        (f"weights_gib: 1, kv_bytes_per_token: 1, latency: {table(_1={}).replace('0.01', '.nan')}", "d0: nan; use sec"),
+        (
+            "weights_gib: 1, kv_bytes_per_token: 1, latency: {h100: {one: {d0: 1e-2, q2: 1e-4}}}",
+            "a key: Expected `int`",
+        ),
+        (
+            "weights_gib: 1, kv_bytes_per_token: 1, latency: {h100: {}}",
+            "`models[0].latency.h100`: empty; give at least",
+        ),
+        ("weights_gib: .inf, kv_bytes_per_token: 1", "weights_gib: Expected `float` <="),
+        ("table: qwen3-8b, speed: 3", "unknown field `speed`"),
     ],
 )
 def test_a_bad_model_is_told(tmp_path: Path, entry: str, told: str) -> None:
@@ -157,6 +179,14 @@ def test_a_bad_model_is_told(tmp_path: Path, entry: str, told: str) -> None:
     with pytest.raises(InputError) as error:
         load_models(str(tmp_path / "m.yaml"))
     assert told in str(error.value)
+
+
+def test_numbers_without_a_dot_are_numbers(tmp_path: Path) -> None:
+    """As everyone writes them; YAML 1.1 takes 1e-4 for a word."""
+    entry = "weights_gib: 1, kv_bytes_per_token: 1e5, latency: {h100: {1: {d0: 1e-2, q2: +1E-04}}}"
+    (tmp_path / "m.yaml").write_text(f"models:\n- {{name: a, {entry}}}")
+    model = load_models(str(tmp_path / "m.yaml")).named["a"]
+    assert model.kv_bytes_per_token == 1e5 and model.latency["h100"][1].q2 == 1e-4
 
 
 def test_the_page_shows_what_can_be_read(tmp_path: Path) -> None:

@@ -61,6 +61,25 @@ def test_it_plans_says_why_and_the_simulator_runs_the_plan(files: Path, capsys: 
     assert len(json.loads(capsys.readouterr().out)["policies"]["fcfs"]["jobs"]) == 60
 
 
+@pytest.mark.parametrize(
+    ("apps", "told"),
+    [
+        ("apps: []", "`apps`: empty; list at least one"),
+        ("apps: [{name: rag, per_s: .inf}]", "apps[0].per_s: Expected `float` <="),
+        ("apps: [{name: rag, per_s: .nan}]", "apps[0].per_s: Expected `float` > 0.0"),
+        ("apps: [{name: rag, per_s: 1, p95: 3}]", "unknown field `p95`"),
+        ("apps: [{name: rag, per_s: 1}, {name: rag, per_s: 2}]", "'rag' is there already"),
+        ("apps: [{name: rug, per_s: 1}]", "no job of 'rug' is recorded; there are jobs of rag"),
+        ("apps: [{name: rag, per_s: 1e6}]", "the rates are too high for this cluster"),
+    ],
+)
+def test_bad_rates_are_told_and_no_plan_is_written(files: Path, capsys: Any, apps: str, told: str) -> None:
+    (files / "apps.yaml").write_text(apps)
+    assert main(["plan", *WORDS, "--budget", "1"]) == 2
+    said = capsys.readouterr().err
+    assert told in said and said.count("\n") == 1 and not Path("plan").exists()
+
+
 def test_baselines_and_json(files: Path, capsys: Any) -> None:
     assert main(["plan", *WORDS, "--baseline", "k8s-default", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

@@ -35,7 +35,7 @@ class App(Struct, frozen=True, forbid_unknown_fields=True):
     """How often an application is asked for."""
 
     name: str
-    per_s: Annotated[float, Meta(gt=0)]
+    per_s: Annotated[float, Meta(gt=0, le=1e9)]
 
 
 class Rates(Struct, frozen=True, forbid_unknown_fields=True):

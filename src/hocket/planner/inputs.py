@@ -18,15 +18,17 @@ from hocket.yamlfile import load_yaml
 
 USABLE = 0.9
 "share of a device's memory that weights and KV caches may fill"
+OFF = 1.1
+"times what another measurement says: no more is believed to be noise"
 PAGE = "docs/reference/plan.md"
 
-Positive = Annotated[float, Meta(gt=0)]
+Positive = Annotated[float, Meta(gt=0, le=1e12)]
 
 
 class Node(Struct, frozen=True, forbid_unknown_fields=True):
     """A machine with like devices."""
 
-    name: str
+    name: Annotated[str, Meta(min_length=1)]
     devices: Annotated[int, Meta(ge=1, le=4096)]
     kind: str
     "what performance tables call it: h100, a100, cpu"
@@ -98,26 +100,38 @@ class Model(Struct, frozen=True):
             self._check(kind, table)
 
     def _check(self, kind: str, table: dict[int, Latency]) -> None:
-        before: tuple[int, float] | None = None
+        before: int | None = None
         for degree in sorted(table):
             where = f"`latency.{kind}.{degree}`"
             if degree < 1 or degree & (degree - 1):
                 raise ValueError(f"{where}: tensor parallelism goes by powers of two: 1, 2, 4, 8 ...")
-            constants = msgspec.structs.asdict(table[degree])
-            for key, value in constants.items():
+            row = table[degree]
+            for key, value in msgspec.structs.asdict(row).items():
                 if not (value >= 0.0 and isfinite(value)):
                     raise ValueError(f"{where}.{key}: {value}; use seconds, 0 or more")
-            if not table[degree].d0 + table[degree].d1 > 0.0 or not table[degree].q1 + table[degree].q2 > 0.0:
+            if not row.d0 + row.d1 > 0.0 or not row.q1 + row.q2 > 0.0:
                 raise ValueError(f"{where}: a hole: a decode step (d0, d1) or a prompt (q1, q2) would take no time")
-            step_s = table[degree].unloaded(1024, 256)
-            if before is not None and step_s > before[1]:
-                problem = f"slower than degree {before[0]}: {step_s:.3g} s for 1024 + 256 tokens, not {before[1]:.3g} s"
+            if before is not None and (slower := _slower(table[before], row)):
+                problem = f"slower than degree {before}: {slower}"
                 raise ValueError(f"{where}: {problem}; leave out what does not pay, or correct the table")
-            before = degree, step_s
+            before = degree
 
     def memory_gib(self, tensor_parallel: int, kv_tokens: float) -> float:
         """GiB that a replica takes of each of its devices."""
         return (self.weights_gib + kv_tokens * self.kv_bytes_per_token / 2**30) / tensor_parallel
+
+
+def _slower(narrow: Latency, wide: Latency) -> str:
+    """In what a wider row is slower, in words: on the whole, or in one part by more than a measurement may be off."""
+    for what, prompt, output, most in (
+        ("1024 + 256 tokens", 1024, 256, 1.0),
+        ("a prompt of 1024 tokens", 1024, 1, OFF),
+        ("256 tokens after a short prompt", 1, 256, OFF),
+    ):
+        seconds = [row.unloaded(prompt, output) for row in (narrow, wide)]
+        if seconds[1] > most * seconds[0]:
+            return f"{seconds[1]:.3g} s for {what}, not {seconds[0]:.3g} s"
+    return ""
 
 
 class ModelEntry(Struct, frozen=True, forbid_unknown_fields=True):
