@@ -1,4 +1,4 @@
-"""Threads of an engine that share their cores with others give way: they do not spin away the time that they are given."""
+"""Threads of an engine give way where they share cores: they do not spin away the time that they are given."""
 
 from __future__ import annotations
 
