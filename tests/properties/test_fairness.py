@@ -176,7 +176,7 @@ def test_equal_demands_are_served_by_weight(weights: list[float], demand: Demand
     done = play([demand._replace(weight=weight) for weight in weights])
     parts = [max(shares) for shares in done.shares]
     for weight, part in zip(weights, parts, strict=True):
-        assert part / sum(parts) == pytest.approx(weight / sum(weights), abs=0.01)
+        assert part / sum(parts) == pytest.approx(weight / sum(weights), abs=0.015)
 
 
 LIES = {

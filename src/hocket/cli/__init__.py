@@ -30,6 +30,7 @@ COMMANDS = {
     "engine": "pull weights, run or profile an engine",
     "jobs": "list, show and export the jobs of the history",
     "import": "put the jobs of a trace into the history",
+    "tenants": "say who has what of the engines, and who waits for whom",
     "shadow": "say what another policy would have done with the jobs of the last hour",
     "urgency": "learn from labelled texts how urgent a request is; measure and explain it",
     "keys": "make, list and revoke API keys",

@@ -39,10 +39,10 @@ def run(args: argparse.Namespace) -> int:
 
     engines: list[EngineModel] | None = load_setup(args.engines).engines if args.engines else None
     found = shadow(
-        _past(args),
+        past_of(args),
         parse_policies(args.policy, Setup(engines=engines or [_any_engine()])),
         engines=engines,
-        windows=_windows(args),
+        windows=windows_of(args),
     )
     if args.json:
         write_json(_plain(found, args), args.json)
@@ -58,7 +58,7 @@ def _any_engine() -> EngineModel:
     return EngineModel(name="any", models=["any"], max_concurrency=1, latency=Latency(d0=1.0))
 
 
-def _past(args: argparse.Namespace) -> Past:
+def past_of(args: argparse.Namespace) -> Past:
     import time
 
     from hocket.cli.jobs import opened, since
@@ -76,7 +76,7 @@ def _past(args: argparse.Namespace) -> Past:
     return past
 
 
-def _windows(args: argparse.Namespace) -> dict[str, int]:
+def windows_of(args: argparse.Namespace) -> dict[str, int]:
     """What the settings say of each engine's replicas, where there are any."""
     from hocket.settings import load_settings
 

@@ -50,26 +50,42 @@ def shadow(
     `engines` are known ones, by name; without, they are estimated. `windows`: what each replica of an engine works on
     at once; where it does not say, as many calls as were seen in one.
     """
-    whole = [one for one in past.jobs if one.job.ended_s is not None]
-    seen = intervals(whole)
-    if not seen:
-        raise InputError("no call has run in that time; choose a longer one with --last")
-    fits: dict[str, Estimate] = {}
-    if engines is None:
-        models = _estimated(seen, windows or {}, fits)
-    else:
-        models = _known(seen, engines)
-    pairs = [(one, job) for one in whole for job in to_jobs([one])]
-    first = min(one.job.arrived_at for one, _ in pairs)
-    jobs = [_placed(job, one, number, one.job.arrived_at - first) for number, (one, job) in enumerate(pairs)]
+    recorded, jobs, models, fits = simulable(past, engines=engines, windows=windows)
     setup = Setup(engines=models)
-    blocks = {RECORDED: report([jobs], [Run(RECORDED, 0, _recorded(jobs, [one for one, _ in pairs]), 0.0)])}
+    blocks = {RECORDED: report([jobs], [Run(RECORDED, 0, _recorded(jobs, recorded), 0.0)])}
     for name, policy in ((AS_OBSERVED, past.policy), *((policy, policy) for policy in policies)):
         began = time.perf_counter()
         outcome = simulate(jobs, setup, policy)
         blocks[name] = report([jobs], [Run(name, 0, outcome, time.perf_counter() - began)])
     off = _off(blocks[RECORDED]["jobs"], blocks[AS_OBSERVED]["jobs"])
-    return Shadow(blocks, past.policy, off, models, fits, len(past.jobs) - len(pairs))
+    return Shadow(blocks, past.policy, off, models, fits, len(past.jobs) - len(jobs))
+
+
+class Simulable(NamedTuple):
+    """A past that can be simulated."""
+
+    recorded: list[Recorded]
+    jobs: list[Job]
+    "the same, as the simulator takes them"
+    engines: list[EngineModel]
+    fits: dict[str, Estimate]
+    "of the engines that were estimated from the calls"
+
+
+def simulable(
+    past: Past, *, engines: Sequence[EngineModel] | None = None, windows: Mapping[str, int] | None = None
+) -> Simulable:
+    """The jobs of `past` that have ended, and the engines that they ran on. As `shadow` otherwise."""
+    whole = [one for one in past.jobs if one.job.ended_s is not None]
+    seen = intervals(whole)
+    if not seen:
+        raise InputError("no call has run in that time; choose a longer one with --last")
+    fits: dict[str, Estimate] = {}
+    models = _estimated(seen, windows or {}, fits) if engines is None else _known(seen, engines)
+    pairs = [(one, job) for one in whole for job in to_jobs([one])]
+    first = min(one.job.arrived_at for one, _ in pairs)
+    jobs = [_placed(job, one, number, one.job.arrived_at - first) for number, (one, job) in enumerate(pairs)]
+    return Simulable([one for one, _ in pairs], jobs, models, fits)
 
 
 def _estimated(seen: Mapping[str, Any], windows: Mapping[str, int], fits: dict[str, Estimate]) -> list[EngineModel]:
