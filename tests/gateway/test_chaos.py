@@ -47,6 +47,8 @@ class Outcome(Struct):
     "of a stream, in the order in which they came"
     gone: bool = False
     "the client went before the end"
+    call: str = ""
+    "the call's id, as the answer's headers tell it"
 
 
 class Unruly(ScriptedEngine):
@@ -110,6 +112,7 @@ async def call(world: Running, rng: random.Random, number: int) -> Outcome:
     outcome = Outcome(marker, stream, 0)
     async with world.http.post(f"{world.url}/v1/chat/completions", json=body, headers=headers) as response:
         outcome.status = response.status
+        outcome.call = response.headers.get("x-hocket-call", "")
         if not patience:
             outcome.gone = True
             return outcome
