@@ -232,7 +232,7 @@ def test_nobody_leaves_for_one_who_is_refused_all_the_same(core: Make) -> None:
     assert bare.scheduler.jobs["b"].admitted
 
 
-def test_sending_away_looks_at_few_jobs_however_many_wait(core: Make) -> None:
+def test_sending_away_looks_at_few_jobs_however_many_wait(core: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     bare = limited(core, queue=5_000)
     for n in range(5_001):
         bare.scheduler.handle(comes(0.0, f"j{n}", 3)[0])
@@ -246,11 +246,8 @@ def test_sending_away_looks_at_few_jobs_however_many_wait(core: Make) -> None:
             looked += 1
             yield one
 
-    type(heap).ordered = counted  # type: ignore[method-assign]
-    try:
-        found = refused([c for event in comes(1.0, "urgent", 0) for c in bare.scheduler.handle(event)])
-    finally:
-        type(heap).ordered = ordered  # type: ignore[method-assign]
+    monkeypatch.setattr(type(heap), "ordered", counted)
+    found = refused([c for event in comes(1.0, "urgent", 0) for c in bare.scheduler.handle(event)])
     assert found == [("j50001", 503, "shed")] and looked == 1
 
 
@@ -295,6 +292,31 @@ def test_new_jobs_are_refused_where_the_wait_is_too_long_and_urgent_ones_are_not
     assert not refused(bare.feed(*comes(4.0, "urgent", 1)))
     bare.feed(Tick(24.0))
     assert after(bare.feed(*comes(24.0, "later", 3))) == (6 - 2 + 1) * 20.0 / 2 - 7.0
+
+
+def test_who_waits_for_too_long_is_served_before_others_are_let_in(core: Make) -> None:
+    """The order may let short jobs pass a long one for ever, however short the queue is that is foretold."""
+    bare = core("sjf", jobs="", windows={"r": 2}, limits=AdmissionSpec(wait_s=7.0))
+    bare.feed(*comes(0.0, "x", app="long"), CallFinished(4.0, "x1"), JobClosed(4.0, "x"))
+    bare.feed(*comes(4.0, "y"), *comes(4.0, "z"), *comes(4.0, "long", app="long"))
+    for n in range(6):  # a short one ends every second, and another comes
+        at, ends = 5.0 + n, "yz"[n] + "1" if n < 2 else f"j{n - 2}1"
+        bare.feed(*comes(at, f"j{n}"), CallFinished(at, ends))
+    assert bare.scheduler.calls["long1"].replica is None
+    bare.feed(*comes(11.5, "last"))
+    assert refused(bare.feed(*comes(11.5, "late"))) == [("late1", 503, "overloaded")]
+    assert not refused(bare.feed(*comes(11.5, "urgent", 1))), "less urgent calls that wait are no reason"
+
+
+def test_a_tenant_that_fills_the_queue_is_refused_and_the_others_are_not(core: Make) -> None:
+    bare = limited(core, windows=2, wait_s=10.0)
+    bare.feed(*comes(0.0, "x"), CallFinished(4.0, "x1"), JobClosed(4.0, "x"))
+    letin = [n for n in range(40) if not refused(bare.feed(*comes(4.0, f"g{n}", tenant="greedy")))]
+    assert len(letin) == 7, "two run, and five wait for 10 s"
+    assert not refused(bare.feed(*comes(4.0, "a", tenant="light"), *comes(4.0, "b", tenant="light")))
+    assert bare.scheduler.wait_s(bare.scheduler.engines["e"], 2, bare.scheduler.tenants["light"]) == 8.0
+    assert not refused(bare.feed(*comes(4.0, "c", tenant="light")))
+    assert refused(bare.feed(*comes(4.0, "d", tenant="light"))), "half of the slots would do its own in 12 s"
 
 
 def test_a_job_is_let_in_while_a_slot_is_free_whatever_is_foretold(core: Make) -> None:

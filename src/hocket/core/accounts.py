@@ -5,6 +5,7 @@ Plain counting, for `hocket.core.admission`, which decides by it. Everything is 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -14,7 +15,7 @@ from hocket.core.heap import Key, KeyedHeap
 
 if TYPE_CHECKING:
     from hocket.core.spec import LimitsSpec
-    from hocket.core.state import Engine, Job, Tenant
+    from hocket.core.state import Call, Engine, Job, Tenant
 
 MEMORY = 64
 "ends after which what was seen of slot times counts a third"
@@ -41,6 +42,19 @@ def bounded(seconds: float) -> float:
 
 
 @dataclass(slots=True)
+class Line:
+    """What one tenant has at one engine."""
+
+    weight: float
+    ahead: list[float]
+    "its part of `Load.ahead`"
+    waiting: list[OrderedDict[Call, float]]
+    "of each class, who waits since when: the oldest first"
+    open: int = 0
+    "calls, waiting or in slots"
+
+
+@dataclass(slots=True)
 class Load:
     """The work ahead at one engine, and how fast it goes.
 
@@ -57,6 +71,10 @@ class Load:
     "how many they were, fading alike"
     moved_at: float = 0.0
     "when a call was sent or completed last"
+    lines: dict[str, Line] = field(default_factory=dict)
+    "of tenants that have open calls here"
+    weights: float = 0.0
+    "of these tenants together"
 
     def ended(self, held_s: float, now: float) -> None:
         """A call was completed, `held_s` after it was sent."""
@@ -64,22 +82,79 @@ class Load:
         self.ends = FADING * self.ends + 1.0
         self.moved_at = now
 
-    def wait_s(self, engine: Engine, urgency: int, now: float) -> float:
+    # ---------------------------------------------------------------- who is ahead
+
+    def opened(self, call: Call) -> None:
+        """`call` is open, at this engine."""
+        tenant = call.job.tenant
+        line = self.lines.get(tenant.name)
+        if line is None:
+            line = Line(tenant.weight, [0.0 for _ in self.ahead], [OrderedDict() for _ in self.ahead])
+            self.lines[tenant.name] = line
+            self.weights += tenant.weight
+        line.open += 1
+        self.count(tenant, call.urgency, 1.0)
+
+    def closed(self, call: Call) -> None:
+        """`call` is open no more, or at another engine."""
+        tenant = call.job.tenant
+        line = self.lines[tenant.name]
+        self.count(tenant, call.urgency, -1.0)
+        line.open -= 1
+        if not line.open:
+            del self.lines[tenant.name]
+            self.weights = self.weights - line.weight if self.lines else 0.0
+
+    def count(self, tenant: Tenant, urgency: int, calls: float) -> None:
+        """So many more calls of a tenant are ahead."""
+        self.ahead[urgency] += calls
+        line = self.lines.get(tenant.name)
+        if line is not None:
+            line.ahead[urgency] += calls
+
+    def waits(self, call: Call, now: float) -> None:
+        """`call`, which is open, begins to wait."""
+        self.lines[call.job.tenant.name].waiting[call.urgency][call] = now
+
+    def waits_no_more(self, call: Call) -> None:
+        """It does not any more; nothing happens if it did not."""
+        line = self.lines.get(call.job.tenant.name)
+        if line is not None:
+            line.waiting[call.urgency].pop(call, None)
+
+    # ---------------------------------------------------------------- how long it takes
+
+    def wait_s(self, engine: Engine, urgency: int, now: float, tenant: Tenant | None = None) -> float:
         """Seconds until one more call of this class would get a slot of `engine`, whose load this is.
 
         0 while a slot is free, and where no replica was ever there: nothing is known then. Infinite where none works.
+        A tenant has its share of the slots, and so waits no longer than its own calls take on that.
         """
         if engine.room or not engine.replicas:
             return 0.0
-        slots, begins_s = engine.slots, 0.0
+        slots, begins_s = float(engine.slots), 0.0
         mean_s = self.held_s / self.ends if self.ends else 0.0
         if slots:  # nothing has moved since then, so each call that runs has held its slot for at least as long
             mean_s = max(mean_s, now - self.moved_at)
         else:
             resting = [replica for replica in engine.replicas.values() if replica.rests_until > now]
             begins_s = min((replica.rests_until - now for replica in resting), default=inf)
-            slots = sum(replica.window for replica in resting) or 1
-        return begins_s + max(sum(self.ahead[: urgency + 1]) - slots + 1.0, 1.0) * mean_s / slots
+            slots = sum(replica.window for replica in resting) or 1.0
+        turns = (sum(self.ahead[: urgency + 1]) + 1.0) / slots
+        if tenant is not None:
+            line = self.lines.get(tenant.name)
+            own, others = 0.0, self.weights
+            if line is not None:
+                own, others = sum(line.ahead[: urgency + 1]), self.weights - line.weight
+            turns = min(turns, (own + 1.0) * (1.0 + others / tenant.weight) / slots)
+        return begins_s + max(turns - 1.0, 1.0 / slots) * mean_s
+
+    def seen_s(self, urgency: int, now: float, tenant: Tenant) -> float:
+        """Seconds that a call of the tenant, of this class or a more urgent one, has waited by now, at most."""
+        line = self.lines.get(tenant.name)
+        if line is None:
+            return 0.0
+        return max((now - next(iter(since.values())) for since in line.waiting[: urgency + 1] if since), default=0.0)
 
 
 @dataclass(slots=True)

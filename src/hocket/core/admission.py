@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter
 
 from hocket.core import events as ev
-from hocket.core.accounts import Account, Bucket, Refusal, bounded, seat
+from hocket.core.accounts import Account, Bucket, Load, Refusal, bounded, seat
 from hocket.core.commands import Command, Refuse, Reject
 from hocket.core.jobs import Jobs
 from hocket.core.slots import QUEUED, Policy
@@ -45,9 +45,9 @@ class Admission(Jobs):
         #: what all have in hand
         self.whole = Whole(spec.limits)
 
-    def wait_s(self, engine: Engine, urgency: int) -> float:
+    def wait_s(self, engine: Engine, urgency: int, tenant: Tenant | None = None) -> float:
         """Seconds until one more call of this class would get a slot. See `Load.wait_s`."""
-        return engine.load.wait_s(engine, urgency, self.now)
+        return engine.load.wait_s(engine, urgency, self.now, tenant)
 
     # ---------------------------------------------------------------- jobs
 
@@ -102,7 +102,7 @@ class Admission(Jobs):
         for name, calls in job.expected.items():
             engine = self.engines.get(name)
             if engine is not None:
-                engine.load.ahead[urgency] += times * calls
+                engine.load.count(job.tenant, urgency, times * calls)
 
     def _accounts(self, tenant: Tenant) -> tuple[Account, ...]:
         """A tenant's own first: who has used up its share is told so."""
@@ -139,9 +139,11 @@ class Admission(Jobs):
                 return refusal
         wait_s = 0.0
         if not job.admitted:
-            wait_s, most_s = self.wait_s(call.engine, call.urgency), self.spec.limits.wait_s
+            wait_s, most_s = self.wait_s(call.engine, call.urgency, job.tenant), self.spec.limits.wait_s
             if most_s is not None and wait_s > most_s:
                 return Refusal(503, "overloaded", bounded(wait_s - most_s))
+            if most_s is not None and self._seen_s(call) > most_s:
+                return Refusal(503, "overloaded", bounded(wait_s))
         if job.deadline_at is not None and self.spec.limits.deadlines != "ignore":
             refusal = self._late(call, wait_s, out)
             if refusal is not None:
@@ -154,7 +156,7 @@ class Admission(Jobs):
                 victims = account.victims(calls, size, least)
                 if victims is None:
                     reason = "queue_full" if calls > 0 else "too_many_bytes"
-                    return account.refusal(reason, self.wait_s(call.engine, call.urgency))
+                    return account.refusal(reason, self.wait_s(call.engine, call.urgency, job.tenant))
                 leaving.update((victim.id, victim) for victim in victims)
         for victim in leaving.values():
             self._send_away(victim, out)
@@ -190,6 +192,11 @@ class Admission(Jobs):
             self._fall_back(error)
             return 0.0
 
+    def _seen_s(self, call: Call) -> float:
+        """Seconds that others of its tenant have waited by now, at most; 0 where nobody could have been served."""
+        load = call.engine.load
+        return load.seen_s(call.urgency, self.now, call.job.tenant) if call.engine.slots else 0.0
+
     def _waiting(self, account: Account) -> int:
         """Calls of an account that wait."""
         if account.tenant is not None:
@@ -198,7 +205,7 @@ class Admission(Jobs):
 
     def _send_away(self, job: Job, out: list[Command]) -> None:
         """`job`, of which every call waits, makes room: as if it had been refused at first."""
-        after_s = bounded(max(self.wait_s(call.engine, call.urgency) for call in job.calls.values()))
+        after_s = bounded(max(self.wait_s(call.engine, call.urgency, job.tenant) for call in job.calls.values()))
         job.admitted, job.aborted = False, job.closed
         for call in list(job.calls.values()):
             self._end(call, out)
@@ -210,15 +217,14 @@ class Admission(Jobs):
 
     def _count(self, call: Call) -> None:
         """`call` is open."""
-        job, load = call.job, call.engine.load
-        name = call.engine.name
+        job, name = call.job, call.engine.name
         job.seen[name] = job.seen.get(name, 0) + 1
         if job.calls:
             self._expect(job, job.urgency, -1.0)
         if name in job.expected:  # one of those that were to come has come
             job.expected[name] = max(job.expected[name] - 1.0, 0.0)
+        call.engine.load.opened(call)
         self._expect(job, job.urgency, 1.0)
-        load.ahead[call.urgency] += 1.0
         for account in self._accounts(job.tenant):
             account.calls += 1
             account.size += call.size
@@ -228,14 +234,14 @@ class Admission(Jobs):
     def _discount(self, call: Call) -> None:
         """`call` is open no more."""
         job = call.job
-        call.engine.load.ahead[call.urgency] -= 1.0
+        if not job.calls:
+            self._expect(job, job.urgency, -1.0)
+            self._unseat(job)
+        call.engine.load.closed(call)
         for account in self._accounts(job.tenant):
             account.calls -= 1
             account.size -= call.size
             account.ended(self.now - call.arrived_at)
-        if not job.calls:
-            self._expect(job, job.urgency, -1.0)
-            self._unseat(job)
 
     def _spend(self, call: Call, tokens: int) -> None:
         """So many more tokens than its prompt was thought to have are used by `call`; below 0: less."""
@@ -244,10 +250,19 @@ class Admission(Jobs):
                 account.bucket.take(tokens, self.now)
 
     def _reclass(self, call: Call, urgency: int, out: list[Command]) -> None:
-        ahead = call.engine.load.ahead
-        ahead[call.urgency] -= 1.0
-        ahead[urgency] += 1.0
+        load = call.engine.load
+        load.count(call.job.tenant, call.urgency, -1.0)
+        load.count(call.job.tenant, urgency, 1.0)
         super()._reclass(call, urgency, out)
+
+    def _enqueue(self, call: Call, out: list[Command]) -> None:
+        call.queued_at = self.now
+        call.engine.load.waits(call, self.now)
+        super()._enqueue(call, out)
+
+    def _dequeue(self, call: Call) -> None:
+        super()._dequeue(call)
+        call.engine.load.waits_no_more(call)
 
     def _seat(self, job: Job) -> None:
         job.seats = [seat(account, job) for account in self._accounts(job.tenant) if account.makes_room]
@@ -263,7 +278,13 @@ class Admission(Jobs):
         """The limits may be others now, and engines come or gone: open everybody's account anew. O(jobs and calls)."""
         self._open_accounts()
         for engine in (*self.engines.values(), *self.gone.values()):
-            engine.load.ahead = [0.0] * CLASSES
+            load = engine.load
+            engine.load = Load([0.0] * CLASSES, load.held_s, load.ends, load.moved_at)
+        for call in self.calls.values():
+            call.engine.load.opened(call)
+        for call in sorted(self.calls.values(), key=lambda call: call.queued_at):
+            if call.state is QUEUED:
+                call.engine.load.waits(call, call.queued_at)
         for job in self.jobs.values():
             if job.calls:
                 self._expect(job, job.urgency, 1.0)
@@ -274,7 +295,6 @@ class Admission(Jobs):
             for account in self._accounts(job.tenant):
                 account.jobs += 1
         for call in self.calls.values():
-            call.engine.load.ahead[call.urgency] += 1.0
             for account in self._accounts(call.job.tenant):
                 account.calls += 1
                 account.size += call.size

@@ -71,6 +71,7 @@ def _check_accounts(s: Scheduler) -> None:
             ahead[job.urgency] += job.expected.get(engine.name, 0.0) if job.calls else 0.0
         off = max(abs(a - b) for a, b in zip(ahead, engine.load.ahead, strict=True))
         assert off < 1e-6, f"{engine.name}: ahead {engine.load.ahead}, not {ahead}"
+        _check_lines(s, engine)
     for account in (s.whole, *(tenant.account for tenant in s.tenants.values())):
         if account is None:
             continue
@@ -84,6 +85,18 @@ def _check_accounts(s: Scheduler) -> None:
         for job in jobs:
             assert not (job.seats and (job.started or not job.admitted or not job.calls)), f"job {job.id}: seated"
             assert job.admitted or not job.calls, f"job {job.id}: has calls, and was not let in"
+
+
+def _check_lines(s: Scheduler, engine: Engine) -> None:
+    """Each tenant's part of the load is what it has there."""
+    load = engine.load
+    calls = [call for call in s.calls.values() if call.engine is engine]
+    assert {name: line.open for name, line in load.lines.items()} == Counter(call.job.tenant.name for call in calls)
+    assert abs(load.weights - sum(line.weight for line in load.lines.values())) < 1e-6, f"{engine.name}: weights"
+    waiting = [call.id for line in load.lines.values() for since in line.waiting for call in since]
+    assert sorted(waiting) == sorted(call.id for call in engine.queue), f"{engine.name}: who waits since when"
+    for line in load.lines.values():
+        assert all(call.urgency == n for n, since in enumerate(line.waiting) for call in since), "in another class"
 
 
 def _check_shares(scheduler: Scheduler) -> None:

@@ -292,9 +292,9 @@ class Scheduler(Admission):
             out.append(Reject(call.id, 404, "unknown_model"))
         else:
             if engine is not call.engine:
-                call.engine.load.ahead[call.urgency] -= 1.0
-                engine.load.ahead[call.urgency] += 1.0
+                call.engine.load.closed(call)
                 call.engine, call.failed_on = engine, None
+                engine.load.opened(call)
             if self.fair.wanted and call.job.fair_finish is None:  # the settings did not ask before
                 self._believe(call.job, self._join, call.job)
             self._enqueue(call, out)
@@ -376,7 +376,8 @@ class Scheduler(Admission):
             self._fill(engine, out)
         for call in self._waits.due(self.now):
             self._end(call, out)
-            out.append(Reject(call.id, 503, "queue_timeout", bounded(self.wait_s(call.engine, call.urgency))))
+            wait_s = self.wait_s(call.engine, call.urgency, call.job.tenant)
+            out.append(Reject(call.id, 503, "queue_timeout", bounded(wait_s)))
         out.extend(CloseJob(job.id) for job in self._timers.idle.due(self.now))
         for at in (self._timers.idle.next_at(), self._timers.next_at(), self._waits.next_at()):
             if at is not None:

@@ -121,6 +121,7 @@ class Slots:
             if call is None:
                 return
             call.job.waiting -= 1
+            engine.load.waits_no_more(call)
             if self._waits.entries:
                 self._waits.ended(call)
             self._dispatch(call, out)

@@ -39,7 +39,7 @@ _CALL = (
     *("id", "number", "stage", "model", "urgency", "arrived_at", "prompt_tokens", "max_tokens"),
     *("parent", "hint_output_tokens", "prefix", "state"),
     *("path_s", "own_class", "attempts", "delays", "sent_at", "charged_at"),
-    *("resumable", "tokens", "kept_tokens", "preempted", "passed", "leaving", "size"),
+    *("resumable", "tokens", "kept_tokens", "preempted", "passed", "leaving", "size", "queued_at"),
 )
 
 
@@ -62,7 +62,7 @@ def save(scheduler: Scheduler) -> Plain:
         "apps": [_plain(app, _APP) for app in s.apps.values()],
         "replicas": {e.name: [_replica(replica) for replica in e.listed.values()] for e in _engines(s)},
         "paces": {e.name: None if e.holders is None else [e.holders.held_s, e.holders.ends] for e in _engines(s)},
-        "loads": {e.name: asdict(e.load) for e in _engines(s)},
+        "loads": {e.name: _load(e.load) for e in _engines(s)},
         "accounts": {name: _account(account) for name, account in _accounts(s).items()},
         "batches": {e.name: e.batch for e in _engines(s)},
         "routings": {e.name: e.routing.save() for e in s.engines.values()},
@@ -140,9 +140,12 @@ def _engines_again(s: Scheduler, state: Plain) -> None:
 
 def _wait_again(s: Scheduler, state: Plain) -> None:
     """Queues and timers, once all that they hold is there."""
+    s._limit()
     for call in sorted(s.calls.values(), key=lambda call: call.number):
         if call.state is CallState.QUEUED:
+            since = call.queued_at
             s._enqueue(call, [])
+            call.queued_at = since
     s._hold(s.spec)
     for engine in s.engines.values():
         if engine.holders is not None:
@@ -164,7 +167,10 @@ def _limit_again(s: Scheduler, state: Plain) -> None:
     if "loads" not in state:  # a journal may be older than these
         return
     for engine in _engines(s):
-        engine.load = Load(**state["loads"][engine.name])
+        load, saved = engine.load, state["loads"][engine.name]
+        load.ahead, load.held_s, load.ends, load.moved_at, load.weights = saved[:5]
+        for tenant, ahead in saved[5].items():
+            load.lines[tenant].ahead = ahead
     for name, account in _accounts(s).items():
         account.call_s, account.job_s, bucket = state["accounts"][name]
         account.bucket = bucket and Bucket(**bucket)
@@ -174,6 +180,11 @@ def _accounts(s: Scheduler) -> dict[str, Account]:
     """All of them; that of the whole has no name."""
     own = {tenant.name: tenant.account for tenant in s.tenants.values() if tenant.account is not None}
     return {"": s.whole, **own}
+
+
+def _load(load: Load) -> list[Any]:
+    lines = {tenant: list(line.ahead) for tenant, line in load.lines.items()}
+    return [list(load.ahead), load.held_s, load.ends, load.moved_at, load.weights, lines]
 
 
 def _account(account: Account) -> list[Any]:

@@ -191,6 +191,8 @@ class Call(msgspec.Struct, eq=False, gc=False):
     "whether it was asked to leave its slot, and still is in it"
     charged_at: float = 0.0
     "until when its slot time has been added to the job's service"
+    queued_at: float = 0.0
+    "since when it waits, or waited last"
     size: int = 0
     "bytes of its request, which its driver holds while it is open"
 
