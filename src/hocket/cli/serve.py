@@ -87,7 +87,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return uvloop.new_event_loop
 
 
-async def _serve(settings: Settings, reread: Callable[[], Settings] | None, formatter: Redacting) -> int:
+async def _serve(settings: Settings, reread: Callable[[], Settings] | None, formatter: Redacting | None = None) -> int:
     from hocket.errors import InputError
     from hocket.gateway.app import Gateway
     from hocket.gateway.logs import unforeseen
@@ -97,7 +97,8 @@ async def _serve(settings: Settings, reread: Callable[[], Settings] | None, form
     journal = JournalWriter(settings.journal, settings.to_spec()) if settings.journal else None
     history = recorder_of(settings)
     gateway = Gateway(settings, journal, observers=[history] if history else [], reread=reread, earlier=history)
-    formatter.shows_text = lambda: gateway.settings.log_text
+    if formatter is not None:
+        formatter.shows_text = lambda: gateway.settings.log_text
     if history:
         gateway.metrics.registry.register(HistoryMetrics(history.writer))
         history.start()
