@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -178,3 +179,21 @@ def test_las_and_fcfs_know_their_place_again() -> None:
         out = core.handle(ev.ReplicaAdded(0.0, "e", "r", 3))
         assert [command.call for command in out if isinstance(command, Dispatch)] == expected
         core.check()
+
+
+def test_a_tenants_job_goes_on_for_that_tenant_alone(url: str) -> None:
+    first = HistoryRecorder(Store(url), prefixed=True)
+    first.start()
+    for tenant in ("ann", "bob"):
+        first.seen(ev.JobOpened(time.monotonic(), f"{tenant}/j", "app", tenant), [])
+    soon(lambda: not first.writer._inbox and not first.writer.waiting)
+    first.stop()
+    again = HistoryRecorder(Store(url), prefixed=True).unfinished(300.0)
+    assert {key: one.job.tenant for key, one in again.items()} == {"ann/j": "ann", "bob/j": "bob"}
+    assert HistoryRecorder(Store(url)).unfinished(300.0) == {}, "no tenants are set: whoever comes is none of them"
+
+
+def test_a_history_that_is_away_keeps_nobody_from_starting(tmp_path: Path) -> None:
+    (tmp_path / "history.db").write_text("this is no database, and much too short for one")
+    recorder = HistoryRecorder(Store(str(tmp_path / "history.db")))
+    assert recorder.unfinished(300.0) == {} and recorder.called_before("x", 600.0) is None

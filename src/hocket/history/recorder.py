@@ -23,6 +23,8 @@ from hocket.settings.history import HistorySettings, default_history
 
 log = logging.getLogger("hocket.history")
 
+OPEN_TENANT = "default"
+"whose jobs those are that come while no tenants are set"
 STOP_S = 5.0
 "how long the end waits for the last records to be written"
 
@@ -72,7 +74,9 @@ class HistoryRecorder:
         try:
             with self._store.reader().connect() as connection:
                 for one in unfinished(connection, self.writer.run, silent_s):
-                    found.setdefault(f"{one.job.tenant}/{one.job.job}" if self._prefixed else one.job.job, one)
+                    tenant, job = one.job.tenant, one.job.job
+                    if self._prefixed or tenant == OPEN_TENANT:  # without tenants nobody may go on with a tenant's
+                        found.setdefault(f"{tenant}/{job}" if self._prefixed else job, one)
         except (StoreError, InputError) as error:
             log.warning("%s; jobs of before cannot go on", error)
         self.writer.go_on_with({key: one.continued for key, one in found.items()})
