@@ -146,11 +146,17 @@ async def test_a_served_process_keeps_what_it_hears_to_itself(
             async with aiohttp.ClientSession(connector=connector) as http:
                 told = await play(http, url)
                 if secured:
-                    before = engine.url
+                    renewed = Authority(tmp_path / "private", "renewed")
+                    renewed.issue("gateway")  # in the place of the one before
                     process.send_signal(signal.SIGHUP)
                     await soon(lambda: b"other settings hold now" in (tmp_path / "log").read_bytes(), 5.0)
-                    async with http.get(f"{url}/health") as response:
-                        assert response.status == 200 and before == engine.url
+                    async with http.get(f"{url}/health") as response:  # its connection stays
+                        assert response.status == 200
+                    async with aiohttp.ClientSession() as late:
+                        async with late.get(f"{url}/health", ssl=renewed.client()) as response:
+                            assert response.status == 200
+                        with pytest.raises(aiohttp.ClientConnectorCertificateError):
+                            await late.get(f"{url}/ready", ssl=authority.client())
             process.send_signal(signal.SIGTERM)
             out = await process.stdout.read()
             assert await process.wait() == 0
