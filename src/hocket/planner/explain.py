@@ -9,12 +9,13 @@ import numpy as np
 from hocket.errors import InputError
 from hocket.planner.baselines import k8s_default
 from hocket.planner.demand import Floats
-from hocket.planner.estimate import Estimator
+from hocket.planner.estimate import Estimator, engines_of, fleet_of
 from hocket.planner.finals import Clock
 from hocket.planner.moves import Choices
 from hocket.planner.placement import PARTS, Choice
+from hocket.planner.plan import Plan
 from hocket.planner.planning import Planned, resized
-from hocket.planner.search import Candidate, Problem, Search
+from hocket.planner.search import Problem, Search
 
 NUDGE = 1.01
 "by which an engine's times are stretched to see how much of a job's latency they are"
@@ -113,21 +114,25 @@ def apps(planned: Planned) -> dict[str, dict[str, float]]:
 
 def paths(planned: Planned) -> dict[str, Any]:
     """Of each application, seconds of its critical path on each engine, under `k8s-default` and under the plan."""
-    told: dict[str, Any] = {"plan": _path(planned.search, planned.candidate, planned.verdict.scale)}
+    problem, scale = planned.search.problem, planned.verdict.scale
+    told: dict[str, Any] = {"plan": _path(problem, planned.plan, scale)}
     try:
-        default = k8s_default(planned.search.problem, lambda: False)[0]
+        default = k8s_default(problem, lambda: False)[0]
     except InputError:
         return told
-    return {"k8s-default": _path(planned.search, default, planned.verdict.scale), **told}
+    return {"k8s-default": _path(problem, default.plan, scale), **told}
 
 
-def _path(search: Search, one: Candidate, scale: float) -> dict[str, dict[str, float]]:
-    estimate = search.estimator.estimate([search.fleet(one.plan)], [scale])
-    shares = critical(search.estimator, estimate.times[0, 0])
+def _path(problem: Problem, plan: Plan, scale: float) -> dict[str, dict[str, float]]:
+    """Of any plan: another may have other engines than the search that is explained."""
+    demand = problem.demand
+    estimator = Estimator(demand, engines_of(demand, plan.engines), len(plan.engines))
+    estimate = estimator.estimate([fleet_of(plan, problem.cluster, problem.models, demand)], [scale])
+    shares = critical(estimator, estimate.times[0, 0])
     told = {}
-    for a, app in enumerate(search.problem.demand.apps):
+    for a, app in enumerate(demand.apps):
         total = float(estimate.mean_s[0, 0, a])
-        seconds = {unit.name: round(float(shares[a, u]) * total, 3) for u, unit in enumerate(search.units)}
+        seconds = {engine.name: round(float(shares[a, u]) * total, 3) for u, engine in enumerate(plan.engines)}
         tools = total * (1.0 - float(shares[a].sum()))
         told[app] = {name: value for name, value in seconds.items() if value} | {"tools": round(max(tools, 0.0), 3)}
     return told
@@ -143,7 +148,7 @@ def one_more(planned: Planned, budget_s: float, clock: Clock) -> dict[str, Any]:
     return {
         "before": _value(problem, before),
         "after": _value(problem, after),
-        "gain": round(abs(after / before - 1), 3),
+        "gain": round((abs(after) - abs(before)) / abs(before) * (1 if before < 0 else -1), 3),
     }
 
 

@@ -10,7 +10,7 @@ from math import ceil
 from typing import Literal, NamedTuple
 
 from hocket.errors import InputError
-from hocket.planner.demand import Demand
+from hocket.planner.demand import Demand, Role
 from hocket.planner.inputs import USABLE, Cluster, Device, Model, Models
 from hocket.planner.plan import EnginePlan, Law, Plan, ReplicaPlan
 
@@ -71,14 +71,14 @@ def united(groups: Sequence[Choice]) -> Choice:
     return first._replace(also=tuple(rest))
 
 
-def units_of(demand: Demand, models: Models, split: Sequence[str] = ()) -> list[Unit]:
+def units_of(demand: Demand, models: Models, split: Sequence[Role] = ()) -> list[Unit]:
     """A unit for each model that is asked for, and one for each role in `split`. Raises InputError: no such model."""
     units = []
     for name in demand.models:
         if name not in models.named:
             raise InputError(f"models: '{name}' is asked for, and not listed; there is {', '.join(models.named)}")
         roles = [role for role in demand.roles if role.model == name]
-        apart = [role for role in roles if role.name in split][: len(roles) - 1]
+        apart = [role for role in roles if role in split][: len(roles) - 1]
         for index, group in enumerate([[role for role in roles if role not in apart], *([role] for role in apart)]):
             tokens = sum(role.calls * role.output_tokens for role in group)
             held = sum(role.calls * role.output_tokens * role.kv_tokens for role in group) / tokens

@@ -107,7 +107,7 @@ def _searched(problem: Problem, within: Callable[[float], Callable[[], bool]], p
     )
     entries = [Entry(search, one) for one in _distinct(found)]
     for number, role in enumerate(apart, start=1):
-        split = Search(problem, [role.name])
+        split = Search(problem, [role])
         u = next(index for index, unit in enumerate(search.units) if unit.name == role.model)
         starts = [divided for one in found[:4] for divided in _divided(one.choices, u)]
         best = split.run(within(SEARCHES - SPLIT * (len(apart) - number)), lambda tried, score: None, starts)

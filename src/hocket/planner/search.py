@@ -13,7 +13,7 @@ from math import ceil
 from typing import NamedTuple
 
 from hocket.errors import InputError
-from hocket.planner.demand import Demand
+from hocket.planner.demand import Demand, Role
 from hocket.planner.estimate import Estimator, Fleet, engines_of, fleet_of
 from hocket.planner.goal import Goal, Score, appraised, scores
 from hocket.planner.inputs import USABLE, Cluster, Models
@@ -65,7 +65,7 @@ class Candidate(NamedTuple):
 class Search:
     """Improves candidates for one problem. `best` holds the best of them, in order."""
 
-    def __init__(self, problem: Problem, split: Sequence[str] = (), seed: int = 0) -> None:
+    def __init__(self, problem: Problem, split: Sequence[Role] = (), seed: int = 0) -> None:
         """`split`: roles that get an engine of their own. Raises InputError for a model that fits nowhere."""
         self.problem = problem
         self.units = units_of(problem.demand, problem.models, split)
