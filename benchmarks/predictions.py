@@ -181,15 +181,16 @@ def finalists(problem: Problem, fresh: Demand, seconds: float, most: int) -> dic
 def lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     """The tables, in Markdown."""
     told = [
-        "| workload | GPUs | jobs/s | over | application | tau, mean | p95 | mean in 10 % | 15 % | p95 in 15 % | off |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| workload | GPUs | plans | jobs/s | over | app | tau, mean | p95 | mean in 10 % | 15 % | p95 in 15 % | off |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         own = row["random"]
         for app, figures in own["apps"].items():
             mean, p95 = figures["mean_s"], figures["p95_s"]
             told.append(
-                f"| {row['cell']} | {row['devices']} | {own['rate']:.2f} | {own['overloaded']:.0%} | {app} "
+                f"| {row['cell']} | {row['devices']} | {len(own['used'])} | {own['rate']:.2f} "
+                f"| {own['overloaded']:.0%} | {app} "
                 f"| {mean['tau']:.3f} | {p95['tau']:.3f} | {mean['within'][0]:.0%} | {mean['within'][1]:.0%} "
                 f"| {p95['within'][1]:.0%} | {mean['errors'][0]:+.0%} to {mean['errors'][-1]:+.0%} |"
             )
