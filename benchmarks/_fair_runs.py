@@ -13,7 +13,7 @@ from itertools import chain, islice
 from typing import Any, ClassVar, NamedTuple
 
 import msgspec
-from _jct_cells import ENGINES
+from _jct_cells import ENGINES as KNOWN
 
 from hocket.assembly import build
 from hocket.core import commands as cmd
@@ -27,6 +27,8 @@ from hocket.trace import Job
 
 TENANTS = ("steady", "bursty", "greedy", "light")
 WINDOW_S = 60
+SLOTS = {"small": 4, "medium": 8, "large": 16}
+"of each engine: so many that at each of them calls wait"
 LATER = 1e9
 "arrival of a job that comes when another has ended"
 PLAIN = "urgency:strict=0:ratio=1.25:within_s=3600>hocket"
@@ -233,6 +235,13 @@ class Vtc:
                 self.counters[key] = max(self.counters[key], least)
 
 
+def three_engines() -> Setup:
+    """Those of the evaluation of orderings, with SLOTS."""
+    setup = KNOWN["three-16"]
+    engines = [msgspec.structs.replace(engine, max_concurrency=SLOTS[engine.name]) for engine in setup.engines]
+    return msgspec.structs.replace(setup, engines=engines)
+
+
 class Found(NamedTuple):
     """One run."""
 
@@ -248,7 +257,7 @@ def run(
     until: float = math.inf,
 ) -> Found:
     """These jobs under a policy of POLICIES, or any other, to their end or up to a time."""
-    setup = setup or ENGINES["three-16"]
+    setup = setup or three_engines()
     vtc = Vtc()
     scheduler = build(scheduler_spec(setup, POLICIES.get(policy, policy)), {"vtc": vtc}, profiles)
     watch = Watch(
