@@ -75,9 +75,10 @@ def simulated(policy: str, limited: bool, load: float, seeds: int) -> Row:
             good += tokens(job)
             if job.urgency == 0:
                 urgent.append(jct_s)
-    urgent.sort()
+    count = len(urgent)
+    urgent = sorted(urgent) or [0.0]
     goodput = good / (SIMULATED_S - WARM_S) / seeds
-    return Row(load, offered, refused, late, goodput, quantile(urgent, 0.5), quantile(urgent, 0.99), len(urgent))
+    return Row(load, offered, refused, late, goodput, quantile(urgent, 0.5), quantile(urgent, 0.99), count)
 
 
 def measured(load: float, limited: bool, seconds: float, retries: int = 0) -> Row:
@@ -150,7 +151,8 @@ def page(found: Table, command: str, wrong: Sequence[str]) -> str:
         "Three applications: a call, an agent of four calls with tools between, a plan with six calls at once.",
         f"Class 0 brings {URGENT:.0%} of the capacity at every load. `limits.wait_s` is {WAIT_S:g} s; a client gives a",
         f"call up after {PATIENCE_S:g} s, and its job with it. Goodput: tokens a second of jobs that were answered in",
-        "full, before their clients gave up. [Admission](concepts/admission.md) says who is let in.",
+        "full, before their clients gave up. [Admission](concepts/admission.md) says who is let in. Live, a load is",
+        "one run of less than a minute, on a machine that others used, too: its p99 of class 0 is that of few calls.",
         "",
     ]
     for name, rows in found.items():
@@ -158,16 +160,10 @@ def page(found: Table, command: str, wrong: Sequence[str]) -> str:
         lines += [
             f"## {name[0].upper()}{name[1:]}",
             "",
-            "| load | jobs | refused | given up | goodput | of peak | class 0, p50 | p99 | of 1x | memory | again in |",
-            "|---|---|---|---|---|---|---|---|---|---|---|",
+            "| load | jobs | refused | given up | goodput | of peak | class 0 | p50 | p99 | of 1x | memory | again |",
+            "|---|---|---|---|---|---|---|---|---|---|---|---|",
         ]
-        lines += [
-            f"| {row.load:g}x | {row.offered:,} | {row.refused:,} | {row.late:,} | {row.goodput:.0f} "
-            f"| {row.goodput / peak:.0%} | {row.urgent_p50_s:.2f} s | {row.urgent_p99_s:.2f} s "
-            f"| {row.urgent_p99_s / base if base else 0.0:.2f} | {_or_dash(row.peak_mib, '{:.0f} MiB')} "
-            f"| {_or_dash(row.after_s, '{:.0f} s')} |"
-            for row in rows
-        ]
+        lines += [_line(row, peak, base) for row in rows]
         lines.append("")
     lines += ["## Must hold, with limits", ""]
     lines += [
@@ -178,6 +174,24 @@ def page(found: Table, command: str, wrong: Sequence[str]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _line(row: Row, peak: float, base: float) -> str:
+    cells = [
+        f"{row.load:g}x",
+        f"{row.offered:,}",
+        f"{row.refused:,}",
+        f"{row.late:,}",
+        f"{row.goodput:.0f}",
+        f"{row.goodput / peak:.0%}",
+        f"{row.urgent:,}",
+        _or_dash(row.urgent_p50_s, "{:.2f} s"),
+        _or_dash(row.urgent_p99_s, "{:.2f} s"),
+        _or_dash(row.urgent_p99_s / base if base else 0.0, "{:.2f}"),
+        _or_dash(row.peak_mib, "{:.0f} MiB"),
+        _or_dash(row.after_s, "{:.0f} s"),
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def _or_dash(value: float, form: str) -> str:

@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from hocket.core import events as ev
 from hocket.core.snapshot import save
+from hocket.core.spec import AdmissionSpec
 from tests.properties.world import WAITS, World, engine_of, spec_of
 
 POLICIES = [
@@ -43,6 +44,15 @@ LATER = st.sampled_from([0, 0, 1, 7, 64, 200]).map(lambda n: n / 64)
 "seconds until something happens; sums of these are exact"
 ACROSS = st.sampled_from([None, "class", "class", "key"])
 "what running calls are displaced across"
+LIMITS = st.sampled_from(
+    [
+        None,
+        None,
+        AdmissionSpec(queue=2, held_bytes=30, wait_s=1.0),
+        AdmissionSpec(calls=3, jobs=3, tokens_per_minute=600.0, wait_s=0.25),
+    ]
+)
+"what may be open at once"
 FAILURES = st.sampled_from(
     [(kind, 0) for kind in ("connect", "reset", "timeout", "garbage", "cosmic")]
     + [("status", status) for status in (400, 404, 429, 429, 429, 500, 503)]
@@ -58,9 +68,12 @@ class Machine(RuleBasedStateMachine):
         routed=st.booleans(),
         windows=st.lists(st.integers(0, 3), min_size=2, max_size=2),
         across=ACROSS,
+        limits=LIMITS,
     )
-    def begin(self, policy: list[str], idle_s: float, routed: bool, windows: list[int], across: Any) -> None:
-        self.world = World(policy, idle_s, routed, across)
+    def begin(
+        self, policy: list[str], idle_s: float, routed: bool, windows: list[int], across: Any, limits: Any
+    ) -> None:
+        self.world = World(policy, idle_s, routed, across, limits)
         self.names = 0
         for engine, window in zip(("e1", "e2"), windows, strict=True):
             if window:
@@ -110,7 +123,13 @@ class Machine(RuleBasedStateMachine):
         model=st.sampled_from(["m1", "m1", "m2", "both", "none"]),
         stage=st.sampled_from(["s", "long"]),
         urgency=st.none() | st.integers(0, 4),
-        more=st.fixed_dictionaries({"prefix": st.sampled_from([None, "p", "q"]), "resumable": st.booleans()}),
+        more=st.fixed_dictionaries(
+            {
+                "prefix": st.sampled_from([None, "p", "q"]),
+                "resumable": st.booleans(),
+                "bytes": st.sampled_from([0, 5, 20]),
+            }
+        ),
         later=LATER,
     )
     def calls_arrive(
@@ -268,6 +287,7 @@ class Machine(RuleBasedStateMachine):
                 "auto": st.booleans(),
                 "observe": st.sampled_from([False, False, False, True]),
                 "across": ACROSS,
+                "limits": LIMITS,
             }
         ),
         later=LATER,

@@ -14,12 +14,12 @@ import msgspec
 
 from hocket.assembly import build
 from hocket.core import events as ev
-from hocket.core.commands import Abort, CloseJob, Command, Dispatch, Preempt, Reject, WakeAt
+from hocket.core.commands import Abort, CloseJob, Command, Dispatch, Preempt, Refuse, Reject, WakeAt
 from hocket.core.ordering import Ordering, Scope, View
 from hocket.core.queue import MOST_LENT, classes_of
 from hocket.core.scheduler import MAX_ATTEMPTS, MAX_DELAYS, Scheduler
 from hocket.core.snapshot import restore, save
-from hocket.core.spec import EngineSpec, PreemptionSpec, Route, SchedulerSpec, TenantSpec
+from hocket.core.spec import AdmissionSpec, EngineSpec, PreemptionSpec, Route, SchedulerSpec, TenantSpec
 from hocket.core.state import CLASSES, Call, CallState
 from hocket.journal import encode
 from hocket.policies import compose
@@ -59,6 +59,7 @@ def spec_of(
     auto: bool = False,
     observe: bool = False,
     across: Literal["class", "key"] | None = None,
+    limits: AdmissionSpec | None = None,
 ) -> SchedulerSpec:
     """The settings of a world; without `both`, the second engine is gone; with `auto`, windows are searched for."""
     engines = [EngineSpec("e1", ["m1", "both"], auto), EngineSpec("e2", ["m2", "both"], auto)]
@@ -72,6 +73,7 @@ def spec_of(
         tenants=[TenantSpec("x", 2.0), TenantSpec("y", 0.5, urgent_share=0.1, urgent_burst_s=1.0)],
         job_idle_s=idle_s,
         queue_timeout_s=timeout_s,
+        limits=limits or AdmissionSpec(),
     )
 
 
@@ -86,9 +88,14 @@ class World:
     """A scheduler, its twin that is fed the same, and what must be true of both."""
 
     def __init__(
-        self, policy: Sequence[str], idle_s: float, routed: bool, across: Literal["class", "key"] | None = None
+        self,
+        policy: Sequence[str],
+        idle_s: float,
+        routed: bool,
+        across: Literal["class", "key"] | None = None,
+        limits: AdmissionSpec | None = None,
     ) -> None:
-        self.spec = spec_of(policy, idle_s, routed, across=across)
+        self.spec = spec_of(policy, idle_s, routed, across=across, limits=limits)
         self.flaky = [Flaky(), Flaky()]
         self.scheduler, self.twin = (build(self.spec, {"flaky": flaky}) for flaky in self.flaky)
         self.orderings = compose(policy, {"flaky": Las()})
@@ -150,6 +157,11 @@ class World:
                 assert call not in self.kept, "its answer has begun"
                 assert limit is not None and self.open[call] == WAITS and self.now - self.since[call] >= limit
                 self.end(call, "timed out")
+            case Refuse(job):
+                assert self.spec.limits.jobs is not None and job not in self.scheduler.jobs
+            case Reject(call, 503, "shed"):
+                assert self.open[call] == WAITS and not self.attempts[call], "it has begun"
+                self.end(call, "shed")
             case Reject(call, status):
                 self.end(call, f"rejected {status}")
             case Abort(call):

@@ -216,6 +216,13 @@ class Account:
         """Whether jobs may be sent away again for more urgent ones."""
         return self.limits.queue is not None or self.limits.held_bytes is not None
 
+    def fits(self, size: int) -> bool:
+        """Whether nothing but bytes is limited, and there is room for so many more."""
+        limits = self.limits
+        if limits.calls is not None or limits.queue is not None or self.bucket is not None:
+            return False
+        return limits.held_bytes is None or self.size + size <= limits.held_bytes
+
     def refusal(self, reason: str, after_s: float) -> Refusal:
         """What one is told who is refused for this account."""
         return Refusal(503 if self.tenant is None else 429, reason, bounded(after_s))

@@ -78,6 +78,8 @@ class Admission(Jobs):
     def _learn_calls(job: Job) -> None:
         """How many calls a job of this application makes at each engine."""
         app = job.app
+        if app.mean_calls == job.seen:
+            return
         share = 1.0 / min(app.jobs_closed, TYPICAL)
         before = app.mean_calls
         app.mean_calls = {
@@ -113,7 +115,7 @@ class Admission(Jobs):
     def _admit(self, call: Call, out: list[Command]) -> bool:
         """Whether a call that has arrived, and is in no queue yet, is let in. If not, it has been refused."""
         job = call.job
-        refusal = None if self.spec.observe else self._refusal(call, out)
+        refusal = None if self._passes(call) else self._refusal(call, out)
         if refusal is not None:
             self.whole.refused[refusal.reason, refusal.status] += 1
             job.heard_at = self.now
@@ -130,21 +132,28 @@ class Admission(Jobs):
             self._seat(job)
         return True
 
+    def _passes(self, call: Call) -> bool:
+        """Whether nothing is to be asked: the usual case, made fast."""
+        if self.spec.observe:
+            return True
+        free = call.job.tenant.account is None and call.job.deadline_at is None and self.spec.limits.wait_s is None
+        return free and self.whole.fits(call.size)
+
     def _refusal(self, call: Call, out: list[Command]) -> Refusal | None:
         """Why `call` may not come in. If it may, and others have to leave for it, they have left."""
-        job, accounts = call.job, self._accounts(call.job.tenant)
+        job, limits, accounts = call.job, self.spec.limits, self._accounts(call.job.tenant)
         for account in accounts:
             refusal = account.admits(job, call.prompt_tokens, self.now)
             if refusal is not None:
                 return refusal
         wait_s = 0.0
         if not job.admitted:
-            wait_s, most_s = self.wait_s(call.engine, call.urgency, job.tenant), self.spec.limits.wait_s
+            wait_s, most_s = self.wait_s(call.engine, call.urgency, job.tenant), limits.wait_s
             if most_s is not None and wait_s > most_s:
                 return Refusal(503, "overloaded", bounded(wait_s - most_s))
             if most_s is not None and self._seen_s(call) > most_s:
                 return Refusal(503, "overloaded", bounded(wait_s))
-        if job.deadline_at is not None and self.spec.limits.deadlines != "ignore":
+        if job.deadline_at is not None and limits.deadlines != "ignore":
             refusal = self._late(call, wait_s, out)
             if refusal is not None:
                 return refusal
@@ -219,12 +228,13 @@ class Admission(Jobs):
         """`call` is open."""
         job, name = call.job, call.engine.name
         job.seen[name] = job.seen.get(name, 0) + 1
-        if job.calls:
-            self._expect(job, job.urgency, -1.0)
-        if name in job.expected:  # one of those that were to come has come
-            job.expected[name] = max(job.expected[name] - 1.0, 0.0)
         call.engine.load.opened(call)
-        self._expect(job, job.urgency, 1.0)
+        if job.expected:
+            if job.calls:
+                self._expect(job, job.urgency, -1.0)
+            if name in job.expected:  # one of those that were to come has come
+                job.expected[name] = max(job.expected[name] - 1.0, 0.0)
+            self._expect(job, job.urgency, 1.0)
         for account in self._accounts(job.tenant):
             account.calls += 1
             account.size += call.size
