@@ -24,6 +24,8 @@ from hocket.planner.plan import EnginePlan, Law, Plan
 BEAM = 4
 STARTS = 8
 "candidates that are climbed from at first"
+LARGE = 32
+"devices, from which on the search begins with replicas in proportion to the load: there is no time to find that"
 IDLE_STARTS = 8
 "times in a row that the beam starts anew and finds nothing better: then the search is over"
 AT_ONCE = 48
@@ -84,7 +86,7 @@ class Search:
         self, until: Callable[[], bool], progress: Callable[[int, Score], None], starts: Iterable[Choices] = ()
     ) -> list[Candidate]:
         """Search until nothing is gained or `until` says so. Raises InputError where nothing has a place."""
-        begun = _leaders(self.take([*starts, *self._starts()]), STARTS)
+        begun = _leaders(self._begun(starts), STARTS)
         if not begun:
             raise InputError(self.too_small())
         beams, idle, number = [begun[:BEAM], *([one] for one in begun[1:])], 0, 0
@@ -196,18 +198,39 @@ class Search:
     # ---------------------------------------------------------------- starts
 
     def _starts(self) -> list[Choices]:
-        """Each as narrow or as wide as can be, in as many replicas as there is room for, whole or in small shares."""
-        found: list[Choices] = []
-        for which in (0, 1, -1):
-            degrees = [own[min(which, len(own) - 1)] for own in self.widths]
-            for whole in (True, False):
-                choices = [
-                    Choice(degree, 1, PARTS if whole or self.problem.whole else self.least(u, degree))
-                    for u, degree in enumerate(degrees)
-                ]
-                found.append(tuple(choices))
-                found.append(self._filled(choices))
+        """One replica of each, as narrow or as wide as can be, of whole devices or of small shares."""
+        all_degrees = [[own[min(which, len(own) - 1)] for own in self.widths] for which in (0, 1, -1)]
+        found = [
+            tuple(
+                Choice(degree, 1, PARTS if whole or self.problem.whole else self.least(u, degree))
+                for u, degree in enumerate(degrees)
+            )
+            for degrees in all_degrees
+            for whole in (True, False)
+        ]
         return list(dict.fromkeys(found))
+
+    def _begun(self, starts: Iterable[Choices]) -> list[Candidate]:
+        """What is climbed from at first: besides one replica of each, as many as there is room for, in some way."""
+        alone = self._starts()
+        if len(self.problem.cluster.devices) < LARGE:
+            both = [(choices, self._filled(list(choices))) for choices in alone]
+            return self.take([*starts, *(one for pair in both for one in pair)])
+        first = self.take([*starts, *alone])
+        return [*first, *self.take([self._balanced(one) for one in _leaders(first, len(first))])]
+
+    def _balanced(self, one: Candidate) -> Choices:
+        """With replicas in proportion to how busy each is, as many as have a place."""
+        area = sum(used * choice.taken for used, choice in zip(one.used, one.choices, strict=True))
+        full = self.packer.parts / area
+        for part in range(20, 0, -1):
+            choices = tuple(
+                choice._replace(replicas=max(1, int(full * part / 20.0 * used / choice.replicas)))
+                for used, choice in zip(one.used, one.choices, strict=True)
+            )
+            if self.packer.place(choices) is not None:
+                return choices
+        return one.choices
 
     def _filled(self, choices: list[Choice]) -> Choices:
         """With more replicas while they have a place, in turn; on large clusters many at a time at first."""
