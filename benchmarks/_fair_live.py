@@ -36,7 +36,7 @@ STEPS = {
 BUSY = {"steady": 16, "bursty": 16, "greedy": 50, "light": 16}
 MIXED = {"steady": 3, "bursty": 3, "greedy": 50, "light": 1}
 "agents of each tenant"
-SETTLE_S, BUSY_S, MIXED_S = 10.0, 60.0, 30.0
+SETTLE_S, BUSY_S, MIXED_S = 5.0, 60.0, 20.0
 
 
 class Live(NamedTuple):

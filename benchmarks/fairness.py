@@ -99,7 +99,7 @@ def page(rows: dict[str, Row], told: list[tuple[str, bool, str]], live: list[str
     lines = ["# Fairness", "", "Written by", "", *(__doc__ or "").split("\n")[2:], "## What must hold", ""]
     lines += ["|  | holds | measured |", "| --- | --- | --- |"]
     lines += [f"| {what} | {'yes' if holds else '**no**'} | {measured} |" for what, holds, measured in told]
-    what = f"{args.seeds} draws of {args.minutes:g} minutes, three engines of 16 slots"
+    what = f"{args.seeds} draws of {args.minutes:g} minutes, engines of 4, 8 and 16 slots"
     lines += ["", f"## In the simulator ({what})", ""]
     lines += [f"Dominant shares and mean seconds of {', '.join(TENANTS)}. Slowdown: of the light tenant's jobs.", ""]
     lines += ["| policy | Jain least | mean | dominant shares | slowdown mean | p95 | mean JCT | of each tenant |"]
