@@ -12,6 +12,7 @@ import pytest
 from hocket.errors import InputError
 from hocket.planner.demand import App, Rates, demand_of
 from hocket.planner.explain import critical
+from hocket.planner.goal import Goal
 from hocket.planner.judge import draw
 from hocket.planner.placement import Choice, place
 from hocket.planner.plan import problems_of
@@ -114,3 +115,38 @@ def test_shares_of_the_critical_path_and_of_tools_are_the_whole() -> None:
     )
     assert shares.shape == (1, 3) and shares[0, 2] > 0.5
     assert math.isclose(1 - shares.sum(), tools / estimate.mean_s[0, 0, 0], rel_tol=0.15)
+
+
+def test_a_sample_has_the_load_of_all_jobs() -> None:
+    """Few long jobs are much of the work: a sample that missed one would mistake the load by as much."""
+    asked = demand({"beam-search": 1.0}, count=200)
+    groups, llm = asked.groups, asked.groups.role >= 0
+    stages = [stage for job in asked.jobs for stage in job.stages if stage.kind == "llm"]
+    calls = (asked.weights * groups.calls)[llm]
+    assert len(asked.shares) < len(asked.jobs) and (asked.shares > 0.0).all()
+    assert calls.sum() == pytest.approx(len(stages) / len(asked.jobs), rel=1e-3)
+    prompts = sum(stage.prompt_tokens for stage in stages) / len(asked.jobs)
+    assert (calls * groups.prompt[llm]).sum() == pytest.approx(prompts, rel=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_has_the_work_that_is_to_be_expected(seed: int) -> None:
+    asked = demand({"beam-search": 1.0}, count=200)
+    jobs = draw(asked, Goal(), 1.0, seed, 1000, 1000)
+    recorded, run = (
+        np.mean([sum(stage.prompt_tokens for stage in job.stages) for job in some]) for some in (asked.jobs, jobs)
+    )
+    assert run == pytest.approx(recorded, rel=0.03)
+    assert len({job.job for job in jobs}) == len(jobs)
+
+
+def test_in_a_short_run_an_overload_has_not_grown_far() -> None:
+    search = Search(problem({"rag": 40.0}, 4))
+    fleets = [search.fleet(plan) for plan in random_plans(search, 5, seed=2)]
+    means = []
+    for horizon_s in (30.0, 300.0, 3000.0, None):
+        search.estimator.horizon_s = horizon_s
+        estimate = search.estimator.estimate(fleets, [1.0])
+        assert (estimate.utilisation.max(axis=-1) > 1.0).all()
+        means.append(estimate.mean_s[:, 0, 0])
+    assert (np.diff(means, axis=0) > 0.0).all()
