@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any
 from hocket.errors import InputError
 
 if TYPE_CHECKING:
+    from hocket.planner.finals import Progress
     from hocket.planner.goal import Score
     from hocket.planner.inputs import Cluster, Models
     from hocket.planner.plan import Plan
-    from hocket.planner.planning import Planned, Progress
+    from hocket.planner.planning import Planned
 
 ONE_MORE = 0.15
 "share of the budget for the look at one device more"
