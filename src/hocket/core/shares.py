@@ -86,7 +86,7 @@ class Shares:
         self.of_apps = False
         self._slack = 0.0
         self.root = Share("", 0, 1.0, None, 0.0, 0.0)
-        #: who holds slots, the one that was counted the longest ago first
+        #: who holds slots, the one that was counted the longest ago first; with applications, they alone
         self.due: OrderedDict[Hold, None] = OrderedDict()
 
     def use(self, orderings: Sequence[Ordering]) -> None:
@@ -199,7 +199,8 @@ class Shares:
             self._count(hold, now)
             hold.engine = engine  # the settings may have dropped it and named it again
             hold.calls += 1
-            self.due[hold] = None
+            if not share.below:
+                self.due[hold] = None
             share = share.parent
 
     def give(self, share: Share, engine: Engine, now: float) -> None:
@@ -209,7 +210,7 @@ class Shares:
             self._count(hold, now)
             hold.calls -= 1
             if not hold.calls:
-                del self.due[hold]
+                self.due.pop(hold, None)
             share = share.parent
 
     def moved(self, share: Share, now: float) -> Iterator[Share]:
@@ -221,10 +222,17 @@ class Shares:
         hold = next(iter(self.due), None)
         if hold is not None:
             self.due.move_to_end(hold)
-            self._count(hold, now)
-            if hold.share.parent is not None and len(hold.share.parent.below) > 1:
-                yield hold.share
+            assert hold.engine is not None, "slots of no engine"
+            yield from self._counted(hold.share, hold.engine.name, now)
         while share.parent is not None:
+            if len(share.parent.below) > 1:
+                yield share
+            share = share.parent
+
+    def _counted(self, share: Share, engine: str, now: float) -> Iterator[Share]:
+        """Count it, and what it is a part of; yields those that compete."""
+        while share.parent is not None:
+            self._count(share.on[engine], now)
             if len(share.parent.below) > 1:
                 yield share
             share = share.parent
