@@ -20,6 +20,7 @@ import io
 import json
 import random
 import re
+import signal
 import sys
 import tempfile
 import time
@@ -247,6 +248,7 @@ def main() -> int:
     parser.add_argument("--only", metavar="NAMES", help="these plans by hand, names joined by ; as printed")
     parser.add_argument("--json", metavar="F")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what is up comes down
     began = time.monotonic()
     kept = Path(args.profiles) if args.profiles else None
     constants = json.loads(kept.read_text()) if kept and kept.exists() else profiled(args.seconds)

@@ -138,8 +138,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _serve(args: argparse.Namespace) -> xllamacpp.Server:
     path = weights.pull(args.weights)
-    # Threads of one step wait for each other hundreds of times. By default they spin, and where others share their cores
-    # they spin for whole time slices: a token took ten times as long.
+    # Threads of one step wait for each other hundreds of times. By default they spin, and where others share their
+    # cores they spin for whole time slices: a token took ten times as long.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     import xllamacpp
 
