@@ -121,7 +121,7 @@ def test_planners_by_name_and_the_plan_is_ahead_of_them() -> None:
         if name in {"k8s-default", "k8s-best", "per-model"}:
             assert all(choice.parts == PARTS and choice.tensor_parallel == 1 for choice in one.choices)
     assert found["k8s-best"].score <= found["k8s-default"].score
-    assert found["whole-best"].score <= found["k8s-best"].score
+    assert found["whole-best"].score.value <= 0.75 * found["k8s-best"].score.value  # found on other grids of rates
     best, ours = found["k8s-best"], searched(asked)[0]
     judge = Judge(asked.demand, asked.cluster, asked.models, asked.goal, seed=9)
     scale = 1.3 * -best.score.value

@@ -17,10 +17,12 @@ LASTS = 12
 "times the longest SLO that a run should last: a shorter one is over before an overload shows"
 MOST_USED = 0.95
 "of what an engine can do, in a plan that holds"
-WHOLE_RANGE = np.geomspace(0.02, 1.05, 24)
+WHOLE_RANGE = np.geomspace(0.02, 1.05, 40)
 "of the highest rates that can be, at which throughput is looked for where nothing is known"
-ABOVE = np.geomspace(1.0, 1.7, 8)
+ABOVE = np.geomspace(1.0, 1.7, 12)
 "times what is known to be carried, where more is looked for"
+STEEP = 0.25
+"more is not told apart where the highest rate is interpolated: an overload is late beyond measure"
 UNLOADED = 1e-6
 "times the rates"
 
@@ -155,6 +157,6 @@ def carried(goal: Goal, estimator: Estimator, fleets: Sequence[Fleet], scales: F
             found.append(float(scales[0] / (1.0 + min(row[0], 1e6))))
         else:
             low, high = over[0] - 1, over[0]
-            part = row[low] / (row[low] - row[high])
+            part = row[low] / (row[low] - min(row[high], STEEP))
             found.append(float(scales[low] * (scales[high] / scales[low]) ** part))
     return found
