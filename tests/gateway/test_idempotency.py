@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
+import aiohttp
 import openai
 import pytest
 
 from hocket.core import events as ev
 from hocket.gateway import idempotency
-from hocket.settings import TenantSettings
+from hocket.gateway.app import Gateway
+from hocket.history.recorder import recorder_of
+from hocket.settings import EngineSettings, HistorySettings, Settings, TenantSettings
+from hocket.settings.limits import LimitsSettings
 from tests.gateway.conftest import Running, Start, soon
 from tests.scripted_engine import Script, ScriptedEngine
 
@@ -202,3 +207,94 @@ async def test_openais_client_repeats_with_its_key(engine: ScriptedEngine, start
         first = await create()
         assert await create() == first and json.loads(first)["choices"]
     assert [seen.script.do for seen in engine.seen] == ["status", "status", "answer"]
+
+
+async def test_a_call_that_was_sent_away_after_its_stream_had_begun_is_not_kept(
+    engine: ScriptedEngine, start: Start
+) -> None:
+    world = await start(engine, window=1, limits=LimitsSettings(queue=1), policy="urgency", heartbeat_s=0.02)
+    engine.plan.append(Script(do="hang"))
+    holds = asyncio.create_task(ask(world, **{"Idempotency-Key": "a", "x-hocket-urgency": "4"}))
+    await soon(lambda: engine.inflight == 1)
+    waits = asyncio.create_task(ask(world, {"stream": True}, **{"x-hocket-job": "b", "x-hocket-urgency": "4"}))
+    await soon(lambda: "b" in world.gateway.scheduler.jobs)
+    await asyncio.sleep(0.05)
+    urgent = asyncio.create_task(ask(world, **{"Idempotency-Key": "c", "x-hocket-urgency": "0"}))
+    status, text, _ = await waits
+    assert status == 200 and b'"shed"' in text
+    async with world.http.delete(f"{world.url}/v1/jobs/{next(iter(world.gateway.scheduler.jobs))}?abort=true"):
+        await asyncio.gather(holds, urgent)
+    status, text, headers = await ask(world, {"stream": True}, **{"x-hocket-job": "b", "x-hocket-urgency": "4"})
+    assert status == 200 and text.endswith(b"[DONE]\n\n") and "Idempotent-Replayed" not in headers
+
+
+async def test_each_loss_of_its_client_gives_a_call_the_whole_time_again(
+    engine: ScriptedEngine, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(idempotency, "GRACE_S", 0.6)
+    world = await start(engine)
+    engine.default = Script(first_s=1.1)
+
+    async def lose_after(seconds: float) -> None:
+        lost = asyncio.create_task(ask(world))
+        await asyncio.sleep(seconds)
+        lost.cancel()
+
+    await lose_after(0.1)
+    await lose_after(0.4)
+    await asyncio.sleep(0.3)
+    assert (await ask(world))[0] == 200 and len(engine.seen) == 1 and not engine.aborted
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_replay_does_not_have_the_first_requests_id(engine: ScriptedEngine, start: Start, stream: bool) -> None:
+    world = await start(engine)
+    first = await ask(world, {"stream": stream}, **{"x-request-id": "the-first"})
+    again = await ask(world, {"stream": stream})
+    third = await ask(world, {"stream": stream}, **{"x-request-id": "the-third"})
+    assert first[2]["x-request-id"] == "the-first" and third[2]["x-request-id"] == "the-third"
+    assert again[2]["x-request-id"] == again[2]["x-hocket-call"]
+
+
+async def test_an_answer_tells_that_its_connection_ends(engine: ScriptedEngine, start: Start) -> None:
+    world = await start(engine, reuse_port=True)
+    await ask(world)
+    stops = asyncio.create_task(world.gateway.stop())
+    await soon(lambda: world.gateway.stopping)
+    status, text, headers = await ask(world, {"stream": True}, **{"Idempotency-Key": "other"})
+    assert status == 200 and text.endswith(b"[DONE]\n\n") and headers["Connection"] == "close"
+    await stops
+
+
+async def test_what_failed_in_this_process_is_not_what_an_earlier_one_did(
+    engine: ScriptedEngine, start: Start, tmp_path: Path
+) -> None:
+    """The history hears of the failure only a moment after the client, who tries again at once."""
+    settings = Settings(
+        listen="127.0.0.1:0",
+        engines=[EngineSettings(name="small", replicas=[engine.url])],
+        history=HistorySettings(url=str(tmp_path / "history.db")),
+    )
+    body = {"model": "small", "messages": [{"role": "user", "content": "hi"}]}
+    async with aiohttp.ClientSession() as http:
+
+        async def life(*statuses: int) -> None:
+            recorder = recorder_of(settings)
+            assert recorder is not None
+            gateway = Gateway(settings, observers=[recorder], earlier=recorder)
+            recorder.start()
+            url = await gateway.start()
+            try:
+                for status in statuses:
+                    async with http.post(url + CHAT, json=body, headers=KEY) as answer:
+                        assert answer.status == status, await answer.text()
+            finally:
+                await gateway.stop()
+                recorder.stop()
+
+        # what fails does so after its row was written, and before that says how it ended
+        engine.plan.append(Script(do="status", status=400, first_s=1.2))
+        await life(400, 200, 200)
+        assert len(engine.seen) == 2
+        await life(409, 409)
+        assert len(engine.seen) == 2

@@ -196,4 +196,4 @@ def test_a_tenants_job_goes_on_for_that_tenant_alone(url: str) -> None:
 def test_a_history_that_is_away_keeps_nobody_from_starting(tmp_path: Path) -> None:
     (tmp_path / "history.db").write_text("this is no database, and much too short for one")
     recorder = HistoryRecorder(Store(str(tmp_path / "history.db")))
-    assert recorder.unfinished(300.0) == {} and recorder.called_before("x", 600.0) is None
+    assert recorder.unfinished(300.0) == {} and recorder.called_before("x", 600.0, "call-") is None

@@ -65,8 +65,11 @@ class Earlier(Protocol):
     def unfinished(self, silent_s: float) -> dict[str, Unfinished]:
         """Jobs that they left open, heard of in the last `silent_s`, by the core's ids."""
 
-    def called_before(self, key: str, within_s: float) -> str | None:
-        """The job of the call with this hash of an idempotency key, if one was made in these last seconds."""
+    def called_before(self, key: str, within_s: float, own: str) -> str | None:
+        """The job of the call with this hash of an idempotency key, if one was made in these last seconds.
+
+        Not of this process's own calls, whose ids begin with `own`.
+        """
 
 
 class Gateway:

@@ -247,7 +247,11 @@ class Driver:
     def new_id(self, kind: str) -> str:
         """An id that this process has not given before, and that an earlier one hardly has."""
         self._ids += 1
-        return f"{kind}-{self._boot}-{self._ids}"
+        return f"{self.ids_of(kind)}{self._ids}"
+
+    def ids_of(self, kind: str) -> str:
+        """What the ids begin with that this process gives."""
+        return f"{kind}-{self._boot}-"
 
     def open_job(
         self,

@@ -48,8 +48,8 @@ MAX_KEY = 255
 SWEEP_S = 30.0
 "between two looks for answers that are too old"
 
-Before = Callable[[str, float], "str | None"]
-"(hash of a key, seconds) -> the job of its call, if one was made in these last seconds: `Earlier.called_before`"
+Before = Callable[[str, float, str], "str | None"]
+"(hash of a key, seconds, ids of this process) -> the job of its call, if there was one: `Earlier.called_before`"
 
 
 class Repeatable:
@@ -61,6 +61,8 @@ class Repeatable:
         self.tape = tape
         self.readers = 0
         self.task: asyncio.Task[None] | None = None
+        self.grace: asyncio.TimerHandle | None = None
+        "it ends then, unless a client comes before"
         self.until = 0.0
 
 
@@ -137,12 +139,14 @@ class Idempotency:
 
     async def _read(self, call: Repeatable, http: web.BaseRequest, headers: dict[str, str]) -> web.StreamResponse:
         call.readers += 1
+        if call.grace is not None:
+            call.grace.cancel()
         try:
             return await call.tape.play(http, headers, self._gateway)
         finally:
             call.readers -= 1
             if not call.readers and not call.tape.over:
-                self._gateway.driver.loop.call_later(GRACE_S, _abandon, call)
+                call.grace = self._gateway.driver.loop.call_later(GRACE_S, _abandon, call)
 
     async def _carry(
         self, call: Repeatable, shelf: Shelf, key: str, http: web.BaseRequest, tenant: TenantSettings, path: str
@@ -170,7 +174,8 @@ class Idempotency:
         """Raise ApiError 409 where an earlier process made this call."""
         if self._before is None or self._now() > self._asks_until:
             return
-        job = await asyncio.to_thread(self._before, hashed, KEEP_S)
+        # of this one's own calls the memory knows more, and sooner
+        job = await asyncio.to_thread(self._before, hashed, KEEP_S, self._gateway.driver.ids_of("call"))
         if job is not None:
             raise _gone(f"it was made in job '{job}', and its answer went with the process that gave it")
 
@@ -222,5 +227,5 @@ def _gone(why: str) -> ApiError:
 
 
 def _abandon(call: Repeatable) -> None:
-    if not call.readers and not call.tape.over and call.task is not None:
+    if not call.tape.over and call.task is not None:
         call.task.cancel()

@@ -233,12 +233,12 @@ class Places:
     def leave(self, place: Place, call: LiveCall) -> None:
         """The call's client has its answer, or is gone. A job that nobody named ends now or soon."""
         self._driver.leave(call)
+        if place.tape is not None:
+            place.tape.refused = call.refused
         if place.fresh and self._was_refused(place.key):
             self._driver.undo_job(place.key)
             return
         place.answered()
-        if place.tape is not None:
-            place.tape.refused = call.refused
         if place.named:
             if place.claim.final and place.job == (place.claim.job or place.claim.session):
                 self._driver.end_job(place.key)

@@ -111,6 +111,8 @@ class Tape:
         if not self._streams:
             return web.Response(status=self._status, headers=headers, body=b"".join(chunks))
         response = web.StreamResponse(status=self._status, headers=headers)
+        if gateway.stopping:
+            response.force_close()
         try:
             await response.prepare(http)
             await self._pass_on(chunks, response)
@@ -133,7 +135,7 @@ class Tape:
 
 
 class Taped(Downstream):
-    """What the relay takes for the client of a call that is recorded."""
+    """What the relay takes for the client of a call that is recorded. Each client's request has an id of its own."""
 
     __slots__ = ("_tape",)
 
@@ -145,7 +147,6 @@ class Taped(Downstream):
         """See `Downstream`."""
         if self._response is None:
             headers.update(self.own)
-            self._gateway.add_request_id(self._http, headers)
             self._tape.begin(status, headers)
             self._response = _Recording(self._tape)
         return self._response
@@ -153,7 +154,6 @@ class Taped(Downstream):
     def whole(self, answer: Answer) -> web.StreamResponse:
         """See `Downstream`."""
         answer.headers.update(self.own)
-        self._gateway.add_request_id(self._http, answer.headers)
         return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
 
 

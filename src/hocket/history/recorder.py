@@ -82,11 +82,14 @@ class HistoryRecorder:
         self.writer.go_on_with({key: one.continued for key, one in found.items()})
         return found
 
-    def called_before(self, key: str, within_s: float) -> str | None:
-        """The job of the call with this hash of an idempotency key, of these last seconds. Waits for the database."""
+    def called_before(self, key: str, within_s: float, own: str) -> str | None:
+        """The job of the call with this hash of an idempotency key, of these last seconds. Waits for the database.
+
+        Calls whose ids begin with `own` do not count.
+        """
         try:
             with self._store.reader().connect() as connection:
-                return called_before(connection, key, time.time() - within_s)
+                return called_before(connection, key, time.time() - within_s, own)
         except (StoreError, InputError) as error:
             log.warning("%s; whether a call was made before is not known", error)
             return None
