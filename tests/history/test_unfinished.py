@@ -197,3 +197,26 @@ def test_a_history_that_is_away_keeps_nobody_from_starting(tmp_path: Path) -> No
     (tmp_path / "history.db").write_text("this is no database, and much too short for one")
     recorder = HistoryRecorder(Store(str(tmp_path / "history.db")))
     assert recorder.unfinished(300.0) == {} and recorder.called_before("x", 600.0, "call-") is None
+
+
+def test_of_two_processes_that_go_on_with_a_job_neither_writes_over_the_other(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first died. The second runs when the third starts to take over from it, and a client reaches both."""
+    first_life(url)
+    second = Process(url)
+    second.flush()
+    monkeypatch.setattr("hocket.history.unfinished.is_dead", lambda run, own: run.id != second.recorder.writer.run.id)
+    third = Process(url)
+    for process, name in ((second, "second"), (third, "third")):
+        process.resume("j", age_s=20.0)
+        process.call(name, "j", name, 0.5, 1.0)
+        process.flush()
+        process.recorder.stop()
+    calls = [call for one in found(url, "j") for call in one.calls]
+    assert sorted(call.call for call in calls) == ["c1", "c2", "c3", "second", "third"]
+    assert [call.outcome for call in calls if call.call == "c3"] == ["interrupted"]
+    fourth = HistoryRecorder(Store(url))
+    (whole,) = fourth.unfinished(300.0).values()
+    assert [step.stage for step in whole.steps if step.model] == ["plan", "search", "answer", "second", "third"]
+    assert whole.service_s == pytest.approx(7.0, abs=1e-3)

@@ -140,7 +140,7 @@ class Continued(msgspec.Struct):
     """A job of an earlier process, as this one would go on with it."""
 
     job: JobRecord
-    "its row; without an `id` where that process may still write to it: then this one gives it a row of its own"
+    "its row; without an `id` where another process may write to it: then this one gives it a row of its own"
     n: int
     "of its calls and tool runs so far"
     cut: list[CallRecord | ToolRecord]

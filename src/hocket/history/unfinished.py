@@ -57,19 +57,30 @@ def unfinished(connection: Connection, own: RunRecord, silent_s: float) -> list[
     """Jobs that were open when their process ended, and heard of in the last `silent_s`. Raises StoreError."""
     latest = select(jobs).order_by(jobs.c.arrived_at.desc()).limit(LOOKED_AT).subquery()
     query = select(latest).where(latest.c.state.in_(SOURCES), latest.c.run != own.id)
-    query = query.order_by(latest.c.arrived_at.desc()).limit(MOST)
+    query = query.order_by(latest.c.arrived_at.desc(), latest.c.id.desc()).limit(MOST)
     with translated(), connection.begin():
         gateways = connection.execute(select(runs).where(runs.c.kind == "gateway", runs.c.id != own.id)).all()
-        over = {run.id: run.ended_at is not None or is_dead(run, own) for run in gateways}
+        # one that runs may write to its own rows, and has read those of the dead: it may go on with them, too
+        alone = all(run.ended_at is not None or is_dead(run, own) for run in gateways)
+        seen_at = {run.id: run.seen_at for run in gateways}
         rows = [JobRecord(*row) for row in connection.execute(query)]
-        found = with_parts(connection, [row for row in rows if row.run in over])
-    seen_at = {run.id: run.seen_at for run in gateways}
+        found = _joined(with_parts(connection, [row for row in rows if row.run in seen_at]))
     heard = [(one, _heard_at(one, seen_at[one.job.run])) for one in found]
     live = [(one, at) for one, at in heard if own.started_at - at <= silent_s]
-    return [_unfinished(one, -1 - rank, at, over[one.job.run]) for rank, (one, at) in enumerate(live)]
+    return [_unfinished(one, -1 - rank, at, alone) for rank, (one, at) in enumerate(live)]
 
 
-def _unfinished(one: Recorded, number: int, heard_at: float, over: bool) -> Unfinished:
+def _joined(found: Iterable[Recorded]) -> list[Recorded]:
+    """A job that went on beside another process has more than one row: its latest, with what belongs to all of them."""
+    jobs_of: dict[tuple[str, str, float], Recorded] = {}
+    for one in found:
+        latest = jobs_of.setdefault((one.job.tenant, one.job.job, one.job.arrived_at), one)
+        if latest is not one:
+            latest.calls[:0], latest.tools[:0] = one.calls, one.tools
+    return list(jobs_of.values())
+
+
+def _unfinished(one: Recorded, number: int, heard_at: float, alone: bool) -> Unfinished:
     parts: list[CallRecord | ToolRecord] = [*one.calls, *one.tools]
     service_s, path_s = _attained(one.calls)
     open_tools = [OpenTool(tool.run, tool.name, tool.parent or None) for tool in one.tools if not _ended(tool)]
@@ -87,18 +98,18 @@ def _unfinished(one: Recorded, number: int, heard_at: float, over: bool) -> Unfi
         path_s,
         steps,
         open_tools,
-        Continued(_row(one, over), 1 + max((part.n for part in parts), default=-1), _cut(parts) if over else []),
+        Continued(_row(one, alone), 1 + max((part.n for part in parts), default=-1), _cut(parts) if alone else []),
     )
 
 
-def _row(one: Recorded, over: bool) -> JobRecord:
+def _row(one: Recorded, alone: bool) -> JobRecord:
     """The job's row, with what its parts add up to: while it is open that is not kept."""
     parts: list[CallRecord | ToolRecord] = [*one.calls, *one.tools]
     ends = [part.ended_s for part in parts if part.ended_s is not None]
     ended = [call for call in one.calls if not is_open(call)]
     return msgspec.structs.replace(
         one.job,
-        id=one.job.id if over else 0,
+        id=one.job.id if alone else 0,
         ended_s=max(ends, default=None),
         calls=len(one.calls),
         tool_runs=len(one.tools),
