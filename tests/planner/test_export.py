@@ -40,7 +40,7 @@ def documents(what: Plan, kind: str) -> dict[str, Any]:
 @pytest.mark.parametrize("law", ["ps", "capped"])
 def test_manifests_keep_the_schemas_of_kubernetes(law: str, key: str | None) -> None:
     """Strictly: no field that Kubernetes does not know."""
-    whole = engine("alone", replica("n1/gpu0"), model="small")
+    whole = engine("alone", replica("n1/gpu0"), model="small", roles=("judge",))
     found = list(yaml.safe_load_all(exported(plan(*ENGINES, whole, law=law), key)["kubernetes.yaml"]))
     for document in found:
         kubernetes_validate.validate(document, "1.34", strict=True)
@@ -51,7 +51,10 @@ def test_manifests_keep_the_schemas_of_kubernetes(law: str, key: str | None) -> 
 def test_each_replica_has_a_name_that_clusters_take() -> None:
     """Names that differ in what a DNS label cannot hold, begin with a digit, or are long; a node with a domain."""
     names = ["a.b", "A b", "a-b-2", "7b", "x" * 80]
-    engines = [engine(n, replica(f"n0.local/gpu{k}", share=0.5), model="small") for k, n in enumerate(names)]
+    engines = [
+        engine(n, replica(f"n0.local/gpu{k}", share=0.5), model="small", roles=[f"s{k}"] if k else ())
+        for k, n in enumerate(names)
+    ]
     nodes = {"nodes": [{"name": "n0.local", "devices": 8, "kind": "h100", "memory_gib": 80}]}
     files = export(plan(*engines), msgspec.convert(nodes, Cluster), msgspec.convert(MODELS, Models), KEY)
     found = [one for one in yaml.safe_load_all(files["kubernetes.yaml"]) if one["kind"] in ("Deployment", "Service")]

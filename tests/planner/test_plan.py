@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from hocket.assembly import build
 from hocket.cli import main
 from hocket.errors import InputError
+from hocket.planner.demand import App, Rates, demand_of
+from hocket.planner.estimate import engines_of
 from hocket.planner.inputs import Cluster, Models, load_cluster, load_models, tables
 from hocket.planner.plan import Plan, load_plan, problems_of
 from hocket.planner.simulated import setup_of
-from hocket.sim.experiment import simulate
+from hocket.sim.experiment import scheduler_spec, simulate
 from hocket.sim.workloads import generate
+from hocket.trace import Job, Stage
 from tests.docs.pages import ROOT, block
 
 CLUSTER = {
@@ -88,6 +93,18 @@ def test_a_good_plan_has_no_problems(cluster: Cluster, models: Models) -> None:
             "n0/gpu0: shares add up to 1.100",
         ),
         ([engine("small", replica("n0/gpu0"), roles=("rag/rerank",))], "each of its engines has roles"),
+        (
+            [engine("a", replica("n0/gpu0"), model="small"), engine("b", replica("n0/gpu1"), model="small")],
+            "small: a, b have no roles, so one would get all calls",
+        ),
+        (
+            [
+                engine("small", replica("n0/gpu0")),
+                engine("a", replica("n0/gpu1"), model="small", roles=("judge",)),
+                engine("b", replica("n0/gpu2"), model="small", roles=("rag/judge", "judge")),
+            ],
+            "small: role 'judge' is there twice",
+        ),
     ],
 )
 def test_each_rule_is_told(engines: list[dict[str, Any]], problem: str, cluster: Cluster, models: Models) -> None:
@@ -109,6 +126,27 @@ def test_roles_become_routes_and_replicas_may_differ(cluster: Cluster, models: M
     assert setup.sharing is not None and setup.sharing.law == "capped"
     own = [place.model and place.model.max_concurrency for place in setup.sharing.placements]
     assert own == [None, 4, None] and [e.replicas for e in setup.engines] == [2, 1]
+
+
+def test_calls_go_where_the_estimate_thinks_whatever_the_order_of_engines(cluster: Cluster, models: Models) -> None:
+    engines = [
+        engine("judges", replica("n0/gpu0"), model="small", roles=("judge",)),
+        engine("rag-judge", replica("n0/gpu1"), model="small", roles=("rag/judge",)),
+        engine("rest", replica("n0/gpu2"), model="small"),
+    ]
+    asked = [("rag", "judge", "rag-judge"), ("beam", "judge", "judges"), ("rag", "answer", "rest")]
+    jobs = [
+        Job(job=app + stage, app=app, stages=[Stage(id="0", name=stage, kind="llm", model="small", output_tokens=9)])
+        for app, stage, _ in asked
+    ]
+    demand = demand_of(jobs, Rates([App("rag", 1.0), App("beam", 1.0)]))
+    for order in permutations(engines):
+        what = plan(*order)
+        scheduler = build(scheduler_spec(setup_of(what, cluster, models), "fcfs"))
+        serving = engines_of(demand, what.engines)
+        found = {(role.app, role.stage): what.engines[u].name for role, u in zip(demand.roles, serving, strict=False)}
+        for app, stage, name in asked:
+            assert scheduler.engine_for(app, stage, "small") == name == found[app, stage]
 
 
 # ---------------------------------------------------------------- files

@@ -5,7 +5,7 @@ The checker knows the rules and nothing of any search: whatever made a plan, a b
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from hocket.core.spec import Route
 from hocket.errors import InputError
 from hocket.planner.inputs import USABLE, Cluster, Device, Model, Models
 from hocket.settings.plan import PlannedFor
@@ -93,8 +94,7 @@ def problems_of(plan: Plan, cluster: Cluster, models: Models) -> Iterator[str]:
             yield f"engine '{engine.name}' is there twice"
         yield from _engine_problems(engine, cluster, models.named)
     for model, engines in served.items():
-        if all(engine.roles for engine in engines):
-            yield f"{model}: each of its engines has roles; leave one without, for the calls of other stages"
+        yield from _role_problems(model, engines)
     shares: dict[str, float] = defaultdict(float)
     for engine in plan.engines:
         for replica in engine.replicas:
@@ -103,6 +103,35 @@ def problems_of(plan: Plan, cluster: Cluster, models: Models) -> Iterator[str]:
     for name, share in shares.items():
         if share > 1 + ROUNDING:
             yield f"{name}: shares add up to {share:.3f}"
+
+
+def _role_problems(model: str, engines: list[EnginePlan]) -> Iterator[str]:
+    """A call has to have one engine: by its role, or the one for all that have none."""
+    rest = [engine.name for engine in engines if not engine.roles]
+    if not rest:
+        yield f"{model}: each of its engines has roles; leave one without, for the calls of other stages"
+    if len(rest) > 1:
+        yield f"{model}: {', '.join(rest)} have no roles, so one would get all calls; make them replicas of one engine"
+    for role, count in Counter(role for engine in engines for role in engine.roles).items():
+        if count > 1:
+            yield f"{model}: role '{role}' is there twice; give it to one engine"
+
+
+def routes_of(plan: Plan) -> list[Route]:
+    """Which stages go where. The first that matches counts: of a role, "rag/rerank" comes before "rerank".
+
+    An engine without roles gets the other calls of its model: by a route, unless it is the model's first.
+    """
+    own, shared, rest = list[Route](), list[Route](), list[Route]()
+    first: dict[str, str] = {}
+    for engine in plan.engines:
+        name, model = engine.name, engine.model
+        for role in engine.roles:
+            app, _, stage = role.rpartition("/")
+            (own if app else shared).append(Route(name, app or None, stage, model))
+        if first.setdefault(model, name) != name and not engine.roles:
+            rest.append(Route(name, model=model))
+    return [*own, *shared, *rest]
 
 
 def _engine_problems(engine: EnginePlan, cluster: Cluster, models: dict[str, Model]) -> Iterator[str]:

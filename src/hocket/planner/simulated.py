@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-from hocket.core.spec import Route
 from hocket.planner.inputs import Cluster, Models
-from hocket.planner.plan import EnginePlan, Plan, ReplicaPlan, check
+from hocket.planner.plan import EnginePlan, Plan, ReplicaPlan, check, routes_of
 from hocket.sim.experiment import Setup
 from hocket.sim.model import EngineModel
 from hocket.sim.sharing import Placement, Sharing
@@ -21,8 +18,7 @@ def setup_of(plan: Plan, cluster: Cluster, models: Models) -> Setup:
         engines.append(_alike(own[0], len(own)))
         for replica, model in zip(engine.replicas, own, strict=True):
             placements.append(Placement(tuple(replica.devices), replica.share, None if model == own[0] else model))
-    routes = [route for engine in plan.engines for route in _routes(engine)]
-    return Setup(engines, routes=routes, sharing=Sharing(placements, plan.law))
+    return Setup(engines, routes=routes_of(plan), sharing=Sharing(placements, plan.law))
 
 
 def _model(engine: EnginePlan, replica: ReplicaPlan, cluster: Cluster, models: Models) -> EngineModel:
@@ -45,10 +41,3 @@ def _alike(model: EngineModel, replicas: int) -> EngineModel:
         kv_tokens=model.kv_tokens,
         latency=model.latency,
     )
-
-
-def _routes(engine: EnginePlan) -> Iterator[Route]:
-    """A role is a stage, or an application's stage: "rerank", "rag/rerank"."""
-    for role in engine.roles:
-        app, _, stage = role.rpartition("/")
-        yield Route(engine.name, app or None, stage, engine.model)

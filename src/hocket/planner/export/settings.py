@@ -10,7 +10,7 @@ import msgspec
 
 from hocket.errors import InputError
 from hocket.planner.export.common import Deployable, Deployed, as_yaml
-from hocket.planner.plan import ReplicaPlan
+from hocket.planner.plan import ReplicaPlan, routes_of
 
 PLAN = "plan.json"
 "beside the settings"
@@ -107,11 +107,5 @@ def _planned(deployable: Deployable) -> dict[str, Any]:
 
 
 def _routes(deployable: Deployable) -> dict[str, Any]:
-    """Which stages go where: a role is a stage, or an application's stage ("rerank", "rag/rerank")."""
-    routes = []
-    for engine in deployable.plan.engines:
-        for role in engine.roles:
-            app, _, stage = role.rpartition("/")
-            where = {"stage": stage, "model": engine.model, "engine": engine.name}
-            routes.append({"app": app} | where if app else where)
+    routes = msgspec.to_builtins(routes_of(deployable.plan))
     return {"routes": routes} if routes else {}
