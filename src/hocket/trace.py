@@ -24,6 +24,8 @@ MOST_SECONDS = 1e9
 "and so is a tool run that takes longer: in milliseconds, perhaps"
 GAP = "gap"
 "a tool stage of an exported trace: time that the application spent on something that nobody reported"
+PROBE = "replay-probe"
+"the application of calls with which `hocket replay` sees how a model counts tokens: of nobody's work"
 
 
 class Prefix(msgspec.Struct, forbid_unknown_fields=True):

@@ -53,13 +53,21 @@ def test_calls_that_each_follow_a_call_of_their_own_do_not_come_together() -> No
 
 @pytest.mark.parametrize(
     ("apps", "told"),
-    [(["rag", "chat"], "no job of 'chat' is recorded; there are jobs of rag"), (["idle"], "calls a model")],
+    [
+        (["rag", "chat"], "no job of 'chat' is recorded; there are jobs of rag"),
+        (["idle"], "calls a model"),
+        (["unsized"], "no call of 'unsized' has tokens; record `prompt_tokens`"),
+    ],
 )
 def test_what_cannot_be_asked_for(apps: list[str], told: str) -> None:
     jobs = jobs_of({"rag": 1.0}, count=3)
     if "idle" in apps:
         for job in jobs:
             job.app, job.stages = "idle", [stage for stage in job.stages if stage.kind == "tool"]
+    if "unsized" in apps:
+        sizes = {"prompt_tokens": 0, "output_tokens": 0}
+        for job in jobs:
+            job.app, job.stages = "unsized", [msgspec.structs.replace(stage, **sizes) for stage in job.stages]
     with pytest.raises(InputError, match=told):
         demand_of(jobs, Rates([App(app, 1.0) for app in apps]))
 

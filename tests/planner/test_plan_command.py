@@ -13,7 +13,7 @@ import pytest
 from hocket.cli import main
 from hocket.planner.plan import load_plan
 from hocket.settings import load_settings
-from hocket.trace import write_jobs
+from hocket.trace import PROBE, write_jobs
 from tests.docs.pages import ROOT, block
 from tests.planner.worlds import jobs_of
 
@@ -151,6 +151,17 @@ def test_jobs_and_rates_of_the_history(history: Path, capsys: Any) -> None:
     assert "--rates FILE: needed with --jobs" in capsys.readouterr().err
     assert main(["plan", "--history", "nowhere.db", *WITHOUT]) == 2
     assert "no history there" in capsys.readouterr().err
+
+
+def test_probes_of_replays_are_no_application(history: Path, capsys: Any) -> None:
+    """They are in the history, as what they are, and nobody's work."""
+    probe = {"id": "0", "name": "s", "kind": "llm", "model": "unlisted", "prompt_tokens": 9, "output_tokens": 1}
+    Path("probe.jsonl").write_text(json.dumps({"v": 1, "job": "p", "app": PROBE, "stages": [probe]}) + "\n")
+    assert main(["import", "probe.jsonl", "--history", str(history)]) == 0
+    capsys.readouterr()
+    assert main(["plan", "--history", str(history), *WITHOUT, "--budget", "1", "--baseline", "k8s-default"]) == 0
+    told = load_plan("plan").demand
+    assert told is not None and list(told.apps) == ["rag"] and not capsys.readouterr().err
 
 
 def test_against_what_runs(files: Path, capsys: Any) -> None:

@@ -59,6 +59,7 @@ def _lived(args: argparse.Namespace) -> Demand:
     from hocket.history import read, traces
     from hocket.history.store import StoreError
     from hocket.planner.demand import App, Rates, demand_of, load_rates
+    from hocket.trace import PROBE
 
     given = {} if args.rates is None else {app.name: app for app in load_rates(args.rates).apps}
     begin = since(args.since)
@@ -68,7 +69,7 @@ def _lived(args: argparse.Namespace) -> Demand:
             found = read.arrivals(connection, begin)
             which = (one for one in read.recorded(connection, read.Filter(since=begin)) if one.job.state != "aborted")
             for job in traces.to_jobs(which):
-                if any(stage.kind == "llm" for stage in job.stages):
+                if job.app != PROBE and any(stage.kind == "llm" for stage in job.stages):
                     by_app.setdefault(job.app, deque(maxlen=MOST_JOBS)).append(job)
         except StoreError as error:
             raise InputError(f"{error}; nothing was planned") from None
@@ -78,6 +79,6 @@ def _lived(args: argparse.Namespace) -> Demand:
     if not found.seconds and by_app.keys() - given.keys():
         raise InputError(f"{name}: it covers no time, so it has no rates; give them with --rates")
     rates = {app: App(app, found.jobs[app] / found.seconds) for app in sorted(by_app) if app not in given} | given
-    for app in sorted(found.jobs.keys() - rates.keys()):
+    for app in sorted(found.jobs.keys() - rates.keys() - {PROBE}):
         print(f"hocket plan: '{app}' is left out: none of its jobs ended and called a model", file=sys.stderr)
     return demand_of([job for own in by_app.values() for job in own], Rates(list(rates.values())))

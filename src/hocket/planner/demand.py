@@ -144,7 +144,7 @@ class Demand(NamedTuple):
 
 
 def demand_of(jobs: Sequence[Job], rates: Rates, sampled: int = SAMPLED) -> Demand:
-    """Raises InputError for an application without a job, or whose jobs call no model."""
+    """Raises InputError for an application without a job, or whose jobs call no model, or without a token."""
     by_app: dict[str, list[Job]] = defaultdict(list)
     for job in jobs:
         by_app[job.app].append(job)
@@ -156,6 +156,8 @@ def demand_of(jobs: Sequence[Job], rates: Rates, sampled: int = SAMPLED) -> Dema
             raise InputError(f"apps: no job of '{name}' is recorded; there are jobs of {', '.join(sorted(by_app))}")
         if not any(stage.kind == "llm" for job in by_app[name] for stage in job.stages):
             raise InputError(f"apps: no job of '{name}' calls a model; there is nothing to plan for it")
+        if not any(stage.prompt_tokens or stage.output_tokens for job in by_app[name] for stage in job.stages):
+            raise InputError(f"apps: no call of '{name}' has tokens; record `prompt_tokens` and `output_tokens`")
     roles = [role for name in apps for role in _roles(name, by_app[name])]
     index = {(role.app, role.stage, role.model): i for i, role in enumerate(roles)}
     chosen = [_evenly(by_app[name], sampled) for name in apps]

@@ -12,6 +12,7 @@ from aiohttp.http_exceptions import BadHttpMessage
 
 from hocket.errors import InputError
 from hocket.replay import prompts
+from hocket.trace import PROBE
 
 REPORT_TIMEOUT_S = 10.0
 FEW, MANY = 8, 72
@@ -109,7 +110,7 @@ class Line:
             raise InputError(f"{self._url}/models answers {status}, not a list of models; check the URL") from None
 
     async def _count(self, model: str, words: int) -> int:
-        answer = await self.call(model, prompts.filler(f"{model} {words}", words), 1, {"x-hocket-app": "replay-probe"})
+        answer = await self.call(model, prompts.filler(f"{model} {words}", words), 1, {"x-hocket-app": PROBE})
         return answer.prompt_tokens
 
     def words(self, model: str, tokens: int) -> int:
