@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
+import os
 import re
 import sys
 from datetime import UTC, datetime, timedelta
@@ -279,6 +281,28 @@ def test_mistakes_are_told_in_one_line_and_lose_no_key(
     (tmp_path / "keys.yaml.new").touch()
     with pytest.raises(InputError, match="another `hocket keys` is at work"):
         change_keys(tmp_path / "keys.yaml", lambda keys: keys)
+
+
+def test_a_change_goes_where_a_link_leads_and_leaves_the_file_its_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key that was revoked by one name of the file must not stay good by another."""
+    path, link = Path(written(tmp_path)), tmp_path / "link.yaml"
+    link.symlink_to(path)
+    owner = path.stat().st_uid
+    if owner == 0:
+        os.chown(path, owner := 65534, 65534)
+    change_keys(link, lambda keys: keys[1:])
+    assert link.is_symlink() and read_keys(path) == EVERY[1:]
+    assert path.stat().st_uid == owner and path.stat().st_mode & 0o777 == 0o600
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match="No space left on device"):
+        change_keys(path, lambda _: [])
+    assert read_keys(path) == EVERY[1:] and not (tmp_path / "keys.yaml.new").exists()
 
 
 async def test_operators_see_the_open_jobs_of_all_tenants(engine: ScriptedEngine, start: Start, tmp_path: Path) -> None:

@@ -19,8 +19,10 @@ import openai
 import pytest
 
 from hocket.errors import InputError
-from hocket.gateway.handover import inherited
-from hocket.settings import Settings
+from hocket.gateway.handover import accept_rest, inherited, shared
+from hocket.gateway.listeners import context_of
+from hocket.settings import Settings, TenantSettings, TlsSettings
+from tests.attack.certificates import Authority
 from tests.scripted_engine import Script, ScriptedEngine
 
 HOCKET = str(Path(sys.executable).with_name("hocket"))
@@ -182,3 +184,38 @@ def test_what_is_no_tcp_socket_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("LISTEN_FDS", "1")
     with pytest.raises(InputError, match="no TCP socket"):
         inherited(Settings())
+
+
+@pytest.mark.parametrize("count", ["two", "1"])
+def test_descriptors_that_are_not_there_are_told(count: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hocket.gateway.handover.FIRST", 987)
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", count)
+    with pytest.raises(InputError, match="LISTEN_FDS"):
+        inherited(Settings())
+
+
+def test_operators_socket_that_others_reach_is_refused_where_being_here_is_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The settings say loopback, so no key is asked for: the socket must not be another."""
+    first, second = socket.create_server(("0.0.0.0", 0)), socket.create_server(("0.0.0.0", 0))
+    os.dup2(first.detach(), 700)
+    os.dup2(second.detach(), 701)
+    monkeypatch.setattr("hocket.gateway.handover.FIRST", 700)
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "2")
+    tenants = [TenantSettings(name="ann", key_sha256="0" * 64)]
+    with pytest.raises(InputError, match=r"0\.0\.0\.0, which others reach, and admin_listen is"):
+        inherited(Settings(tenants=tenants, admin_listen="127.0.0.1:8081"))
+
+
+async def test_a_handshake_that_does_not_come_does_not_hold_up_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hocket.gateway.handover.HANDSHAKE_S", 0.2)
+    tls = context_of(TlsSettings(*Authority(tmp_path).issue("server")))
+    listening = shared("127.0.0.1", 0, 8)
+    with socket.create_connection(listening.getsockname()):
+        async with asyncio.timeout(10):
+            await accept_rest(listening, asyncio.Protocol, tls)

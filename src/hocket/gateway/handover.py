@@ -18,18 +18,26 @@ import ssl
 from collections.abc import Callable
 
 from hocket.errors import InputError
-from hocket.settings import Settings, is_loopback
+from hocket.settings import Settings, is_loopback, parse_address
 
 FIRST = 3
 "the number of the first descriptor that is handed on, after standard input, output and error"
+HANDSHAKE_S = 2.0
+"at the end: how long a connection that nobody had accepted may take to begin TLS"
 
 
 def inherited(settings: Settings) -> list[socket.socket]:
     """The sockets that were handed to this process: of `listen` first, then of `admin_listen`. Raises InputError."""
     if os.environ.pop("LISTEN_PID", None) != str(os.getpid()):
         return []  # they were meant for a parent of this process
-    count = int(os.environ.pop("LISTEN_FDS", "0"))
-    sockets = [socket.socket(fileno=number) for number in range(FIRST, FIRST + count)]
+    count = os.environ.pop("LISTEN_FDS", "0")
+    try:
+        sockets = [socket.socket(fileno=number) for number in range(FIRST, FIRST + int(count))]
+    except (ValueError, OSError):
+        raise InputError(
+            f"LISTEN_FDS is '{count}', but so many sockets from descriptor {FIRST} on are not there; "
+            "see sd_listen_fds(3), or unset LISTEN_PID"
+        ) from None
     try:
         _check(sockets, settings)
     except InputError:
@@ -40,7 +48,7 @@ def inherited(settings: Settings) -> list[socket.socket]:
 
 
 def _check(sockets: list[socket.socket], settings: Settings) -> None:
-    for one in sockets:
+    for number, one in enumerate(sockets):
         one.set_inheritable(False)
         if one.family not in (socket.AF_INET, socket.AF_INET6) or one.type != socket.SOCK_STREAM:
             raise InputError(f"descriptor {one.fileno()} of LISTEN_FDS is no TCP socket; hand over only such")
@@ -49,6 +57,12 @@ def _check(sockets: list[socket.socket], settings: Settings) -> None:
             raise InputError(
                 f"the socket that was handed over listens on {host}, which others reach, and no tenants are set: "
                 "anyone could use the engines; list `tenants` with their keys, or listen on 127.0.0.1"
+            )
+        own = settings.admin_listen if number == 1 else None
+        if own is not None and is_loopback(parse_address(own)[0]) and not is_loopback(host):
+            raise InputError(
+                f"the second socket that was handed over listens on {host}, which others reach, and admin_listen is "
+                f"{own}, where being on this machine is enough; let them agree"
             )
 
 
@@ -72,5 +86,9 @@ async def accept_rest(
         one.close()
     if protocol is not None:
         loop = asyncio.get_running_loop()
-        made = (loop.connect_accepted_socket(protocol, connection, ssl=tls) for connection in rest)
+        patience_s = None if tls is None else HANDSHAKE_S
+        made = (
+            loop.connect_accepted_socket(protocol, connection, ssl=tls, ssl_handshake_timeout=patience_s)
+            for connection in rest
+        )
         await asyncio.gather(*made, return_exceptions=True)

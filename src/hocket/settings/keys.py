@@ -100,7 +100,7 @@ def keys_of(settings: Settings) -> list[Key]:
 
 def change_keys(path: str | Path, change: Callable[[list[Key]], list[Key]]) -> None:
     """Replace the file, or make it, in one step; its owner alone may read it. Raises InputError."""
-    file = Path(path)
+    file = Path(path).resolve()  # where a link leads: others may read the same file by another name
     draft = file.with_name(f"{file.name}.new")
     try:
         # the draft is the lock, too: of two that write at once neither may lose the other's key
@@ -116,9 +116,14 @@ def change_keys(path: str | Path, change: Callable[[list[Key]], list[Key]]) -> N
             out.write(_text(change(read_keys(file) if file.exists() else [])))
             out.flush()
             os.fsync(out.fileno())
+            if os.name == "posix" and os.geteuid() == 0 and file.exists():
+                # the gateway's own user, whose file root changes, must still be able to read it
+                os.fchown(out.fileno(), file.stat().st_uid, file.stat().st_gid)
         draft.replace(file)
-    except BaseException:
+    except BaseException as error:
         draft.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise InputError(f"{file}: cannot be written ({error.strerror}); nothing has changed") from None
         raise
 
 
