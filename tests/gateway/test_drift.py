@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hocket.core import events as ev
-from hocket.core.commands import Reject
+from hocket.core.commands import Refuse, Reject
 from hocket.errors import InputError
 from hocket.gateway.app import Gateway
 from hocket.gateway.drift import Drift, Faded
@@ -137,6 +137,18 @@ def test_it_comes_back_and_another_plan_starts_anew() -> None:
 
 def _sizes(app: PlannedApp) -> tuple[float, float]:
     return app.prompt_tokens, app.output_tokens
+
+
+def test_a_job_that_was_refused_is_not_kept_and_is_no_small_job() -> None:
+    world = World()
+    world.job("rag", 1000.0, 2000, 300)
+    for reason in ("opening", "first call"):
+        opened = ev.JobOpened(1001.0, reason, "rag")
+        world.drift.seen(opened, [Refuse(reason, 503, "too_many_jobs")] if reason == "opening" else [])
+    world.drift.seen(ev.JobClosed(1001.0, "first call", abort=True, reason="refused"), [])
+    assert not world.drift._jobs
+    ratios = {(app, of): value for app, of, value in world.drift.ratios()}
+    assert ratios["rag", "prompt_tokens"] == pytest.approx(0.0) == ratios["rag", "output_tokens"]
 
 
 def test_nothing_is_kept_of_what_is_over() -> None:

@@ -1,6 +1,6 @@
 """How far live demand is from what the engines were planned for: is it worth planning again?
 
-Of each application jobs that arrive and tokens of jobs that end are summed up with a memory that fades: what came t
+Of each application jobs that arrive and tokens of calls that end are summed up with a memory that fades: what came t
 seconds ago counts exp(-t / window_s). What the plan led to expect is the same integral over the time since the start,
 so that both grow from 0 together.
 
@@ -61,19 +61,20 @@ class _Work:
     def __init__(self, window_s: float) -> None:
         self.tokens, self.squares = Faded(window_s), Faded(window_s / 2.0)
 
-    def add(self, tokens: int, at: float) -> None:
+    def add(self, tokens: int, before: int, at: float) -> None:
+        """A call has ended, of a job that had so many `before`: its square grows with it."""
         self.tokens.add(tokens, at)
-        self.squares.add(float(tokens) ** 2, at)
+        self.squares.add(float(tokens) * (tokens + 2 * before), at)
 
 
 class _App:
     """What came of one application."""
 
-    __slots__ = ("arrived", "ended", "output", "planned", "prompt")
+    __slots__ = ("arrived", "output", "planned", "prompt")
 
     def __init__(self, planned: PlannedApp, window_s: float) -> None:
         self.planned = planned
-        self.arrived, self.ended = Faded(window_s), Faded(window_s)
+        self.arrived = Faded(window_s)
         self.prompt, self.output = _Work(window_s), _Work(window_s)
 
 
@@ -138,8 +139,12 @@ class Drift(Collector):
             self._calls[event.call] = job
 
     def _finished(self, event: ev.CallFinished) -> None:
+        """Counted now: jobs that nobody closes are open for long after."""
         job = self._calls.pop(event.call, None)
         if job is not None:
+            app = self._of(job.app)
+            app.prompt.add(event.prompt_tokens, job.prompt_tokens, event.at)
+            app.output.add(event.output_tokens, job.output_tokens, event.at)
             job.prompt_tokens += event.prompt_tokens
             job.output_tokens += event.output_tokens
 
@@ -147,13 +152,7 @@ class Drift(Collector):
         self._calls.pop(event.call, None)
 
     def _closed(self, event: ev.JobClosed) -> None:
-        job = self._jobs.pop(event.job, None)
-        if job is None:
-            return
-        app = self._of(job.app)
-        app.ended.add(1.0, event.at)
-        app.prompt.add(job.prompt_tokens, event.at)
-        app.output.add(job.output_tokens, event.at)
+        self._jobs.pop(event.job, None)
 
     def _of(self, app: str) -> _App:
         return self._apps.get(app, self._others)
@@ -187,11 +186,11 @@ class Drift(Collector):
         for name, app in self._apps.items():
             # half a job on both sides: finite where none came, and 0 at the start
             yield name, "rate", math.log((app.arrived.at(now) + 0.5) / (app.planned.per_s * full + 0.5))
-            ended = app.ended.at(now)
+            arrived = app.arrived.at(now)
             for side in ("prompt", "output"):
                 tokens, planned = getattr(app, side).tokens.at(now), getattr(app.planned, f"{side}_tokens")
-                if ended > LEAST and tokens > 0.0 and planned > 0.0:
-                    yield name, f"{side}_tokens", math.log(tokens / ended / planned)
+                if arrived > LEAST and tokens > 0.0 and planned > 0.0:
+                    yield name, f"{side}_tokens", math.log(tokens / arrived / planned)
 
     def collect(self) -> Iterable[Metric]:
         """See `Collector`."""
