@@ -13,7 +13,7 @@ from hocket.core import events as ev
 from hocket.core.commands import Refuse, Reject
 from hocket.errors import InputError
 from hocket.gateway.app import Gateway
-from hocket.gateway.drift import Drift, Faded
+from hocket.gateway.drift import Drift, Faded, _Work
 from hocket.settings import PlanSettings, Settings, load_settings
 from hocket.settings.plan import PlannedApp, PlannedFor, planned_for
 from tests.gateway.conftest import Start
@@ -108,6 +108,34 @@ def test_an_application_that_is_gone() -> None:
     assert ("drift", "rag", "output_tokens") not in world.metrics
 
 
+def test_jobs_that_nobody_closes_are_not_missing() -> None:
+    """They are closed five minutes after their last call. A job's calls count as one job by chance."""
+    world = World()
+    for second in range(1800):
+        at = world.now = 1000.0 + second
+        if second % 2 == 0:
+            world.drift.seen(ev.JobOpened(at, f"r{second}", "rag"), [])
+            for call in ("a", "b"):
+                world.drift.seen(ev.CallArrived(at, f"r{second}{call}", f"r{second}", "s", "m"), [])
+                world.drift.seen(ev.CallFinished(at, f"r{second}{call}", 1000, 150), [])
+        world.drift.seen(ev.JobOpened(at, f"c{second}", "chat"), [])
+        world.drift.seen(ev.CallArrived(at, f"c{second}", f"c{second}", "s", "m"), [])
+        world.drift.seen(ev.CallFinished(at, f"c{second}", 200, 100), [])
+        if second >= 300:
+            for job in (f"r{second - 300}", f"c{second - 300}"):
+                world.drift.seen(ev.JobClosed(at, job), [])
+        assert not world.metrics["stale",], (second, world.metrics)
+    assert world.metrics["drift", "rag", "prompt_tokens"] == pytest.approx(0.0, abs=0.02)
+
+
+def test_squares_are_of_jobs_not_of_calls() -> None:
+    one, two = _Work(10.0), _Work(10.0)
+    one.add(300, 0, 5.0)
+    two.add(100, 0, 5.0)
+    two.add(200, 100, 5.0)
+    assert one.squares.at(5.0) == two.squares.at(5.0) == 300.0**2
+
+
 def test_what_is_small_does_not_matter() -> None:
     """Five times the arrivals of an application with a hundredth of the work."""
     demand = PlannedFor({"big": PlannedApp(1.0, 3000.0, 500.0), "small": PlannedApp(0.1, 300.0, 50.0)})
@@ -139,16 +167,10 @@ def _sizes(app: PlannedApp) -> tuple[float, float]:
     return app.prompt_tokens, app.output_tokens
 
 
-def test_a_job_that_was_refused_is_not_kept_and_is_no_small_job() -> None:
+def test_a_job_that_was_refused_is_not_kept() -> None:
     world = World()
-    world.job("rag", 1000.0, 2000, 300)
-    for reason in ("opening", "first call"):
-        opened = ev.JobOpened(1001.0, reason, "rag")
-        world.drift.seen(opened, [Refuse(reason, 503, "too_many_jobs")] if reason == "opening" else [])
-    world.drift.seen(ev.JobClosed(1001.0, "first call", abort=True, reason="refused"), [])
+    world.drift.seen(ev.JobOpened(1000.0, "j", "rag"), [Refuse("j", 503, "too_many_jobs")])
     assert not world.drift._jobs
-    ratios = {(app, of): value for app, of, value in world.drift.ratios()}
-    assert ratios["rag", "prompt_tokens"] == pytest.approx(0.0) == ratios["rag", "output_tokens"]
 
 
 def test_nothing_is_kept_of_what_is_over() -> None:

@@ -26,7 +26,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from hocket.core import events as ev
-from hocket.core.commands import Abort, Command, Reject
+from hocket.core.commands import Abort, Command, Refuse, Reject
 from hocket.settings.plan import PlannedApp, PlannedFor, PlanSettings
 
 ERRORS = 2.0
@@ -128,6 +128,8 @@ class Drift(Collector):
         for command in commands:
             if isinstance(command, Reject | Abort):
                 self._calls.pop(command.call, None)
+            elif isinstance(command, Refuse):
+                self._jobs.pop(command.job, None)
 
     def _opened(self, event: ev.JobOpened) -> None:
         self._jobs[event.job] = _Job(event.app)
