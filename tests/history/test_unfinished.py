@@ -220,3 +220,13 @@ def test_of_two_processes_that_go_on_with_a_job_neither_writes_over_the_other(
     (whole,) = fourth.unfinished(300.0).values()
     assert [step.stage for step in whole.steps if step.model] == ["plan", "search", "answer", "second", "third"]
     assert whole.service_s == pytest.approx(7.0, abs=1e-3)
+
+
+def test_keys_are_not_looked_up_in_a_database_that_is_known_to_be_away(tmp_path: Path) -> None:
+    """Each look would wait for its connection, in one of a few threads: calls go on without."""
+    recorder = HistoryRecorder(Store(str(tmp_path / "history.db")))
+    looks: list[int] = []
+    recorder._store.reader = lambda: looks.append(1) or Store(str(tmp_path / "history.db"))  # type: ignore[method-assign, func-returns-value]
+    assert recorder.called_before("x", 600.0, "call-") is None and len(looks) == 1
+    recorder.writer.trouble = "no connection"
+    assert recorder.called_before("x", 600.0, "call-") is None and len(looks) == 1
