@@ -167,10 +167,15 @@ def _sizes(app: PlannedApp) -> tuple[float, float]:
     return app.prompt_tokens, app.output_tokens
 
 
-def test_a_job_that_was_refused_is_not_kept() -> None:
+def test_a_job_that_was_refused_is_not_kept_and_is_no_small_job() -> None:
     world = World()
+    world.job("rag", 1000.0, 2000, 300)
     world.drift.seen(ev.JobOpened(1000.0, "j", "rag"), [Refuse("j", 503, "too_many_jobs")])
+    world.drift.seen(ev.JobOpened(1000.0, "k", "rag"), [])
+    world.drift.seen(ev.JobClosed(1000.0, "k", abort=True, reason="refused"), [])
     assert not world.drift._jobs
+    ratios = {(app, of): value for app, of, value in world.drift.ratios()}
+    assert ratios["rag", "prompt_tokens"] == ratios["rag", "output_tokens"] == 0.0
 
 
 def test_nothing_is_kept_of_what_is_over() -> None:

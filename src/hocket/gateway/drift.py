@@ -70,11 +70,12 @@ class _Work:
 class _App:
     """What came of one application."""
 
-    __slots__ = ("arrived", "output", "planned", "prompt")
+    __slots__ = ("arrived", "begun", "output", "planned", "prompt")
 
     def __init__(self, planned: PlannedApp, window_s: float) -> None:
         self.planned = planned
         self.arrived = Faded(window_s)
+        self.begun = Faded(window_s)  # of these, those of which a call has ended: others may have been refused
         self.prompt, self.output = _Work(window_s), _Work(window_s)
 
 
@@ -84,6 +85,7 @@ class _Job(Struct, gc=False):
     app: str
     prompt_tokens: int = 0
     output_tokens: int = 0
+    begun: bool = False
 
 
 class Drift(Collector):
@@ -145,6 +147,9 @@ class Drift(Collector):
         job = self._calls.pop(event.call, None)
         if job is not None:
             app = self._of(job.app)
+            if not job.begun:
+                job.begun = True
+                app.begun.add(1.0, event.at)
             app.prompt.add(event.prompt_tokens, job.prompt_tokens, event.at)
             app.output.add(event.output_tokens, job.output_tokens, event.at)
             job.prompt_tokens += event.prompt_tokens
@@ -188,11 +193,11 @@ class Drift(Collector):
         for name, app in self._apps.items():
             # half a job on both sides: finite where none came, and 0 at the start
             yield name, "rate", math.log((app.arrived.at(now) + 0.5) / (app.planned.per_s * full + 0.5))
-            arrived = app.arrived.at(now)
+            begun = app.begun.at(now)
             for side in ("prompt", "output"):
                 tokens, planned = getattr(app, side).tokens.at(now), getattr(app.planned, f"{side}_tokens")
-                if arrived > LEAST and tokens > 0.0 and planned > 0.0:
-                    yield name, f"{side}_tokens", math.log(tokens / arrived / planned)
+                if begun > LEAST and tokens > 0.0 and planned > 0.0:
+                    yield name, f"{side}_tokens", math.log(tokens / begun / planned)
 
     def collect(self) -> Iterable[Metric]:
         """See `Collector`."""
