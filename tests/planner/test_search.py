@@ -14,7 +14,7 @@ from hocket.planner.demand import App, Rates, demand_of
 from hocket.planner.goal import LASTS, Goal, parse_slo
 from hocket.planner.inputs import Models
 from hocket.planner.judge import BELIEVED, JOBS, Judge, lasting
-from hocket.planner.placement import PARTS, Choice
+from hocket.planner.placement import PARTS, Choice, united
 from hocket.planner.plan import problems_of
 from hocket.planner.planning import _unlike, bound, plan_for, resized
 from hocket.planner.search import Candidate, Problem, Search
@@ -50,6 +50,13 @@ def test_every_candidate_can_be_deployed_and_the_search_is_the_same_twice(goal: 
     assert best[0].score.holds and best == sorted(best, key=lambda one: (one.score, one.choices))
     assert not [told for one in best for told in problems_of(one.plan, asked.cluster, asked.models)]
     assert searched(asked)[:20] == best[:20]
+
+
+def test_replicas_that_become_alike_are_counted_together() -> None:
+    search = Search(problem({"rag": 2.0}, 4))
+    mixed = (Choice(1, 2, 4), Choice(1, 3, 2, (Choice(1, 1, 3),)), Choice(2, 1, 4))
+    for move in search.moves.around(mixed, [1.0, 0.5, 0.2]):
+        assert move.choices == tuple(united(choice.groups) for choice in move.choices), move
 
 
 def everything(asked: Problem) -> Search:

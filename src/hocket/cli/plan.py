@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     goal = Goal(args.objective, slos, args.headroom)
     problem = Problem(demand, cluster, models, goal, args.law)
     with _bar() as progress:
-        planned = plan_for(problem, args.budget, time.monotonic, progress, args.baseline)
+        planned = plan_for(problem, (1.0 - ONE_MORE) * args.budget, time.monotonic, progress, args.baseline)
     told = explain(planned, ONE_MORE * args.budget, time.monotonic)
     path = None
     if running is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hocket.planner.estimate import Estimator, engines_of, fleet_of
 from hocket.planner.finals import Clock
 from hocket.planner.moves import Choices
 from hocket.planner.placement import PARTS, Choice
-from hocket.planner.plan import Plan
+from hocket.planner.plan import EnginePlan, Plan
 from hocket.planner.planning import Planned, resized
 from hocket.planner.search import Problem, Search
 
@@ -143,7 +144,10 @@ def one_more(planned: Planned, budget_s: float, clock: Clock) -> dict[str, Any]:
     problem = planned.search.problem
     more = problem._replace(cluster=resized(problem.cluster, len(problem.cluster.devices) + 1))
     start = clock()
-    best = Search(more).run(lambda: clock() - start > budget_s, lambda tried, score: None)[0]
+    search = Search(more)
+    alike = search.serving.tolist() == planned.search.serving.tolist()
+    starts = [planned.candidate.choices] if alike else []
+    best = search.run(lambda: clock() - start > budget_s, lambda tried, score: None, starts)[0]
     before, after = planned.candidate.score.value, best.score.value
     return {
         "before": _value(problem, before),
@@ -157,21 +161,22 @@ def runner_up(planned: Planned) -> dict[str, Any] | None:
     if not planned.others:
         return None
     one, verdict = planned.others[0]
-    ours = {unit.name: choice for unit, choice in zip(planned.search.units, planned.candidate.choices, strict=True)}
-    theirs = {engine.name: choice for engine, choice in zip(one.plan.engines, one.choices, strict=True)}
+    ours, theirs = ({engine.name: _text(engine) for engine in each.engines} for each in (planned.plan, one.plan))
+    none = "no engine of its own"
     differs = [
-        f"{name}: {_text(theirs.get(name))}, not {_text(ours.get(name))}"
+        f"{name}: {theirs.get(name, none)}, not {ours.get(name, none)}"
         for name in {**ours, **theirs}
         if theirs.get(name) != ours.get(name)
     ]
     return {"simulated": _value(planned.search.problem, verdict.score.value), "differs": differs or ["places alone"]}
 
 
-def _text(choice: Choice | None) -> str:
-    if choice is None:
-        return "no engine of its own"
-    groups = (f"{one.replicas} x tensor parallelism {one.tensor_parallel} at {one.parts}/8" for one in choice.groups)
-    return " and ".join(groups)
+def _text(engine: EnginePlan) -> str:
+    counts = Counter((replica.tensor_parallel, replica.share) for replica in engine.replicas)
+    return " and ".join(
+        f"{count} x tensor parallelism {degree} at {share:g} of a device"
+        for (degree, share), count in sorted(counts.items())
+    )
 
 
 def _value(problem: Problem, value: float) -> str:

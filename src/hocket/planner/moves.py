@@ -12,8 +12,6 @@ from hocket.planner.plan import Plan
 Choices = tuple[Choice, ...]
 TRIMS = 4
 "reductions of other units that may make room for a move"
-MOST_GROUPS = 2
-"different widths and shares of one unit's replicas"
 
 
 class Move(NamedTuple):
@@ -66,7 +64,8 @@ class Moves:
         if less.replicas > 1:
             yield more._replace(replicas=more.replicas + 1), less._replace(replicas=less.replicas - 1)
         if more.parts < PARTS and less.parts > self.least(v, less.tensor_parallel):
-            yield more._replace(parts=more.parts + 1), less._replace(parts=less.parts - 1)
+            one, other = more._replace(parts=more.parts + 1), less._replace(parts=less.parts - 1)
+            yield united(one.groups), united(other.groups)
 
     def _changes(self, u: int, choice: Choice) -> Iterator[Choice]:
         """One group of replicas changed, or one replica made another than the rest."""
