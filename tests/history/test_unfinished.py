@@ -220,6 +220,11 @@ def test_of_two_processes_that_go_on_with_a_job_neither_writes_over_the_other(
     (whole,) = fourth.unfinished(300.0).values()
     assert [step.stage for step in whole.steps if step.model] == ["plan", "search", "answer", "second", "third"]
     assert whole.service_s == pytest.approx(7.0, abs=1e-3)
+    fifth = Process(url)
+    fifth.resume("j", age_s=30.0)
+    fifth.tell(ev.JobClosed(fifth.began + 31.0, "j"))
+    fifth.recorder.stop()
+    assert HistoryRecorder(Store(url)).unfinished(300.0) == {}, "it has ended, whatever became of its other rows"
 
 
 def test_keys_are_not_looked_up_in_a_database_that_is_known_to_be_away(tmp_path: Path) -> None:

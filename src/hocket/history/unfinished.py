@@ -56,7 +56,10 @@ class Unfinished(msgspec.Struct):
 def unfinished(connection: Connection, own: RunRecord, silent_s: float) -> list[Unfinished]:
     """Jobs that were open when their process ended, and heard of in the last `silent_s`. Raises StoreError."""
     latest = select(jobs).order_by(jobs.c.arrived_at.desc()).limit(LOOKED_AT).subquery()
-    query = select(latest).where(latest.c.state.in_(SOURCES), latest.c.run != own.id)
+    other = jobs.alias()  # a row of the same job, which another process went on with, and ended
+    same = (other.c.job == latest.c.job, other.c.tenant == latest.c.tenant, other.c.arrived_at == latest.c.arrived_at)
+    ended = select(other.c.id).where(*same, other.c.state.not_in(SOURCES)).exists()
+    query = select(latest).where(latest.c.state.in_(SOURCES), latest.c.run != own.id, ~ended)
     query = query.order_by(latest.c.arrived_at.desc(), latest.c.id.desc()).limit(MOST)
     with translated(), connection.begin():
         gateways = connection.execute(select(runs).where(runs.c.kind == "gateway", runs.c.id != own.id)).all()
