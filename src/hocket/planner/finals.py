@@ -8,17 +8,15 @@ the time. The first few are then simulated at length: what they sustain is what 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
 from typing import Any, NamedTuple
 
 from hocket.planner.goal import Goal, Score, Slo
 from hocket.planner.judge import CutError, Judge, Verdict, race
 from hocket.planner.plan import Plan
 from hocket.planner.search import Candidate, Problem, Search
+from hocket.workers import FORKS, cores, workers
 
 CALLS, FEWEST, MOST = 12_000, 40, 400
 "of a run in a race: its jobs make so many calls, and are so many at least and at most"
@@ -173,12 +171,11 @@ class Runners:
     @contextmanager
     def ready(self) -> Iterator[None]:
         """With processes to run in, where there is more than one core."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        if cores < 2 or not hasattr(os, "fork"):
+        if cores() < 2 or not FORKS:
             yield
             return
         alone = self._map
-        with ProcessPoolExecutor(2, get_context("fork"), _prepare, (self,)) as pool:
+        with workers(2, _prepare, self) as pool:
             self._map = lambda plans: list(pool.map(_score, plans))
             yield
         self._map = alone

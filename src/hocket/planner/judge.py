@@ -7,19 +7,14 @@ a process; what comes out does not depend on how many processes there are.
 
 from __future__ import annotations
 
-import os
 import random
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from math import fsum, inf
-from multiprocessing import get_context
 from typing import Any, NamedTuple
 
 import msgspec
 
-from hocket.errors import InputError
 from hocket.planner.demand import Demand
 from hocket.planner.goal import Goal, Score, Slo
 from hocket.planner.inputs import Cluster, Models
@@ -28,6 +23,7 @@ from hocket.planner.simulated import setup_of
 from hocket.sim.experiment import simulate
 from hocket.sim.results import quantile
 from hocket.trace import Job
+from hocket.workers import FORKS, cores, workers
 
 POLICY = "fcfs"
 "of jobs: it needs to know nothing of them"
@@ -300,18 +296,11 @@ def race(
 
     Two at a time, against the best before them. There is one at least.
     """
-    workers = min(processes or _cores(), len(finalists), TOGETHER)
-    if workers < 2 or not hasattr(os, "fork"):
+    count = min(processes or cores(), len(finalists), TOGETHER)
+    if count < 2 or not FORKS:
         return _race(lambda some, bar: [judge.verdict(*finalists[i], bar) for i in some], judge, len(finalists), told)
-    with ProcessPoolExecutor(workers, get_context("fork"), _prepare, (judge, finalists)) as pool:
-
-        def both(some: Sequence[int], bar: float) -> list[Verdict]:
-            return list(pool.map(_verdict, some, [bar] * len(some)))
-
-        try:
-            return _race(both, judge, len(finalists), told)
-        except BrokenProcessPool:
-            raise InputError("a process that simulates was killed, perhaps for want of memory; free some") from None
+    with workers(count, _prepare, judge, finalists) as pool:
+        return _race(lambda some, bar: list(pool.map(_verdict, some, [bar] * len(some))), judge, len(finalists), told)
 
 
 def _race(
@@ -335,7 +324,3 @@ def _prepare(judge: Judge, finalists: Sequence[tuple[Plan, float]]) -> None:
 def _verdict(index: int, bar: float) -> Verdict:
     verdict: Verdict = _shared["judge"].verdict(*_shared["finalists"][index], bar)
     return verdict
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

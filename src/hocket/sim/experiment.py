@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import pairwise
-from multiprocessing import get_context
 from typing import Any
 
 import msgspec
@@ -25,6 +23,7 @@ from hocket.sim.oracle import Oracle
 from hocket.sim.results import Run
 from hocket.sim.sharing import Placement, Sharing
 from hocket.trace import Job
+from hocket.workers import context, cores, workers
 from hocket.yamlfile import load_yaml
 
 
@@ -215,18 +214,17 @@ def run_all(
     `progress` is told how many jobs are done in all, now and then.
     """
     tasks = [(policy, seed) for seed in range(len(draws)) for policy in policies]
-    workers = min(processes or _cores(), len(tasks))
-    context = get_context("fork" if hasattr(os, "fork") else "spawn")
-    counts = context.Array("q", len(tasks), lock=False)
+    count = min(processes or cores(), len(tasks))
+    counts = context().Array("q", len(tasks), lock=False)
     inputs = (draws, setup, record, counts, profiles)
-    if workers == 1:
+    if count == 1:
         _prepare(*inputs)
 
         def tell(done: int) -> None:
             progress(sum(counts))
 
         return [_run(index, task, tell) for index, task in enumerate(tasks)]
-    with ProcessPoolExecutor(workers, context, _prepare, inputs) as pool:
+    with workers(count, _prepare, *inputs) as pool:
         futures = [pool.submit(_run, index, task) for index, task in enumerate(tasks)]
         left = set(futures)
         while left:
@@ -236,10 +234,6 @@ def run_all(
             return [future.result() for future in futures]
         except BrokenProcessPool:
             raise InputError("a worker process was killed, perhaps for want of memory; use --processes 1") from None
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _prepare(*inputs: Any) -> None:
