@@ -16,7 +16,7 @@ from hocket.planner.goal import Goal, Score, Slo
 from hocket.planner.judge import CutError, Judge, Verdict, race
 from hocket.planner.plan import Plan
 from hocket.planner.search import Candidate, Problem, Search
-from hocket.workers import FORKS, cores, workers
+from hocket.sim.workers import FORKS, cores, workers
 
 CALLS, FEWEST, MOST = 12_000, 40, 400
 "of a run in a race: its jobs make so many calls, and are so many at least and at most"

@@ -22,8 +22,8 @@ from hocket.planner.plan import Plan
 from hocket.planner.simulated import setup_of
 from hocket.sim.experiment import simulate
 from hocket.sim.results import quantile
+from hocket.sim.workers import FORKS, cores, workers
 from hocket.trace import Job
-from hocket.workers import FORKS, cores, workers
 
 POLICY = "fcfs"
 "of jobs: it needs to know nothing of them"

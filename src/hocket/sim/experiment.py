@@ -22,8 +22,8 @@ from hocket.sim.model import EngineModel
 from hocket.sim.oracle import Oracle
 from hocket.sim.results import Run
 from hocket.sim.sharing import Placement, Sharing
+from hocket.sim.workers import context, cores, workers
 from hocket.trace import Job
-from hocket.workers import context, cores, workers
 from hocket.yamlfile import load_yaml
 
 

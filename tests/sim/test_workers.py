@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from hocket.errors import InputError
-from hocket.workers import workers
+from hocket.sim.workers import workers
 
 PROGRAM = """
 import os, signal, sys, time
-from hocket.workers import workers
+from hocket.sim.workers import workers
 
 def nothing(): pass
 
