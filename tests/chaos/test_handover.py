@@ -17,11 +17,13 @@ import aiohttp
 import httpx
 import openai
 import pytest
+from msgspec import structs
 
 from hocket.errors import InputError
+from hocket.gateway.app import Gateway
 from hocket.gateway.handover import accept_rest, inherited, shared
 from hocket.gateway.listeners import context_of
-from hocket.settings import Settings, TenantSettings, TlsSettings
+from hocket.settings import EngineSettings, Settings, TenantSettings, TlsSettings
 from tests.attack.certificates import Authority
 from tests.scripted_engine import Script, ScriptedEngine
 
@@ -208,6 +210,26 @@ def test_operators_socket_that_others_reach_is_refused_where_being_here_is_enoug
     tenants = [TenantSettings(name="ann", key_sha256="0" * 64)]
     with pytest.raises(InputError, match=r"0\.0\.0\.0, which others reach, and admin_listen is"):
         inherited(Settings(tenants=tenants, admin_listen="127.0.0.1:8081"))
+
+
+async def test_a_socket_that_others_reach_needs_tenants_after_a_reload_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the settings alone `listen` is loopback; the socket is not."""
+    monkeypatch.setattr("hocket.gateway.handover.FIRST", socket.create_server(("0.0.0.0", 0)).detach())
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    closed = Settings(
+        engines=[EngineSettings(name="small", replicas=["http://127.0.0.1:9"])],
+        tenants=[TenantSettings(name="ann", key_sha256="0" * 64)],
+    )
+    gateway = Gateway(closed)
+    await gateway.start()
+    try:
+        with pytest.raises(InputError, match=r"0\.0\.0\.0, which others reach"):
+            await gateway.reload(structs.replace(closed, tenants=[]))
+        assert not gateway.tenants.open
+        await gateway.reload(structs.replace(closed, body_limit_mib=1))
+    finally:
+        await gateway.stop(0)
 
 
 async def test_a_handshake_that_does_not_come_does_not_hold_up_the_end(

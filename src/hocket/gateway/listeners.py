@@ -17,7 +17,7 @@ from aiohttp import web
 from hocket.errors import InputError
 from hocket.gateway.handover import accept_rest, inherited, shared
 from hocket.gateway.server import Server
-from hocket.settings import Settings, TlsSettings, parse_address
+from hocket.settings import Settings, TlsSettings, is_loopback, parse_address
 
 BACKLOG = 1024
 
@@ -102,9 +102,15 @@ class Listeners:
             self._sites.append(site)
 
     def read(self, settings: Settings) -> ssl.SSLContext | None:
-        """What other settings' certificate is. Changes nothing. Raises InputError."""
+        """What other settings' certificate is. Changes nothing. Raises InputError where they cannot hold here."""
         if (settings.tls is None) != (self._settings.tls is None):
             raise InputError("tls: cannot be turned on or off while the gateway runs; restart it")
+        reached = [host for host, *_ in self._runners[0].addresses if not is_loopback(host)]
+        if reached and not settings.tenants:  # a socket that was handed over need not be where `listen` says
+            raise InputError(
+                f"tenants: the gateway listens on {reached[0]}, which others reach: without tenants anyone could use "
+                "the engines; put them back, or restart with a socket on 127.0.0.1"
+            )
         return None if settings.tls is None else context_of(settings.tls)
 
     def change(self, settings: Settings, context: ssl.SSLContext | None) -> None:
