@@ -54,6 +54,18 @@ async def test_a_replica_that_is_added_takes_what_waits(
     assert (len(engine.seen), len(engine2.seen)) == (2, 2)
 
 
+async def test_replicas_may_have_windows_of_their_own(
+    engine: ScriptedEngine, engine2: ScriptedEngine, start: Start
+) -> None:
+    world = await start(engine, window=1)
+    calls = [asyncio.create_task(stream(world)) for _ in range(4)]
+    await soon(lambda: world.gateway.scheduler.engines["small"].queued == 3)
+    await change(world, engines=engines(engine2, engine, max_concurrency=[3, 1]))
+    await soon(lambda: world.inflight == 4)
+    assert all(b"[DONE]" in answer for answer in await asyncio.gather(*calls))
+    assert (len(engine.seen), len(engine2.seen)) == (1, 3)
+
+
 async def test_a_replica_that_is_removed_ends_its_calls_and_gets_no_more(
     engine: ScriptedEngine, engine2: ScriptedEngine, start: Start
 ) -> None:

@@ -84,6 +84,8 @@ REFUSED = [
     ("engines:\n  - name: a\n    replicas: []", 3, "replicas", "list of base URLs"),
     ("engines:\n  - name: a\n    replicas: 2", 3, "replicas", "list of base URLs"),
     (ENGINE + "    max_concurrency: 0", 4, "max_concurrency", ">= 1"),
+    (ENGINE + "    max_concurrency: [2, 3]", 4, "max_concurrency", "for each URL"),
+    (ENGINE + "    max_concurrency: [0]", 4, "max_concurrency", ">= 1"),
     (ENGINE + "    max_concurrency: many", 4, "max_concurrency", "or auto"),
     (ENGINE + "    max_concurrency: 2\n    max_concurrency: 3", 5, "max_concurrency", "already, on line 4"),
     ("admin_key_sha256: secret", 1, "admin_key_sha256", "sha256sum"),

@@ -142,6 +142,23 @@ def test_the_settings_are_ones_that_hocket_serves(tmp_path: Path, key: str | Non
     assert config == exported(plan(*ENGINES))["hocket.yaml"]
 
 
+def test_unlike_replicas_keep_their_windows_and_widths(tmp_path: Path) -> None:
+    unlike = engine(
+        "small",
+        replica("n0/gpu0", share=0.5, max_concurrency=4),
+        replica("n0/gpu1", max_concurrency=64),
+        replica("n0/gpu2", "n0/gpu3", max_concurrency=128),
+    )
+    write(exported(plan(unlike)), tmp_path / "plan")
+    settings = load_settings(tmp_path / "plan" / "hocket.yaml")
+    small = settings.engines[0]
+    assert [small.window_of(f"http://small-{k}:8000") for k in range(3)] == [4, 64, 128]
+    ray = yaml.safe_load(exported(plan(unlike))["ray-serve.yaml"])["applications"]
+    kwargs = [one["args"]["llm_configs"][0]["engine_kwargs"] for one in ray]
+    assert sorted((one["tensor_parallel_size"], one["max_num_seqs"]) for one in kwargs) == [(1, 4), (1, 64), (2, 128)]
+    assert len({one["route_prefix"] for one in ray}) == 3
+
+
 def test_two_nodes_are_two_profiles() -> None:
     compose = yaml.safe_load(
         exported(plan(engine("small", replica("n0/gpu0"), replica("n1/gpu0"))))["docker-compose.yaml"]

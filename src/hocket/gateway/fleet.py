@@ -89,7 +89,7 @@ class Fleet:
         self.replicas[engine, replica] = Replica(url, self._timeouts, api_key=served.key, reuse=reuse)
         if before is not None:
             before.retire()
-        self._driver.tell(ev.ReplicaAdded(self._driver.clock(), engine, replica, served.settings.window))
+        self._driver.tell(ev.ReplicaAdded(self._driver.clock(), engine, replica, served.settings.window_of(url)))
 
     def remove(self, engine: str, replica: str, died: bool = True) -> None:
         """A replica takes no more calls; those that it holds end, or fail, by themselves."""

@@ -12,6 +12,8 @@ from hocket.planner.plan import Plan
 Choices = tuple[Choice, ...]
 TRIMS = 4
 "reductions of other units that may make room for a move"
+CORE = "cpu"
+"the kind of device that embedded engines run on"
 
 
 class Move(NamedTuple):
@@ -27,6 +29,8 @@ class Moves:
 
     def __init__(self, packer: Packer, widths: Sequence[Sequence[int]], whole: bool) -> None:
         self.packer, self.widths, self.whole = packer, widths, whole
+        self.alike = any(pool[0].kind == CORE for pool in packer.pools)
+        "replicas of one unit are: `hocket up` runs no others"
 
     def least(self, u: int, degree: int) -> int:
         """The least parts that a replica so wide can have."""
@@ -78,7 +82,7 @@ class Moves:
         if len(groups) > 1:
             for g in range(len(groups)):
                 yield united([*groups[:g], *groups[g + 1 :]])
-        else:
+        elif not self.alike:
             for two in self._parted(u, choice):
                 yield united(two)
 

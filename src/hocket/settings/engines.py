@@ -47,8 +47,8 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     "what the engine itself calls the model, where that differs"
     replicas: list[str] | Count = 1
     "base URLs; for kind embedded, how many processes to start"
-    max_concurrency: int | str = 8
-    "the window: calls in one replica at once; auto = hocket finds it"
+    max_concurrency: int | str | list[int] = 8
+    "the window: calls in one replica at once; a list = of each replica; auto = hocket finds it"
     latency: Latency | None = None
     "constants of the engine model, as `hocket engine profile` measures them: what beliefs make seconds of tokens with"
     priority: Literal["off", "low-first", "high-first"] = "off"
@@ -72,6 +72,11 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
         if isinstance(self.max_concurrency, str):
             if self.max_concurrency != "auto":
                 refuse("max_concurrency", f"must be a number of calls >= 1 or auto, got '{self.max_concurrency}'")
+        elif isinstance(self.max_concurrency, list):
+            if not isinstance(self.replicas, list) or len(self.replicas) != len(self.max_concurrency):
+                refuse("max_concurrency", "as a list must have a number for each URL of `replicas`")
+            if min(self.max_concurrency, default=1) < 1:
+                refuse("max_concurrency", f"must be >= 1, got {min(self.max_concurrency)}")
         elif self.max_concurrency < 1:
             refuse("max_concurrency", f"must be >= 1, got {self.max_concurrency}")
         for i, model in enumerate(self.models):
@@ -119,6 +124,13 @@ class EngineSettings(Struct, frozen=True, forbid_unknown_fields=True):
     def window(self) -> int:
         """Calls in one replica at once; where hocket finds the number, the one it begins with."""
         return self.max_concurrency if isinstance(self.max_concurrency, int) else FIRST_WINDOW
+
+    def window_of(self, url: str) -> int:
+        """The same, of the replica with this base URL."""
+        if isinstance(self.max_concurrency, int | str) or isinstance(self.replicas, int):
+            return self.window
+        windows = {base_url(own): window for own, window in zip(self.replicas, self.max_concurrency, strict=True)}
+        return windows[url]
 
     @property
     def served(self) -> list[str]:

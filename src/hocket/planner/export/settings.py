@@ -81,13 +81,14 @@ def settings_file(deployable: Deployable, url: Callable[[Deployed], str], key_sh
     engines = []
     for engine in deployable.plan.engines:
         replicas = deployable.of(engine)
+        windows = [replica.plan.max_concurrency for replica in replicas]
         engines.append(
             {
                 "name": engine.name,
                 "kind": "vllm",
                 "models": [engine.model],
                 "replicas": [url(replica) for replica in replicas],
-                "max_concurrency": min(replica.plan.max_concurrency for replica in replicas),
+                "max_concurrency": windows[0] if len(set(windows)) == 1 else windows,
                 "latency": _latency(replicas[0]),
             }
         )
