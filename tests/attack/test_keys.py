@@ -316,7 +316,11 @@ async def test_operators_see_the_open_jobs_of_all_tenants(engine: ScriptedEngine
     assert told["total"] == 2
     assert [(job["tenant"], job["id"], job["urgency"]) for job in told["data"]] == [("a", "a/1", 3), ("b", "2", 3)]
     opened = await start(engine)
-    async with opened.http.post(f"{opened.url}/v1/jobs", json={"app": "x", "job": "default/1"}) as response:
-        assert response.status == 200
+    for job in ("default/1", "j"):
+        async with opened.http.post(f"{opened.url}/v1/jobs", json={"app": "x", "job": job}) as response:
+            assert response.status == 200
     async with opened.http.get(opened.url + JOBS) as response:
-        assert [job["id"] for job in (await response.json())["data"]] == ["default/1"]
+        assert [job["id"] for job in (await response.json())["data"]] == ["default/1", "j"]
+    await opened.gateway.reload(structs.replace(opened.gateway.settings, tenants=TENANTS, keys=written(tmp_path)))
+    async with opened.http.get(opened.url + JOBS, headers=bearer("hk-observe")) as response:
+        assert (await response.json())["data"][1]["id"] == "j", "it was opened when there were no tenants"

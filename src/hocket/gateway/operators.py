@@ -83,7 +83,7 @@ class Operators:
         jobs, now, nameless = self._gateway.scheduler.jobs, self._gateway.driver.clock(), self._gateway.tenants.open
         data: list[dict[str, Any]] = [
             {
-                "id": key if nameless else key.partition("/")[2],
+                "id": key if nameless else key.removeprefix(f"{job.tenant.name}/"),
                 "object": "job",
                 "tenant": job.tenant.name,
                 "app": job.app.name,
