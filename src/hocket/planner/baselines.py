@@ -82,6 +82,7 @@ def k8s_best(problem: Problem, until: Callable[[], bool]) -> list[Candidate]:
         if devices - min(degrees) < sum(c * d for c, d in zip(own, degrees, strict=True)) <= devices
     ]
     search.take(counts)
+    search.settle()
     return search.best or start
 
 

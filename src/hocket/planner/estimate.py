@@ -158,11 +158,14 @@ class Estimator:
 
     # ---------------------------------------------------------------- the fixed point
 
-    def estimate(self, fleets: Sequence[Fleet], scales: Sequence[float]) -> Estimate:
-        """Of each fleet at `scales` times the rates of the demand: arrays (fleets, scales, ...)."""
+    def estimate(self, fleets: Sequence[Fleet], scales: Sequence[float] | Floats) -> Estimate:
+        """Of each fleet at `scales` times the rates of the demand: arrays (fleets, scales, ...).
+
+        `scales`: the same for all, or of each fleet its own (fleets, scales).
+        """
         stack = Fleet(*(np.stack(column)[:, None] for column in zip(*fleets, strict=True)))
         shape = Shape(*(np.stack(column)[:, None, :] for column in zip(*map(self.shape, fleets), strict=True)))
-        scale = np.asarray(scales, dtype=float)[None, :, None]
+        scale = np.atleast_2d(np.asarray(scales, dtype=float))[..., None]
         state = self._settle(stack, shape, scale)
         times = self._times(stack, shape, scale, state)
         mean_s, p95_s = self.latency(times)

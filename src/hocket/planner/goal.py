@@ -17,10 +17,16 @@ LASTS = 12
 "times the longest SLO that a run should last: a shorter one is over before an overload shows"
 MOST_USED = 0.95
 "of what an engine can do, in a plan that holds"
-WHOLE_RANGE = np.geomspace(0.02, 1.05, 40)
-"of the highest rates that can be, at which throughput is looked for where nothing is known"
-ABOVE = np.geomspace(1.0, 1.7, 12)
-"times what is known to be carried, where more is looked for"
+LEAST = 0.02
+"of the highest rates that can be, from which throughput is looked for where nothing is known"
+SECTIONS = np.linspace(0.0, 1.0, 9)
+"of a range of rates (their logs), at the ends of which one looks"
+WITHIN = 1.02
+"at which the range is narrow enough to interpolate"
+TOGETHER = 8
+"plans whose ranges are looked at in one estimate: more take more memory, and longer"
+OVER = 1.05
+"times the bound of the rates, to be sure that it is one"
 STEEP = 0.25
 "more is not told apart where the highest rate is interpolated: an overload is late beyond measure"
 UNLOADED = 1e-6
@@ -99,6 +105,8 @@ class Scores(NamedTuple):
     scores: list[Score]
     used: Floats
     "(candidates, engines): how busy each engine is beside the busiest"
+    rough: list[bool]
+    "only known to carry less than the floor: such a score is a rank, not a figure"
 
 
 def scores(goal: Goal, estimator: Estimator, fleets: Sequence[Fleet]) -> list[Score]:
@@ -107,7 +115,10 @@ def scores(goal: Goal, estimator: Estimator, fleets: Sequence[Fleet]) -> list[Sc
 
 
 def appraised(goal: Goal, estimator: Estimator, fleets: Sequence[Fleet], floor: float | None = None) -> Scores:
-    """Of each candidate. `floor`: what carries less than that (throughput) is scored roughly, which is much faster."""
+    """Of each candidate. `floor`: what carries less than that (throughput) is scored roughly, which is much faster.
+
+    A score that is not rough depends on the plan alone, up to the interpolation: a few thousandths.
+    """
     if goal.objective == "throughput":
         return _carried(goal, estimator, fleets, floor)
     estimate = estimator.estimate(fleets, [1.0, goal.headroom])
@@ -115,7 +126,7 @@ def appraised(goal: Goal, estimator: Estimator, fleets: Sequence[Fleet], floor: 
     violation += np.maximum(late(goal, estimator.demand, estimate)[:, 1], 0.0)
     values = mean_latency(estimator.demand, estimate.mean_s)[:, 0]
     found = [Score(float(v), float(value)) for v, value in zip(violation, values, strict=True)]
-    return Scores(found, _beside(estimate))
+    return Scores(found, _beside(estimate), [False] * len(found))
 
 
 def _beside(estimate: Estimate) -> Floats:
@@ -124,20 +135,19 @@ def _beside(estimate: Estimate) -> Floats:
 
 
 def _carried(goal: Goal, estimator: Estimator, fleets: Sequence[Fleet], floor: float | None) -> Scores:
-    first = estimator.estimate(fleets, [UNLOADED if floor is None else floor])
-    if floor is None:  # without load utilisation is in proportion to it: no engine carries more than that
-        most = MOST_USED * UNLOADED / first.utilisation[:, 0].max(axis=-1)
-        values = carried(goal, estimator, fleets, float(most.max()) * WHOLE_RANGE)
+    scale = UNLOADED if floor is None else floor
+    first = estimator.estimate(fleets, [scale])
+    # The busier an engine is, the more its neighbours slow it: it carries no more than in proportion.
+    most = OVER * MOST_USED * scale / first.utilisation[:, 0].max(axis=-1)
+    if floor is None:
+        values, rough = carried(goal, estimator, fleets, LEAST * most, most), [False] * len(fleets)
     else:
         missed = _missed(goal, estimator, first)[:, 0]
-        short = np.maximum(missed, 0.0)
-        values = list(floor / (1.0 + short / (1.0 + short)))  # a rank: between half of it and all
+        rough, short = list(map(bool, missed > 0.0)), np.maximum(missed, 0.0)
+        values = floor / (1.0 + short / (1.0 + short))  # a rank: between half of it and all
         above = [index for index, value in enumerate(missed) if value <= 0.0]
-        if above:
-            exact = carried(goal, estimator, [fleets[index] for index in above], floor * ABOVE)
-            for index, value in zip(above, exact, strict=True):
-                values[index] = value
-    return Scores([Score(0.0, -value) for value in values], _beside(first))
+        values[above] = carried(goal, estimator, [fleets[i] for i in above], np.full(len(above), floor), most[above])
+    return Scores([Score(0.0, -float(value)) for value in values], _beside(first), rough)
 
 
 def _missed(goal: Goal, estimator: Estimator, estimate: Estimate) -> Floats:
@@ -146,17 +156,28 @@ def _missed(goal: Goal, estimator: Estimator, estimate: Estimate) -> Floats:
     return np.maximum(used, late(goal, estimator.demand, estimate))
 
 
-def carried(goal: Goal, estimator: Estimator, fleets: Sequence[Fleet], scales: Floats) -> list[float]:
-    """The highest multiple of the rates, between `scales`, at which no engine is overloaded and all SLOs hold."""
-    found = []
-    for row in _missed(goal, estimator, estimator.estimate(fleets, list(scales))):
-        over = np.flatnonzero(row > 0.0)
-        if not len(over):
-            found.append(float(scales[-1]))
-        elif over[0] == 0:
-            found.append(float(scales[0] / (1.0 + min(row[0], 1e6))))
-        else:
-            low, high = over[0] - 1, over[0]
-            part = row[low] / (row[low] - min(row[high], STEEP))
-            found.append(float(scales[low] * (scales[high] / scales[low]) ** part))
-    return found
+def carried(goal: Goal, estimator: Estimator, fleets: Sequence[Fleet], low: Floats, high: Floats) -> Floats:
+    """The highest multiple of the rates, of each from `low` to `high`, at which no engine is overloaded and SLOs hold.
+
+    Where that is first missed, in ranges ever narrower. Less than `low` where it is missed there: a rank, no more.
+    """
+    found = [
+        _crossing(goal, estimator, fleets[start:end], low[start:end], high[start:end])
+        for start in range(0, len(fleets), TOGETHER)
+        for end in [start + TOGETHER]
+    ]
+    return np.concatenate([np.zeros(0), *found])
+
+
+def _crossing(goal: Goal, estimator: Estimator, fleets: Sequence[Fleet], low: Floats, high: Floats) -> Floats:
+    rows = np.arange(len(fleets))
+    while True:
+        scales = low[:, None] * (high / low)[:, None] ** SECTIONS
+        missed = _missed(goal, estimator, estimator.estimate(fleets, scales))
+        over = missed > 0.0
+        end = np.where(over.any(axis=1), np.maximum(over.argmax(axis=1), 1), len(SECTIONS) - 1)
+        low, high, below, above = scales[rows, end - 1], scales[rows, end], missed[rows, end - 1], missed[rows, end]
+        if (high / low).max() <= WITHIN:
+            break
+    part = np.clip(-below / np.maximum(np.minimum(above, STEEP) - below, 1e-12), 0.0, 1.0)
+    return np.asarray(low * (high / low) ** part / (1.0 + np.clip(below, 0.0, 1e6)))

@@ -38,6 +38,8 @@ EXACT = 12
 "candidates that are known exactly before others are scored roughly"
 NEARLY = 0.95
 "of what the worst of the beam carries: what carries less is scored roughly"
+SETTLED = 48
+"of the best, that are all scored exactly in the end"
 
 
 class Problem(NamedTuple):
@@ -62,6 +64,8 @@ class Candidate(NamedTuple):
     plan: Plan
     used: tuple[float, ...] = ()
     "how busy each engine is beside the busiest, by the estimate"
+    rough: bool = False
+    "its score is a rank among those that carry less than others"
 
 
 class Search:
@@ -97,6 +101,7 @@ class Search:
             if not beams:
                 number += 1
                 beams = [self._anew(number)]
+        self.settle()
         return self.best
 
     def _anew(self, number: int) -> list[Candidate]:
@@ -134,7 +139,19 @@ class Search:
         moves = self.moves.around(one.choices, one.used)[:MOST_AROUND]
         placed = dict(map(self.moves.placed, moves))
         flat = [(choices, plan) for choices, plans in placed.items() if choices != one.choices for plan in plans]
-        return self._scored(flat, self._floor(one))
+        return self._exact(self._scored(flat, self._floor(one)))
+
+    def settle(self) -> None:
+        """Score the first of the best exactly: which of them is first then depends on the plans alone."""
+        self.best = self._exact(self.best)
+
+    def _exact(self, found: list[Candidate]) -> list[Candidate]:
+        """With exact scores of the first of them."""
+        while rough := [one for one in found[:SETTLED] if one.rough]:
+            exact = iter(self._rated([(one.choices, one.plan) for one in rough], None))
+            head = [next(exact) if one.rough else one for one in found[:SETTLED]]
+            found = sorted([*head, *found[SETTLED:]], key=_order)
+        return found
 
     def _floor(self, one: Candidate) -> float | None:
         """What carries less than that is of no interest beside `one`."""
@@ -168,18 +185,20 @@ class Search:
         return sorted(found, key=_order)
 
     def _scored(self, placed: Sequence[tuple[Choices, Plan]], floor: float | None) -> list[Candidate]:
+        found = sorted(self._rated(placed, floor), key=_order)
+        self.tried += len(placed)
+        self.best = sorted([*self.best, *found], key=_order)[:KEPT]
+        return found
+
+    def _rated(self, placed: Sequence[tuple[Choices, Plan]], floor: float | None) -> list[Candidate]:
         found: list[Candidate] = []
-        step = AT_ONCE if floor is not None else AT_ONCE // 6  # to look at all scales takes memory
-        for start in range(0, len(placed), step):
-            some = placed[start : start + step]
+        for start in range(0, len(placed), AT_ONCE):
+            some = placed[start : start + AT_ONCE]
             scored = appraised(self.problem.goal, self.estimator, [self.fleet(plan) for _, plan in some], floor)
             found += [
-                Candidate(score, *one, tuple(map(float, used)))
-                for score, one, used in zip(scored.scores, some, scored.used, strict=True)
+                Candidate(score, *one, tuple(map(float, used)), rough)
+                for score, one, used, rough in zip(scored.scores, some, scored.used, scored.rough, strict=True)
             ]
-        self.tried += len(placed)
-        found.sort(key=_order)
-        self.best = sorted([*self.best, *found], key=_order)[:KEPT]
         return found
 
     def score(self, choices: Choices) -> Score | None:
