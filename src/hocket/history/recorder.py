@@ -68,7 +68,7 @@ class HistoryRecorder:
     def unfinished(self, silent_s: float) -> dict[str, Unfinished]:
         """Jobs that earlier processes left open, heard of in the last `silent_s`, by the core's ids. Never raises.
 
-        Before `start`: where one goes on, its row does, too.
+        Before the first event: where one goes on, its row does, too.
         """
         found: dict[str, Unfinished] = {}
         try:
