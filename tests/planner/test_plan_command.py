@@ -80,6 +80,12 @@ def test_bad_rates_are_told_and_no_plan_is_written(files: Path, capsys: Any, app
     assert told in said and said.count("\n") == 1 and not Path("plan").exists()
 
 
+def test_a_plan_without_headroom_says_so(files: Path, capsys: Any) -> None:
+    assert main(["plan", *WORDS, "--budget", "2", "--headroom", "50", "--json"]) == 0
+    assert "carries 50 times the rates" in capsys.readouterr().err
+    assert load_plan("plan").engines
+
+
 def test_baselines_and_json(files: Path, capsys: Any) -> None:
     assert main(["plan", *WORDS, "--baseline", "k8s-default", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)

@@ -19,6 +19,7 @@ from hocket.planner.placement import PARTS, Choice, united
 from hocket.planner.plan import problems_of
 from hocket.planner.planning import _unlike, bound, plan_for, resized
 from hocket.planner.search import Candidate, Problem, Search
+from hocket.trace import Job, Stage
 from tests.planner.worlds import cluster, jobs_of, models, problem, random_plans
 
 THROUGHPUT = Goal("throughput", (parse_slo("rag.p95=30s", ["rag"]),))
@@ -172,6 +173,16 @@ def test_a_role_whose_calls_are_short_beside_others_of_its_model_is_tried_apart(
 
 
 @pytest.mark.slow
+def test_a_role_whose_name_is_no_route_is_not_tried_apart() -> None:
+    """The same stage in two applications, of which one has short calls; and a stage whose name has a slash."""
+    short, long = ([Stage(id="0", name="ask", kind="llm", model="m", output_tokens=n)] for n in (5, 500))
+    rates = Rates([App("a", 1.0), App("b", 1.0)])
+    jobs = [Job(job="1", app="a", stages=short), Job(job="2", app="b", stages=long)]
+    assert [role.name for role in _unlike(demand_of(jobs, rates))] == ["a/ask"]
+    short[0].name = "ask/again"
+    assert not list(_unlike(demand_of(jobs, rates)))
+
+
 def test_planners_by_name_and_the_plan_is_ahead_of_them() -> None:
     asked = problem({"rag": 1.0}, 4, THROUGHPUT)
     found = {name: planner(asked, lambda: False)[0] for name, planner in BASELINES.items()}

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     from hocket.planner.explain import explain
     from hocket.planner.goal import Goal, parse_slo
     from hocket.planner.inputs import load_cluster, load_models
-    from hocket.planner.planning import missed, plan_for
+    from hocket.planner.planning import missed, plan_for, without_room
     from hocket.planner.search import Problem
 
     _check(args)
@@ -96,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
     short = missed(planned)
     if short:
         print(f"hocket plan: no plan was found that holds all SLOs: {'; '.join(short)}", file=sys.stderr)
+    elif room := without_room(planned):
+        print(f"hocket plan: {room}", file=sys.stderr)
     return 1 if short or path is None else 0
 
 

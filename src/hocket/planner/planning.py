@@ -126,7 +126,10 @@ def _dealt(problem: Problem) -> list[Candidate]:
 
 
 def _unlike(demand: Demand) -> Iterator[Role]:
-    """Roles of models that have several, of which calls are much shorter than others': they may do better apart."""
+    """Roles of models that have several, of which calls are much shorter than others': they may do better apart.
+
+    Not those whose name a route could not be read from ("application/stage").
+    """
     by_model: dict[str, list[Role]] = defaultdict(list)
     for role in demand.roles:
         by_model[role.model].append(role)
@@ -134,7 +137,9 @@ def _unlike(demand: Demand) -> Iterator[Role]:
         if len(roles) > 1:
             length = [role.prompt_tokens / 20.0 + role.output_tokens for role in roles]
             if max(length) > UNLIKE * min(length):
-                yield roles[length.index(min(length))]
+                shortest = roles[length.index(min(length))]
+                if shortest.app and "/" not in shortest.stage:
+                    yield shortest
 
 
 def _divided(choices: Choices, u: int) -> Iterator[Choices]:
@@ -308,3 +313,15 @@ def missed(planned: Planned) -> list[str]:
         if seconds > slo.seconds:
             told.append(f"{slo.app}.{slo.figure} is {seconds:.3g} s, not {slo.seconds:g} s")
     return told
+
+
+def without_room(planned: Planned) -> str:
+    """That the plan carries the rates but not `headroom` times as much, in words; empty if it does."""
+    goal = planned.search.problem.goal
+    if goal.objective == "throughput" or (planned.candidate.score.holds and planned.verdict.score.holds):
+        return ""
+    used = float(planned.estimate.utilisation.max())
+    return (
+        f"no plan was found that carries {goal.headroom:g} times the rates and holds (--headroom); this one is for the "
+        f"rates as they are, where its busiest engine is used {used:.0%}"
+    )
