@@ -128,6 +128,11 @@ def test_roles_become_routes_and_replicas_may_differ(cluster: Cluster, models: M
     assert own == [None, 4, None] and [e.replicas for e in setup.engines] == [2, 1]
 
 
+def test_shares_that_are_rounded_up_run(cluster: Cluster, models: Models) -> None:
+    thirds = plan(engine("small", *[replica("n0/gpu0", share=0.3333334, kv_tokens=9) for _ in range(3)]))
+    assert setup_of(thirds, cluster, models).sharing is not None
+
+
 def test_calls_go_where_the_estimate_thinks_whatever_the_order_of_engines(cluster: Cluster, models: Models) -> None:
     engines = [
         engine("judges", replica("n0/gpu0"), model="small", roles=("judge",)),

@@ -17,10 +17,9 @@ from hocket.core.spec import Route
 from hocket.errors import InputError
 from hocket.planner.inputs import USABLE, Cluster, Device, Model, Models
 from hocket.settings.plan import PlannedFor
+from hocket.sim.sharing import ROUNDING
 
 Law = Literal["ps", "capped"]
-ROUNDING = 1e-6
-"of shares and memory"
 
 
 class ReplicaPlan(Struct, frozen=True):

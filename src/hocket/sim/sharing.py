@@ -23,7 +23,7 @@ from hocket.sim.engine import R, Replica
 from hocket.sim.model import EngineModel
 
 Law = Literal["ps", "capped"]
-ROUNDING = 1e-9
+ROUNDING = 1e-6
 "of shares"
 LOST = 0.05
 "of a device's speed under `ps`, while more than one of its replicas is at work"
