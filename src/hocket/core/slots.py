@@ -83,6 +83,8 @@ class Slots:
                 replica.key = None  # it was one of the old routing's
             self.engines[e.name] = engine
         self.gone = {name: engine for name, engine in known.items() if any(r.inflight for r in engine.listed.values())}
+        for engine in self.gone.values():
+            engine.queue = ReadyQueue((), self)  # nobody waits there any more
         self._timers.keep({*self.engines.values(), *self.gone.values()})
         self.policy_error = None
         self._fallback = tuple(policy.fallback)
