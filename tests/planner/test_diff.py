@@ -52,6 +52,15 @@ def test_each_change_has_its_word(after: dict[str, Any], what: list[str], words:
     assert words in found.get(after["name"], ([], ""))[1]
 
 
+def test_engines_of_several_widths_are_told_with_all() -> None:
+    both = engine("both", replica("n0/gpu0"), replica("n0/gpu1", "n0/gpu2"))
+    wide = engine("both", replica("n0/gpu1", "n0/gpu2"))
+    (fresh,) = diff.changes(plan(), plan(both))
+    assert fresh["words"].startswith("starts: 2 x tensor parallelism 1/2, on")
+    (kept,) = diff.changes(plan(both), plan(wide))
+    assert kept["words"].startswith("wider: tensor parallelism 1/2 -> 2; 2 -> 1 replicas")
+
+
 def test_engines_start_and_end() -> None:
     found = told(BEFORE[0], BEFORE[2], engine("fresh", replica("n0/gpu3"), model="fresh"))
     assert found == {

@@ -94,13 +94,13 @@ def _differences(before: EnginePlan | None, after: EnginePlan | None) -> Iterato
     if before is None or after is None:
         kind, one = ("starts", after) if before is None else ("ends", before)
         assert one is not None
-        width = one.replicas[0].tensor_parallel
+        width = _or(_widths(one))
         on = f"on {_places(one.replicas)}" if before is None else f"was on {_places(one.replicas)}"
         yield kind, f"{kind}: {len(one.replicas)} x tensor parallelism {width}, {on}"
         return
     old, new = _widths(before), _widths(after)
     if old != new:
-        kind = "wider" if max(new) > max(old) else "narrower"
+        kind = "wider" if (max(new), min(new)) > (max(old), min(old)) else "narrower"
         yield kind, f"{kind}: tensor parallelism {_or(old)} -> {_or(new)}"
     if len(before.replicas) != len(after.replicas):
         yield "replicas", f"{len(before.replicas)} -> {len(after.replicas)} replicas"
