@@ -263,13 +263,22 @@ def busy(core: Make, **limits: Any) -> Bare:
 
 
 def test_the_wait_is_foretold_by_the_work_ahead_and_how_fast_it_goes(core: Make) -> None:
-    bare = busy(core)
+    bare = busy(core, wait_s=60.0)
     engine = bare.scheduler.engines["e"]
     assert bare.scheduler.wait_s(engine, 4) == 2.0, "two calls of 4 s run: one ends in 2 s, on average"
     for n in range(6):
         bare.feed(*comes(4.0, f"j{n}", 3))
     assert bare.scheduler.wait_s(engine, 4) == (6 + 1) * 4.0 / 2
     assert bare.scheduler.wait_s(engine, 2) == 2.0, "calls of less urgent classes are not ahead"
+
+
+def test_where_nothing_hangs_on_it_whoever_waits_is_ahead(core: Make) -> None:
+    bare = busy(core)
+    for n in range(6):
+        bare.feed(*comes(4.0, f"j{n}", 3))
+    assert bare.scheduler.wait_s(bare.scheduler.engines["e"], 2) == (6 + 1) * 4.0 / 2
+    bare.feed(SettingsChanged(4.0, msgspec.structs.replace(bare.scheduler.spec, limits=AdmissionSpec(wait_s=60.0))))
+    assert bare.scheduler.wait_s(bare.scheduler.engines["e"], 2) == 2.0, "now it is asked for"
 
 
 def test_an_engine_that_is_silent_is_slow(core: Make) -> None:

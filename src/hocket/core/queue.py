@@ -76,6 +76,8 @@ class ReadyQueue:
         self.patience = (
             None if classes is None or classes.within_s is None else Patience(classes.within_s, classes.every)
         )
+        #: whether the first call always goes next: the usual case, made fast
+        self._simple = self.patience is None and self._chooser is None and not self._lends
         self._root = Node(None, 0, None, None)
         self._nodes: dict[Entity, list[Node]] = {}
         self._size = 0
@@ -115,6 +117,11 @@ class ReadyQueue:
         """Take out the call that goes next, or None. `displacing`: into a slot that one was asked to leave for it."""
         if not self._size:
             return None
+        if self._simple:
+            node: Any = self._root
+            for _ in self._levels:
+                node = node.heap.first()
+            return self._popped(node)
         # a slot that one was asked to leave goes to whom it was asked for
         call = self.next() if self._lends and not displacing else self.first()
         assert call is not None, "nobody waits"
@@ -125,9 +132,11 @@ class ReadyQueue:
                 return aged
         if self._chooser is not None:
             return self._pick(self._chooser)
-        node = call.node
-        assert node is not None, "the call does not wait here"
-        node.heap.pop()
+        return self._popped(call.node)
+
+    def _popped(self, node: Any) -> Call:
+        """Take out the first call of a node of the deepest level."""
+        call: Call = node.heap.pop()
         call.node = None
         self._size -= 1
         if node.parent is not None and not node.heap.size:
@@ -212,13 +221,16 @@ class ReadyQueue:
 
     def before(self, place: tuple[Key, ...], other: tuple[Key, ...]) -> bool:
         """Whether a call at `place` goes before one at `other`, and would if the turns there were lent, too."""
+        # of one tenant the key may be older in one place than in the other: none is touched for who competes with nobody
+        same = (
+            mine if scope is not Scope.CLASS and mine[-1] == theirs[-1] else theirs
+            for (scope, _), mine, theirs in zip(self._levels, place, other, strict=False)
+        )
+        other = (*same, *other[len(self._levels) :])
         if not place < other:
             return False
         for lends, mine, theirs in zip(self._lends, place, other, strict=False):
-            if lends is None:
-                if mine != theirs:
-                    return True
-            elif mine[-1] != theirs[-1] and not lends(mine, theirs):
+            if mine != theirs and (lends is None or not lends(mine, theirs)):
                 return True
         return place[len(self._lends) :] < other[len(self._lends) :]
 

@@ -201,7 +201,8 @@ class Scheduler(Admission):
             self._charge(call)
         self._leave_slot(call)  # what _end does; this is where most calls end
         engine.load.ended(self.now - call.sent_at, self.now)
-        self._spend(call, event.output_tokens + (event.prompt_tokens or call.prompt_tokens) - call.prompt_tokens)
+        if self.whole.metered:
+            self._spend(call, event.output_tokens + (event.prompt_tokens or call.prompt_tokens) - call.prompt_tokens)
         job, path_s = call.job, call.path_s + self.now - call.sent_at
         if path_s > job.path_s:
             job.path_s = path_s
@@ -292,9 +293,10 @@ class Scheduler(Admission):
             out.append(Reject(call.id, 404, "unknown_model"))
         else:
             if engine is not call.engine:
-                call.engine.load.closed(call)
+                if call.engine.load.wanted:
+                    call.engine.load.closed(call)
+                    engine.load.opened(call)
                 call.engine, call.failed_on = engine, None
-                engine.load.opened(call)
             if self.fair.wanted and call.job.fair_finish is None:  # the settings did not ask before
                 self._believe(call.job, self._join, call.job)
             self._enqueue(call, out)

@@ -97,6 +97,9 @@ class Slots:
         call.state = QUEUED
         call.replica = None
         call.job.waiting += 1
+        if call.engine.load.wanted:
+            call.queued_at = self.now
+            call.engine.load.waits(call, self.now)
         if self._waits.limit_s is not None and not call.kept_tokens:  # a part of an answer is not refused for waiting
             self._wake_at(self._waits.began(call, self.now), out)
         try:
@@ -111,6 +114,8 @@ class Slots:
             self._fall_back(error)
             call.engine.queue.remove(call)
         call.job.waiting -= 1
+        if call.engine.load.wanted:
+            call.engine.load.waits_no_more(call)
 
     def _fill(self, engine: Engine, out: list[Command], *, displacing: bool = False) -> None:
         """Dispatch while a replica has room and a call waits. `displacing`: where one was asked to leave."""
@@ -123,7 +128,8 @@ class Slots:
             if call is None:
                 return
             call.job.waiting -= 1
-            engine.load.waits_no_more(call)
+            if engine.load.wanted:
+                engine.load.waits_no_more(call)
             if self._waits.entries:
                 self._waits.ended(call)
             self._dispatch(call, out)
@@ -144,8 +150,8 @@ class Slots:
         engine.load.moved_at = self.now
         job = call.job
         job.running += 1
-        if not job.started:
-            job.started = True
+        job.started = True
+        if job.seats:
             self._unseat(job)
         tenant = job.tenant
         tenant.running += 1
