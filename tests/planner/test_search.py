@@ -12,12 +12,13 @@ import pytest
 from hocket.errors import InputError
 from hocket.planner.baselines import BASELINES
 from hocket.planner.demand import App, Rates, demand_of
-from hocket.planner.goal import LASTS, MOST_USED, Goal, appraised, parse_slo, scores
+from hocket.planner.finals import _dealt, _verdict_of
+from hocket.planner.goal import LASTS, MOST_USED, Goal, Score, appraised, parse_slo, scores
 from hocket.planner.inputs import Models
-from hocket.planner.judge import BELIEVED, JOBS, Judge, lasting
+from hocket.planner.judge import BELIEVED, JOBS, Judge, Verdict, lasting
 from hocket.planner.placement import PARTS, Choice, united
 from hocket.planner.plan import problems_of
-from hocket.planner.planning import _unlike, bound, plan_for, resized
+from hocket.planner.planning import _searched, _unlike, bound, plan_for, resized
 from hocket.planner.search import Candidate, Problem, Search
 from hocket.trace import Job, Stage
 from tests.planner.worlds import cluster, jobs_of, models, problem, random_plans
@@ -183,6 +184,7 @@ def test_a_role_whose_name_is_no_route_is_not_tried_apart() -> None:
     assert not list(_unlike(demand_of(jobs, rates)))
 
 
+@pytest.mark.slow
 def test_planners_by_name_and_the_plan_is_ahead_of_them() -> None:
     asked = problem({"rag": 1.0}, 4, THROUGHPUT)
     found = {name: planner(asked, lambda: False)[0] for name, planner in BASELINES.items()}
@@ -196,6 +198,25 @@ def test_planners_by_name_and_the_plan_is_ahead_of_them() -> None:
     judge = Judge(asked.demand, asked.cluster, asked.models, asked.goal, seed=9)
     scale = 1.3 * -best.score.value
     assert judge.late(judge.figures(ours.plan, scale)) <= 0.0 < judge.late(judge.figures(best.plan, scale))
+
+
+def test_what_simpler_planners_choose_is_a_finalist_and_judged_at_length() -> None:
+    asked = problem({"rag": 1.0}, 4, THROUGHPUT)
+    entries = _searched(asked, lambda share: lambda: True, quiet)
+    plans = [one.plan for one in entries if one.simpler]
+    for name in ("k8s-default", "k8s-best", "whole-best", "aggregate"):
+        assert BASELINES[name](asked, lambda: True)[0].plan in plans
+    order = _dealt([one for one in entries if not one.simpler] + [one for one in entries if one.simpler])
+    assert [one.simpler for one in order[:3]] == [False, True, False]
+    assert sorted(map(id, order)) == sorted(map(id, entries))
+
+
+def test_a_run_for_which_there_was_hardly_time_wins_against_none_that_is_known_to_hold() -> None:
+    entry = _searched(problem({"rag": 1.0}, 4, THROUGHPUT), lambda share: lambda: True, quiet)[0]
+    known, hasty = Verdict(Score(0.0, -3.0), 3.0, {}), Verdict(Score(0.0, -5.0), 5.0, {}, short=True)
+    missed = Verdict(Score(1.0, -6.0), 6.0, {})
+    judged = sorted([(entry, missed), (entry, hasty), (entry, known)], key=_verdict_of)
+    assert [verdict for _, verdict in judged] == [known, hasty, missed]
 
 
 def test_more_models_than_devices_share_one_by_default() -> None:

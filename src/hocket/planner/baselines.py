@@ -19,7 +19,7 @@ from hocket.planner.demand import Floats
 from hocket.planner.estimate import Estimator
 from hocket.planner.moves import Choices
 from hocket.planner.placement import PARTS, Choice
-from hocket.planner.search import Candidate, Problem, Search
+from hocket.planner.search import AT_ONCE, Candidate, Problem, Search
 
 MOST_COUNTS = 4000
 "numbers of replicas that are all tried"
@@ -81,7 +81,10 @@ def k8s_best(problem: Problem, until: Callable[[], bool]) -> list[Candidate]:
         for own in product(*ranges)
         if devices - min(degrees) < sum(c * d for c, d in zip(own, degrees, strict=True)) <= devices
     ]
-    search.take(counts)
+    for first in range(0, len(counts), AT_ONCE):
+        if search.best and until():
+            break
+        search.take(counts[first : first + AT_ONCE])
     search.settle()
     return search.best or start
 

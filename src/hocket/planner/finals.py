@@ -3,13 +3,15 @@
 The estimate ranks thousands of candidates, and holds many for nearly equal; which of these is best the simulator says.
 A race is run in short simulations of the same jobs, for throughput under more load than any candidate carries: who is
 later there carries less. Neighbours of the winner join, those first that the estimate likes best, for what is left of
-the time. The first few are then simulated at length: what they sustain is what counts.
+the time. The first few are then simulated at length, and in between them what simpler planners would choose: what they
+sustain is what counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from hocket.planner.goal import Goal, Score, Slo
@@ -45,6 +47,8 @@ class Entry(NamedTuple):
 
     search: Search
     candidate: Candidate
+    simpler: bool = False
+    "what a simpler planner chose: simulated at length, whatever its race, so that the plan is not worse"
 
     @property
     def plan(self) -> Plan:
@@ -63,7 +67,7 @@ def finals(
     """
     runners = Runners(problem, entries[0].candidate, progress)
     with runners.ready():
-        ahead = _raced(runners, entries, join, raced)[:VERDICTS]
+        ahead = _dealt(_raced(runners, entries, join, raced))[:VERDICTS]
     judge, done = Judge(problem.demand, problem.cluster, problem.models, problem.goal, until=until), 0
 
     def told(verdict: Verdict) -> None:
@@ -72,7 +76,7 @@ def finals(
         progress("judging", done, verdict.score)
 
     asked = [(one.plan, -one.candidate.score.value) for one in ahead]
-    judged = sorted(zip(ahead, race(judge, asked, told), strict=False), key=lambda pair: pair[1].score)
+    judged = sorted(zip(ahead, race(judge, asked, told), strict=False), key=_verdict_of)
     return judged if problem.goal.objective == "throughput" else _carrying(judge, runners.slos, judged)
 
 
@@ -102,6 +106,14 @@ def _raced(runners: Runners, entries: Sequence[Entry], join: bool, raced: Until)
     return [one for _, one in ran] + left
 
 
+def _dealt(ran: Sequence[Entry]) -> list[Entry]:
+    """The first of the race, and in turn what simpler planners chose, the best by the estimate first."""
+    simpler = sorted((one for one in ran[1:] if one.simpler), key=lambda one: one.candidate.score)
+    rest = [one for one in ran[1:] if not one.simpler]
+    turns = [one for pair in zip_longest(simpler, rest) for one in pair if one is not None]
+    return [*ran[:1], *turns]
+
+
 def _place(ran: tuple[Score, Entry]) -> Score:
     return ran[0]
 
@@ -122,8 +134,9 @@ def _carrying(judge: Judge, slos: tuple[Slo, ...], judged: list[Judged]) -> list
     return sorted([*judged[len(found) :], *found], key=_verdict_of)
 
 
-def _verdict_of(judged: Judged) -> Score:
-    return judged[1].score
+def _verdict_of(judged: Judged) -> tuple[bool, bool, Score]:
+    verdict = judged[1]
+    return not verdict.score.holds, verdict.short, verdict.score
 
 
 class Runners:

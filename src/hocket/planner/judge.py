@@ -54,6 +54,8 @@ class Verdict(NamedTuple):
     "of the rates, at which the figures are"
     figures: Figures
     "empty of a finalist that does not hold where another does"
+    short: bool = False
+    "by a run for which there was hardly time: it may not show an overload"
 
     def told(self) -> dict[str, Any]:
         """As plan.json's `simulated`."""
@@ -241,13 +243,14 @@ class Judge:
 
     def _at(self, plan: Plan, scale: float) -> Verdict:
         """At one multiple of the rates, by a short run where there is no time for another."""
+        short = False
         try:
             found = self._run(plan, scale, (), self.until)
         except CutError:
-            found = self._run(plan, scale, (), _never, short=True)
+            found, short = self._run(plan, scale, (), _never, short=True), True
         assert found is not None, "there is no SLO to end it"
         value = -scale if self.goal.objective == "throughput" else self.mean(found)
-        return Verdict(Score(max(0.0, self.late(found)), value), scale, found)
+        return Verdict(Score(max(0.0, self.late(found)), value), scale, found, short)
 
     def sustained(self, plan: Plan, about: float, bar: float = 0.0) -> Verdict:
         """The highest multiple of the rates at which the SLOs hold, to NEAR, by bisection around a guess."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -26,8 +26,8 @@ FINALISTS = 8
 "that the simulator judges"
 SEARCHES, RACES = 0.35, 0.7
 "shares of the budget by when searches and races must be over; verdicts have the rest"
-WHOLE, SPLIT = 0.08, 0.06
-"shares of the budget for the search among plans that share no device, and for those with a role apart"
+WHOLE, SPLIT, SERIAL = 0.08, 0.06, 0.04
+"shares of the budget for searches: among plans that share no device, with a role apart, by a serial pipeline"
 SPLITS = 2
 "roles that are tried apart"
 UNLIKE = 2.0
@@ -69,7 +69,7 @@ def plan_for(problem: Problem, budget_s: float, clock: Clock, progress: Progress
             entries = _searched(problem, within, progress)
         _carries(problem, entries[0], budget_s, clock)
     judged = finals(problem, entries, not baseline, within(RACES), within(1.0), progress)
-    (search, candidate), verdict = judged[0]
+    (search, candidate, _), verdict = judged[0]
     estimate = search.estimator.estimate([search.fleet(candidate.plan)], [verdict.scale])
     plan = msgspec.structs.replace(
         candidate.plan,
@@ -101,7 +101,7 @@ def _searched(problem: Problem, within: Callable[[float], Callable[[], bool]], p
     search.tried += whole.tried
     apart = list(_unlike(problem.demand))[:SPLITS]
     found = search.run(
-        within(SEARCHES - SPLIT * len(apart)),
+        within(SEARCHES - SERIAL - SPLIT * len(apart)),
         lambda tried, score: progress("searching", tried, score),
         [one.choices for one in alone[:8]],
     )
@@ -110,19 +110,29 @@ def _searched(problem: Problem, within: Callable[[float], Callable[[], bool]], p
         split = Search(problem, [role])
         u = next(index for index, unit in enumerate(search.units) if unit.name == role.model)
         starts = [divided for one in found[:4] for divided in _divided(one.choices, u)]
-        best = split.run(within(SEARCHES - SPLIT * (len(apart) - number)), lambda tried, score: None, starts)
+        best = split.run(within(SEARCHES - SERIAL - SPLIT * (len(apart) - number)), lambda tried, score: None, starts)
         entries += [Entry(split, one) for one in _distinct(best)[:2]]
         search.tried += split.tried
     entries.sort(key=lambda one: one.candidate.score)
-    return [*entries[:1], *(Entry(whole, one) for one in [*alone[:1], *_dealt(problem)]), *entries[1:FINALISTS]]
+    simpler = [Entry(search, one, simpler=True) for one in search.rated(list(_simpler(problem, alone, within)))]
+    plans = [one.plan for one in simpler]
+    ours = [one for one in entries if one.plan not in plans][:FINALISTS]
+    return [*ours[:1], *simpler, *ours[1:]]
 
 
-def _dealt(problem: Problem) -> list[Candidate]:
-    """What people do by hand is a finalist, too: a plan that is worse has no excuse."""
-    try:
-        return BASELINES["k8s-default"](problem, lambda: False)
-    except InputError:
-        return []
+def _simpler(
+    problem: Problem, alone: Sequence[Candidate], within: Callable[[float], Callable[[], bool]]
+) -> Iterator[tuple[Choices, Plan]]:
+    """What people do by hand, and what others compute, is a finalist, too: a plan that is worse has no excuse."""
+    plans = list[Plan]()
+    for name, ends in (("k8s-default", SEARCHES), ("k8s-best", SEARCHES), ("", 0.0), ("aggregate", SEARCHES)):
+        try:
+            one = (BASELINES[name](problem, within(ends)) if name else alone)[0]
+        except (InputError, IndexError):
+            continue  # nothing has a place on whole devices
+        if one.plan not in plans:
+            plans.append(one.plan)
+            yield one.choices, one.plan
 
 
 def _unlike(demand: Demand) -> Iterator[Role]:
@@ -231,7 +241,7 @@ def _device_seconds(search: Search, u: int, row: Any, degree: int, memory_gib: f
 
 def _carries(problem: Problem, entry: Entry, budget_s: float, clock: Clock) -> None:
     """Raise InputError where the rates overload even the best plan: by how much, and what would do."""
-    search, best = entry
+    search, best = entry.search, entry.candidate
     if problem.goal.objective == "throughput" or best.score.holds:
         return
     estimate = search.estimator.estimate([search.fleet(best.plan)], [1.0])

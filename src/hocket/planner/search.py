@@ -148,7 +148,7 @@ class Search:
     def _exact(self, found: list[Candidate]) -> list[Candidate]:
         """With exact scores of the first of them."""
         while rough := [one for one in found[:SETTLED] if one.rough]:
-            exact = iter(self._rated([(one.choices, one.plan) for one in rough], None))
+            exact = iter(self.rated([(one.choices, one.plan) for one in rough]))
             head = [next(exact) if one.rough else one for one in found[:SETTLED]]
             found = sorted([*head, *found[SETTLED:]], key=_order)
         return found
@@ -185,12 +185,13 @@ class Search:
         return sorted(found, key=_order)
 
     def _scored(self, placed: Sequence[tuple[Choices, Plan]], floor: float | None) -> list[Candidate]:
-        found = sorted(self._rated(placed, floor), key=_order)
+        found = sorted(self.rated(placed, floor), key=_order)
         self.tried += len(placed)
         self.best = sorted([*self.best, *found], key=_order)[:KEPT]
         return found
 
-    def _rated(self, placed: Sequence[tuple[Choices, Plan]], floor: float | None) -> list[Candidate]:
+    def rated(self, placed: Sequence[tuple[Choices, Plan]], floor: float | None = None) -> list[Candidate]:
+        """Candidates in the order of `placed`, whether they were looked at or not. See `appraised` for `floor`."""
         found: list[Candidate] = []
         for start in range(0, len(placed), AT_ONCE):
             some = placed[start : start + AT_ONCE]
