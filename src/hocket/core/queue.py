@@ -221,7 +221,7 @@ class ReadyQueue:
 
     def before(self, place: tuple[Key, ...], other: tuple[Key, ...]) -> bool:
         """Whether a call at `place` goes before one at `other`, and would if the turns there were lent, too."""
-        # of one tenant the key may be older in one place than in the other: none is touched for who competes with nobody
+        # one tenant may have an older key in one place than in the other: who competes with nobody is not re-keyed
         same = (
             mine if scope is not Scope.CLASS and mine[-1] == theirs[-1] else theirs
             for (scope, _), mine, theirs in zip(self._levels, place, other, strict=False)
