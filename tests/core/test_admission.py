@@ -439,3 +439,31 @@ def test_a_refused_job_teaches_nothing(core: Make) -> None:
     assert refused(commands) and not any(isinstance(c, Dispatch | Abort) for c in commands)
     assert "c" not in bare.scheduler.jobs and bare.scheduler.apps["app"].jobs_closed == 0
     assert not refused(bare.feed(CallFinished(1.0, "a1"), *comes(1.0, "c"))), "it may come again under its name"
+
+
+def test_what_a_tenants_jobs_will_send_to_another_engine_is_ahead_of_its_own_calls(core: Make) -> None:
+    """Its jobs begin at e and go on at f. There it has no call yet, or one: what is to come counts in both cases."""
+    two = [EngineSpec("e", ["m"]), EngineSpec("f", ["n"])]
+    bare = core("fcfs", jobs="", engines=two, limits=AdmissionSpec(wait_s=1000.0))
+    bare.feed(ReplicaAdded(0.0, "f", "q", 1), *comes(0.0, "z"), CallFinished(1.0, "z1"))
+    bare.feed(*(CallArrived(1.0, f"z{n}", "z", "s", "n") for n in range(2, 6)))
+    for n in range(2, 6):
+        bare.feed(CallFinished(float(n), f"z{n}"))
+    bare.feed(JobClosed(5.0, "z"))
+    for n in range(8):
+        bare.feed(*comes(5.0, f"j{n}"))
+    bare.feed(CallArrived(5.0, "j0f", "j0", "s", "n"))
+    engine, (tenant,) = bare.scheduler.engines["f"], bare.scheduler.tenants.values()
+    assert bare.scheduler.wait_s(engine, 2, tenant) == bare.scheduler.wait_s(engine, 2) > 30.0
+
+
+def test_jobs_that_were_refused_do_not_make_others_seem_short(core: Make) -> None:
+    """Their process closes each of them in the moment in which it was opened."""
+    bare = limited(core, jobs=2, queue=1)
+    bare.feed(*comes(0.0, "a"), CallFinished(60.0, "a1"), JobClosed(60.0, "a"), *comes(60.0, "b"))
+    bare.feed(CallArrived(60.0, "b2", "b", "s", "m"))
+    for n in range(200):
+        assert refused(bare.feed(*comes(60.0, f"j{n}"))) == [(f"j{n}1", 503, "queue_full")]
+        bare.feed(JobClosed(60.0, f"j{n}", abort=True, reason="refused"))
+    bare.feed(JobOpened(60.0, "c", "app"))
+    assert after(bare.feed(JobOpened(60.0, "d", "app"))) == 30.0, "one of two that are open for a minute each"

@@ -72,9 +72,9 @@ class Load:
     moved_at: float = 0.0
     "when a call was sent or completed last"
     lines: dict[str, Line] = field(default_factory=dict)
-    "of tenants that have open calls here"
+    "of tenants that have sent calls here, or are expected to"
     weights: float = 0.0
-    "of these tenants together"
+    "of those that have open calls here, together"
     wanted: bool = False
     "whether who is ahead is counted, class by class: nobody asks unless a limit or a deadline hangs on it"
 
@@ -89,13 +89,11 @@ class Load:
     def opened(self, call: Call) -> None:
         """`call` is open, at this engine."""
         tenant = call.job.tenant
-        line = self.lines.get(tenant.name)
-        if line is None:
-            line = Line(tenant.weight, [0.0 for _ in self.ahead], [OrderedDict() for _ in self.ahead])
-            self.lines[tenant.name] = line
-            self.weights += tenant.weight
-        line.open += 1
         self.count(tenant, call.urgency, 1.0)
+        line = self.lines[tenant.name]
+        if not line.open:
+            self.weights += line.weight
+        line.open += 1
 
     def closed(self, call: Call) -> None:
         """`call` is open no more, or at another engine."""
@@ -104,15 +102,16 @@ class Load:
         self.count(tenant, call.urgency, -1.0)
         line.open -= 1
         if not line.open:
-            del self.lines[tenant.name]
-            self.weights = self.weights - line.weight if self.lines else 0.0
+            self.weights = max(self.weights - line.weight, 0.0)
 
     def count(self, tenant: Tenant, urgency: int, calls: float) -> None:
         """So many more calls of a tenant are ahead."""
         self.ahead[urgency] += calls
         line = self.lines.get(tenant.name)
-        if line is not None:
-            line.ahead[urgency] += calls
+        if line is None:
+            line = Line(tenant.weight, [0.0 for _ in self.ahead], [OrderedDict() for _ in self.ahead])
+            self.lines[tenant.name] = line
+        line.ahead[urgency] += calls
 
     def waits(self, call: Call, now: float) -> None:
         """`call`, which is open, begins to wait."""
@@ -149,7 +148,8 @@ class Load:
             line = self.lines.get(tenant.name)
             own, others = 0.0, self.weights
             if line is not None:
-                own, others = sum(line.ahead[: urgency + 1]), self.weights - line.weight
+                own = sum(line.ahead[: urgency + 1])
+                others = self.weights - line.weight if line.open else self.weights
             turns = min(turns, (own + 1.0) * (1.0 + others / tenant.weight) / slots)
         return begins_s + max(turns - 1.0, 1.0 / slots) * mean_s
 
@@ -285,10 +285,11 @@ class Account:
                 return found
         return None
 
-    def closed(self, lasted_s: float) -> None:
-        """A job is over."""
+    def closed(self, lasted_s: float | None) -> None:
+        """A job is over; None: it was refused, and says nothing of how long others are open."""
         self.jobs -= 1
-        self.job_s = FADING * self.job_s + (1.0 - FADING) * lasted_s if self.job_s else lasted_s
+        if lasted_s is not None:
+            self.job_s = FADING * self.job_s + (1.0 - FADING) * lasted_s if self.job_s else lasted_s
 
 
 def seat(account: Account, job: Job) -> Seat:

@@ -88,7 +88,7 @@ class Admission(Jobs):
         if job.seats:
             self._unseat(job)
         for account in self._accounts(job.tenant):
-            account.closed(self.now - job.arrived_at)
+            account.closed(None if job.aborted and not job.admitted else self.now - job.arrived_at)
         if job.seen and job.started and not job.aborted and job.number > 0:  # of one of before not all was seen
             self._learn_calls(job)
 

@@ -170,6 +170,7 @@ def _limit_again(s: Scheduler, state: Plain) -> None:
         load, saved = engine.load, state["loads"][engine.name]
         load.ahead, load.held_s, load.ends, load.moved_at, load.weights = saved[:5]
         for tenant, ahead in saved[5].items():
+            load.count(s.tenants[tenant], 0, 0.0)  # nothing may be left of its line but rounding
             load.lines[tenant].ahead = ahead
     for name, account in _accounts(s).items():
         account.call_s, account.job_s, bucket = state["accounts"][name]
