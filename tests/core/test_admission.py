@@ -467,3 +467,19 @@ def test_jobs_that_were_refused_do_not_make_others_seem_short(core: Make) -> Non
         bare.feed(JobClosed(60.0, f"j{n}", abort=True, reason="refused"))
     bare.feed(JobOpened(60.0, "c", "app"))
     assert after(bare.feed(JobOpened(60.0, "d", "app"))) == 30.0, "one of two that are open for a minute each"
+
+
+def test_debts_of_a_time_in_which_nobody_was_refused_end_within_a_minute(core: Make) -> None:
+    settings = {"tenants": [TenantSpec("t", limits=LimitsSpec(tokens_per_minute=60.0))]}
+    bare = core("fcfs", jobs="", observe=True, **settings)
+    for n in range(100):
+        bare.feed(*comes(0.0, f"j{n}", tenant="t"), CallFinished(0.0, f"j{n}1", 10, 100))
+    bare.feed(SettingsChanged(0.0, msgspec.structs.replace(bare.scheduler.spec, observe=False)))
+    assert refused(bare.feed(*comes(60.0, "x", tenant="t"))) == [("x1", 429, "too_many_tokens")]
+    assert not refused(bare.feed(CallArrived(70.0, "x2", "x", "s", "m", 10)))
+
+
+def test_settings_that_are_read_anew_do_not_make_waits_shorter(core: Make) -> None:
+    bare = limited(core, wait_s=5.0)
+    bare.feed(*comes(0.0, "a"), CallArrived(0.0, "a2", "a", "s", "m"), SettingsChanged(9.0, bare.scheduler.spec))
+    assert bare.scheduler.engines["e"].load.seen_s(2, 9.0, bare.scheduler.tenants["default"]) == 9.0

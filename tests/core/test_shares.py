@@ -105,7 +105,12 @@ def test_applications_without_jobs_are_forgotten(core: Make) -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "told"),
-    [("tolerance=-1", "tolerance: -1"), ("half_life_s=0", "half_life_s: 0"), ("applications=2", "applications: 2")],
+    [
+        ("tolerance=-1", "tolerance: -1"),
+        ("half_life_s=0", "half_life_s: 0"),
+        ("half_life_s=1e300", "half_life_s: 1e.300"),  # shares would be too small for a logarithm
+        ("applications=2", "applications: 2"),
+    ],
 )
 def test_parameters_are_checked(core: Make, wrong: str, told: str) -> None:
     with pytest.raises(ValueError, match=told):

@@ -14,7 +14,7 @@ from collections import Counter
 from math import inf
 
 from hocket.core import events as ev
-from hocket.core.accounts import Account, Bucket, Load, Refusal, bounded, seat
+from hocket.core.accounts import BEYOND, Account, Bucket, Load, Refusal, bounded, seat
 from hocket.core.commands import Command, Refuse, Reject
 from hocket.core.jobs import Jobs
 from hocket.core.slots import QUEUED, Policy
@@ -342,14 +342,14 @@ class Admission(Jobs):
                 self._go_on(tenant.account, known)
 
     def _go_on(self, account: Account, before: Account | None) -> None:
-        """What was known goes on to be; a bucket is full at first, and never fuller than it may be."""
+        """What was known goes on to be; a bucket is full at first, never fuller than it may be, nor as deep in debt."""
         if before is not None:
             account.call_s, account.job_s = before.call_s, before.job_s
         most = account.limits.tokens_per_minute
         if most is not None:
             known = None if before is None else before.bucket
-            left, at = (most, self.now) if known is None else (min(known.left, most), known.at)
-            account.bucket = Bucket(most / 60.0, most, left, at)
+            left, at = (most, self.now) if known is None else (known.left, known.at)
+            account.bucket = Bucket(most / 60.0, most, min(max(left, (1.0 - BEYOND) * most), most), at)
 
 
 def _size(job: Job) -> int:

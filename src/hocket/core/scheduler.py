@@ -362,7 +362,9 @@ class Scheduler(Admission):
         self._hold(spec)
         self._timers.idle.idle_s = spec.job_idle_s
         for call in sorted(waiting, key=lambda call: call.number):
+            since = call.queued_at
             self._place(call, out)
+            call.queued_at = since  # it has waited all along
         for engine in self.engines.values():
             for replica in engine.listed.values():
                 self._set_window(engine, replica, replica.window)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import isfinite, log2
+from math import log2
 from typing import ClassVar
 
 from hocket.core.ordering import Fact, Ordering, Scope, View
@@ -34,8 +34,8 @@ class FairShare:
         """
         if not 0.0 <= tolerance <= 1e6:
             raise ValueError(f"tolerance: {tolerance}; use 0 (shares decide) or more (0.02: two percent more is a tie)")
-        if not (half_life_s > 0.0 and isfinite(half_life_s)):
-            raise ValueError(f"half_life_s: {half_life_s}; use seconds above 0")
+        if not 1e-3 <= half_life_s <= 1e9:
+            raise ValueError(f"half_life_s: {half_life_s}; use seconds, 0.001 to 1e9")
         if applications not in (0, 1):
             raise ValueError(f"applications: {applications}; use 1 (each has a share of its tenant's) or 0")
         self.tolerance = tolerance

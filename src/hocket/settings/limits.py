@@ -32,7 +32,7 @@ class TenantLimits(Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def _numbers(self) -> tuple[int | None, int | None, float | None, int | None, int | None]:
-        held = None if self.held_mib is None else int(self.held_mib * MIB)
+        held = None if self.held_mib is None else max(int(self.held_mib * MIB), 1)
         return self.calls, self.jobs, self.tokens_per_minute, self.queue, held
 
 
