@@ -152,8 +152,8 @@ def test_what_is_no_journal_is_refused(tmp_path: Path, head: str) -> None:
 
 
 def test_a_journal_of_another_version_is_refused(journal: Path) -> None:
-    edited(journal, 1, '"journal":2', '"journal":1')
-    with pytest.raises(InputError, match=r":1: a journal of version 1; this hocket reads version 2"):
+    edited(journal, 1, '"journal":3', '"journal":2')
+    with pytest.raises(InputError, match=r":1: a journal of version 2; this hocket reads version 3"):
         read_journal(journal)
 
 

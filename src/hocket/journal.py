@@ -20,7 +20,7 @@ from hocket.core.snapshot import Plain
 from hocket.core.spec import SchedulerSpec
 from hocket.errors import InputError
 
-VERSION = 2
+VERSION = 3
 "of the journal: its form, and what its events and snapshots mean to the core"
 GATHERED = 64
 "records that are encoded in one go: one by one, between a gateway's other work, each costs three times as much"

@@ -258,11 +258,6 @@ class Shares:
         """Its dominant share over its weight, as it was counted last, 0 to 1 / weight."""
         return float(2.0 ** (share.level - now / self.half_life_s))
 
-    def had(self, hold: Hold, now: float) -> float:
-        """Its share of one engine, 0 to 1, up to now."""
-        self._count(hold, now)
-        return float(2.0 ** (hold.level - now / self.half_life_s)) * hold.share.weight
-
     # ---------------------------------------------------------------- a snapshot
 
     def save(self) -> Any:

@@ -103,8 +103,7 @@ def restore(scheduler: Scheduler, state: Plain) -> None:
         app, tenant = s.apps[fields.pop("app")], s.tenants[fields.pop("tenant")]
         fields["share"] = fields["share"] and s.shares.at(fields["share"])
         fields["places"] = {name: _engine(s, name).listed[place] for name, place in fields["places"].items()}
-        let_in = {"admitted": True, "started": True}  # where the journal is older than these
-        s.jobs[fields["id"]] = Job(app=app, tenant=tenant, **{**let_in, **fields})
+        s.jobs[fields["id"]] = Job(app=app, tenant=tenant, **fields)
     for fields in state["calls"]:
         _call(s, fields)
     if state["beliefs"] is None:
@@ -164,8 +163,6 @@ def _wait_again(s: Scheduler, state: Plain) -> None:
 def _limit_again(s: Scheduler, state: Plain) -> None:
     """What is counted is counted anew; what was measured, and sums whose last digit depends on their order, is kept."""
     s._limit()
-    if "loads" not in state:  # a journal may be older than these
-        return
     for engine in _engines(s):
         load, saved = engine.load, state["loads"][engine.name]
         load.ahead, load.held_s, load.ends, load.moved_at, load.weights = saved[:5]

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from errno import EACCES, EISDIR
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -156,10 +157,19 @@ class Store:
             log.warning("the history is not there yet (%s); calls are recorded once it is", error)
 
     def _make_file(self) -> None:
-        """For the owner alone: a history tells who worked on what, and when. Raises OSError."""
+        """For the owner alone: a history tells who worked on what, and when. Raises OSError.
+
+        A file that is there is not opened: closing it would take away the locks of this process's connections to it
+        (POSIX), and the next process that reads would delete the write-ahead log under them.
+        """
         path = Path(str(self.url.database))
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        if not path.exists():
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        elif path.is_dir():
+            raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+        elif not os.access(path, os.R_OK | os.W_OK):
+            raise PermissionError(EACCES, os.strerror(EACCES))
 
     def _migrate(self, connection: Connection) -> None:
         """Bring the schema up to date, in one transaction. Raises InputError where it is newer than this hocket."""

@@ -19,7 +19,7 @@ class TenantLimits(Struct, frozen=True, forbid_unknown_fields=True):
     "open calls: those that wait, and those in slots; None = any number, as for all the others"
     jobs: Count | None = None
     "open jobs"
-    tokens_per_minute: Annotated[float, Meta(gt=0, le=1e12)] | None = None
+    tokens_per_minute: Annotated[float, Meta(ge=1, le=1e12)] | None = None
     "of prompts and answers; a minute's worth may be saved up"
     queue: Count | None = None
     "calls that wait"
