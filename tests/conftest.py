@@ -7,10 +7,15 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import hypothesis
 import pytest
 
 from hocket.engines import weights
 from hocket.engines.embedded import EmbeddedSpec, command
+
+# no test is about an absolute time: an example may be slow because the machine is
+hypothesis.settings.register_profile("hocket", deadline=None)
+hypothesis.settings.load_profile("hocket")
 
 
 @pytest.fixture(autouse=True, scope="session")
