@@ -29,7 +29,7 @@ from hocket.settings import EngineSettings, TenantSettings, Timeouts
 from hocket.settings.keys import digest_of
 from tests.gateway.conftest import Running, Start, soon
 from tests.gateway.test_hostile import NAMES, attackers, latency, nonsense
-from tests.gateway.test_hostile_engines import CHUNKED, CLEAR, http_chunk, mangled, raw_engine
+from tests.gateway.test_hostile_engines import CLEAR, http_chunk, mangled, raw_engine, stream
 from tests.scripted_engine import Script, ScriptedEngine, chunks, whole
 
 ASKED_S = float(os.environ.get("HOCKET_FUZZ_S", "0"))
@@ -150,14 +150,7 @@ async def test_no_stream_makes_hocket_fail(monkeypatch: pytest.MonkeyPatch, star
     rng = random.Random(SEED)
 
     async def answer(writer: asyncio.StreamWriter) -> None:
-        text = mangled(rng)
-        writer.write(CHUNKED)
-        while text:
-            size = rng.choice((1, 3, 50, 5000, 10**6))
-            writer.write(http_chunk(text[:size]))
-            await writer.drain()
-            text = text[size:]
-        writer.write(b"0\r\n\r\n" if rng.random() < 0.8 else b"")
+        await stream(writer, rng, mangled(rng))
 
     found: Counter[int] = Counter()
     async with raw_engine(answer) as url:

@@ -77,6 +77,17 @@ def mangled(rng: random.Random) -> bytes:
     return b"".join(events)
 
 
+async def stream(writer: asyncio.StreamWriter, rng: random.Random, text: bytes) -> None:
+    """Answer with this stream, in pieces of any size, and mostly to its end."""
+    writer.write(CHUNKED)
+    while text:
+        size = rng.choice((1, 7, 100, 10_000, 10**6))
+        writer.write(http_chunk(text[:size]))
+        await writer.drain()
+        text = text[size:]
+    writer.write(b"0\r\n\r\n" if rng.random() < 0.9 else b"")
+
+
 @pytest.mark.parametrize("kind", ["openai", "vllm"])
 @pytest.mark.parametrize("seed", range(3))
 async def test_damaged_streams(start: Start, seed: int, kind: Kind) -> None:
@@ -85,14 +96,8 @@ async def test_damaged_streams(start: Start, seed: int, kind: Kind) -> None:
     sent = [b""]
 
     async def answer(writer: asyncio.StreamWriter) -> None:
-        text = sent[0] = mangled(rng)
-        writer.write(CHUNKED)
-        while text:
-            size = rng.choice((1, 7, 100, 10_000, 10**6))
-            writer.write(http_chunk(text[:size]))
-            await writer.drain()
-            text = text[size:]
-        writer.write(b"0\r\n\r\n" if rng.random() < 0.9 else b"")
+        sent[0] = mangled(rng)
+        await stream(writer, rng, sent[0])
 
     async with raw_engine(answer) as url:
         engine = EngineSettings(name="small", kind=kind, replicas=[url])

@@ -60,7 +60,7 @@ class Jobs(Replicas):
             self._share_in(job)
         if self.beliefs is not None:
             self._believe(job, self.beliefs.opened, job)
-            if past is not None and self.beliefs is not None:
+            if past is not None and self.beliefs is not None:  # the first may have raised
                 self._believe(job, self.beliefs.resumed, job, past.steps)
         wake = self._timers.idle.opened(job, len(self.jobs))
         if wake is not None:

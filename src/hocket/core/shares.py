@@ -219,6 +219,8 @@ class Shares:
         Itself, and as their slots count by the second, whoever was counted the longest ago: so nobody's share is older
         than as many events as there are holders.
         """
+        if len(self.root.below) < 2 and not self.of_apps:
+            return
         hold = next(iter(self.due), None)
         if hold is not None:
             self.due.move_to_end(hold)
