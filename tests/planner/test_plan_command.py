@@ -33,7 +33,7 @@ WORDS = ["--jobs", "jobs.jsonl", "--rates", "apps.yaml", "--cluster", "cluster.y
 
 
 def test_it_plans_says_why_and_the_simulator_runs_the_plan(files: Path, capsys: Any) -> None:
-    assert main(["plan", *WORDS, "-o", "here", "--key-digest", "a" * 64, "--budget", "4"]) == 0
+    assert main(["plan", *WORDS, "-o", "here", "--key-digest", "a" * 64, "--budget", "2"]) == 0
     exported = {"hocket.yaml", "kubernetes.yaml", "ray-serve.yaml", "docker-compose.yaml"}
     assert {file.name for file in Path("here").iterdir()} == {"plan.json", "plan.svg", *exported}
     assert load_settings("here/hocket.yaml").tenants[0].key_sha256 == "a" * 64
@@ -81,13 +81,13 @@ def test_bad_rates_are_told_and_no_plan_is_written(files: Path, capsys: Any, app
 
 
 def test_a_plan_without_headroom_says_so(files: Path, capsys: Any) -> None:
-    assert main(["plan", *WORDS, "--budget", "2", "--headroom", "50", "--json"]) == 0
+    assert main(["plan", *WORDS, "--budget", "1", "--headroom", "50", "--json"]) == 0
     assert "carries 50 times the rates" in capsys.readouterr().err
     assert load_plan("plan").engines
 
 
 def test_baselines_and_json(files: Path, capsys: Any) -> None:
-    assert main(["plan", *WORDS, "--baseline", "k8s-default", "--json"]) == 0
+    assert main(["plan", *WORDS, "--baseline", "k8s-default", "--json", "--budget", "2"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert [one["engine"] for one in told["engines"]] == ["rewriter", "reranker", "generator"]
     assert told["apps"]["rag"]["bound_mean_s"] < told["apps"]["rag"]["simulated_mean_s"]
@@ -95,7 +95,7 @@ def test_baselines_and_json(files: Path, capsys: Any) -> None:
 
 
 def test_an_slo_that_nothing_holds_is_a_no(files: Path, capsys: Any) -> None:
-    assert main(["plan", *WORDS, "--slo", "rag.p95=1s", "--budget", "4"]) == 1
+    assert main(["plan", *WORDS, "--slo", "rag.p95=1s", "--budget", "1"]) == 1
     assert "no plan was found that holds all SLOs: rag.p95 is" in capsys.readouterr().err
 
 
@@ -142,10 +142,10 @@ WITHOUT = WORDS[4:]
 
 
 def test_jobs_and_rates_of_the_history(history: Path, capsys: Any) -> None:
-    assert main(["plan", "--history", str(history), *WITHOUT, "--budget", "2"]) == 0
+    assert main(["plan", "--history", str(history), *WITHOUT, "--budget", "1"]) == 0
     told = load_plan("plan").demand
     assert told is not None and told.apps["rag"].per_s == pytest.approx(2.0, rel=0.01)
-    assert main(["plan", "--history", str(history), "--rates", "apps.yaml", *WITHOUT, "--budget", "2"]) == 0
+    assert main(["plan", "--history", str(history), "--rates", "apps.yaml", *WITHOUT, "--budget", "1"]) == 0
     told = load_plan("plan").demand
     assert told is not None and told.apps["rag"].per_s == 1.5
     capsys.readouterr()
@@ -171,13 +171,14 @@ def test_probes_of_replays_are_no_application(history: Path, capsys: Any) -> Non
 
 
 def test_against_what_runs(files: Path, capsys: Any) -> None:
-    assert main(["plan", *WORDS, "--baseline", "k8s-default", "-o", "runs"]) == 0
+    default = [*WORDS, "--baseline", "k8s-default", "--budget", "2"]
+    assert main(["plan", *default, "-o", "runs"]) == 0
     before = Path("runs/plan.json").read_bytes()
     capsys.readouterr()
     assert main(["plan", *WORDS, "--against", "runs", "-o", "next", "--json", "--budget", "2"]) == 0
     told = json.loads(capsys.readouterr().out)["against"]
     assert told["worth"] and told["simulated"]["gain"] > 0.05 and told["changes"]
-    assert main(["plan", *WORDS, "--against", "next/plan.json", "-o", "third", "--baseline", "k8s-default"]) == 1
+    assert main(["plan", *default, "--against", "next/plan.json", "-o", "third"]) == 1
     said = capsys.readouterr().out
     assert "Not worth it: keep what runs" in said and "Written to" not in said
     assert not Path("third").exists() and Path("runs/plan.json").read_bytes() == before

@@ -51,10 +51,10 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("goal", [Goal(), THROUGHPUT])
 def test_every_candidate_can_be_deployed_and_the_search_is_the_same_twice(goal: Goal, law: str) -> None:
     asked = problem({"rag": 1.0}, 4, goal, law=law)
-    best = searched(asked)
+    best = searched(asked, 300)
     assert best[0].score.holds and best == sorted(best, key=lambda one: (one.score, one.choices))
     assert not [told for one in best for told in problems_of(one.plan, asked.cluster, asked.models)]
-    assert searched(asked)[:20] == best[:20]
+    assert searched(asked, 300)[:20] == best[:20]
 
 
 def test_replicas_that_become_alike_are_counted_together() -> None:
@@ -135,7 +135,7 @@ def test_trying_everything_on_a_small_cluster_is_no_better(goal: Goal, law: str)
 
 
 @pytest.mark.slow
-def test_simulating_everything_that_the_estimate_does_not_rule_out_is_no_better() -> None:
+def test_simulating_everything_that_the_estimate_does_not_rule_out_is_no_better(brief: None) -> None:
     """Plans far behind by the estimate are left out: it is not as wrong as that."""
     asked = problem({"rag": 0.8}, 2)
     planned = plan_for(asked, 60.0, lambda: 0.0, quiet)
@@ -147,7 +147,7 @@ def test_simulating_everything_that_the_estimate_does_not_rule_out_is_no_better(
 
 def test_more_work_finds_better_plans() -> None:
     asked = problem({"rag": 0.5, "coding-crew": 0.1}, 8, Goal("throughput"))
-    little, more = searched(asked, 60)[0].score, searched(asked, 1500)[0].score
+    little, more = searched(asked, 60)[0].score, searched(asked, 600)[0].score
     assert more < little
 
 
@@ -185,7 +185,7 @@ def test_a_role_whose_name_is_no_route_is_not_tried_apart() -> None:
 
 
 @pytest.mark.slow
-def test_planners_by_name_and_the_plan_is_ahead_of_them() -> None:
+def test_planners_by_name_and_the_plan_is_ahead_of_them(brief: None) -> None:
     asked = problem({"rag": 1.0}, 4, THROUGHPUT)
     found = {name: planner(asked, lambda: False)[0] for name, planner in BASELINES.items()}
     for name, one in found.items():
@@ -253,9 +253,9 @@ def test_no_plan_carries_more_than_the_bound() -> None:
 
 
 @pytest.mark.slow
-def test_the_cheapest_plan_takes_fewer_devices_and_holds() -> None:
+def test_the_cheapest_plan_takes_fewer_devices_and_holds(brief: None) -> None:
     goal = Goal("cost", (parse_slo("rag.p95=25s", ["rag"]),))
-    planned = plan_for(problem({"rag": 0.3}, 8, goal), 60.0, lambda: 0.0, quiet)
+    planned = plan_for(problem({"rag": 0.3}, 5, goal), 60.0, lambda: 0.0, quiet)
     devices = {d for engine in planned.plan.engines for replica in engine.replicas for d in replica.devices}
     assert len(devices) <= 3 and planned.verdict.score.holds
 
