@@ -8,22 +8,25 @@ from typing import Any
 import msgspec
 import pytest
 
+from hocket.core.admission import LAST
 from hocket.core.commands import Abort, Command, Dispatch, Refuse, Reject
 from hocket.core.events import (
     CallArrived,
     CallCancelled,
     CallFinished,
+    CallPreempted,
     CallRevised,
+    CallStreamed,
     Event,
     JobClosed,
     JobOpened,
     ReplicaAdded,
+    ReplicaRemoved,
     SettingsChanged,
     Tick,
 )
 from hocket.core.snapshot import restore, save
 from hocket.core.spec import AdmissionSpec, EngineSpec, LimitsSpec, TenantSpec
-from hocket.core.state import CLASSES
 from tests.core.bare import Bare
 
 Make = Callable[..., Bare]
@@ -141,6 +144,22 @@ def test_a_call_that_never_ran_costs_no_tokens(core: Make) -> None:
     assert bare.scheduler.tenants["t"].account.bucket.left == 50.0, "it ran: its prompt was computed"  # type: ignore[union-attr]
 
 
+def test_a_call_whose_engine_goes_before_it_ran_costs_no_tokens(core: Make) -> None:
+    """The settings name another one: what waits is told that there is no such model."""
+    bare = of_tenant(core, tokens_per_minute=60.0)
+    bare.feed(*comes(0.0, "a", tenant="t"), *comes(0.0, "b", tenant="t"))
+    gone = msgspec.structs.replace(bare.scheduler.spec, engines=[EngineSpec("f", ["n"])])
+    assert refused(bare.feed(SettingsChanged(0.0, gone))) == [("b1", 404, "unknown_model")]
+    assert bare.scheduler.tenants["t"].account.bucket.left == 50.0, "what a used"  # type: ignore[union-attr]
+
+
+def test_what_a_displaced_call_had_made_is_paid_for_if_its_client_goes_while_it_waits(core: Make) -> None:
+    bare = of_tenant(core, tokens_per_minute=60.0)
+    bare.feed(*comes(0.0, "a", tenant="t", resumable=True), CallStreamed(0.0, "a1", 7))
+    bare.feed(ReplicaRemoved(0.0, "e", "r"), CallPreempted(0.0, "a1", 7), CallCancelled(0.0, "a1"))
+    assert bare.scheduler.tenants["t"].account.bucket.left == 43.0  # type: ignore[union-attr]
+
+
 def test_a_job_goes_on_until_its_tenant_is_a_minute_in_debt(core: Make) -> None:
     bare = of_tenant(core, windows=9, tokens_per_minute=60.0)
     bare.feed(*comes(0.0, "a", tenant="t"), CallFinished(0.0, "a1", 10, 100))  # 50 below
@@ -249,6 +268,39 @@ def test_sending_away_looks_at_few_jobs_however_many_wait(core: Make, monkeypatc
     monkeypatch.setattr(type(heap), "ordered", counted)
     found = refused([c for event in comes(1.0, "urgent", 0) for c in bare.scheduler.handle(event)])
     assert found == [("j50001", 503, "shed")] and looked == 1
+
+
+def test_that_nobody_can_leave_is_known_without_looking(core: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of small requests wait. Together they hold less than a large one lacks, or are too urgent."""
+    bare = limited(core, held_bytes=6_000)
+    bare.feed(*comes(0.0, "a", bytes=3_000))
+    for n in range(2_000):
+        for event in comes(0.0, f"j{n}", 2 + n % 2, bytes=1):
+            bare.scheduler.handle(event)
+    heap, looks = type(bare.scheduler.whole.unstarted), list[Any]()
+    ordered = heap.ordered
+
+    def counted(this: Any) -> Any:
+        looks.append(this)
+        return ordered(this)
+
+    monkeypatch.setattr(heap, "ordered", counted)
+    assert refused(bare.feed(*comes(1.0, "large", 0, bytes=4_000))) == [("large1", 503, "too_many_bytes")]
+    assert refused(bare.feed(*comes(1.0, "other", 2, bytes=2_500))) == [("other1", 503, "too_many_bytes")]
+    assert not looks
+    sent_away = refused(bare.feed(*comes(1.0, "fits", 2, bytes=1_500)))
+    assert [name for name, _, _ in sent_away] == [f"j{n}1" for n in range(1_999, 999, -2)], "class 3, the latest first"
+
+
+def test_what_may_leave_is_counted_while_it_waits(core: Make) -> None:
+    """Jobs with several calls, of which some go, and a class that changes. The fixture counts anew."""
+    bare = limited(core, queue=4, held_bytes=50)
+    bare.feed(*comes(0.0, "a", bytes=9), *comes(0.0, "b", 4, bytes=9), CallArrived(0.0, "b2", "b", "s", "m", bytes=9))
+    bare.feed(*comes(0.0, "c", 4, bytes=9), CallCancelled(0.5, "b1"), CallRevised(0.5, "b2", 1))
+    bare.feed(SettingsChanged(0.5, bare.scheduler.spec))
+    assert refused(bare.feed(*comes(1.0, "d", 2, bytes=32))) == [("c1", 503, "shed")]
+    assert refused(bare.feed(*comes(1.0, "e", 2, bytes=9))) == [("e1", 503, "too_many_bytes")]
+    assert [name for name, _, _ in refused(bare.feed(*comes(1.0, "f", 0, bytes=30)))] == ["d1"]
 
 
 # ---------------------------------------------------------------- what is foretold
@@ -378,7 +430,24 @@ def test_a_job_that_cannot_meet_its_deadline_may_be_put_last_instead(core: Make)
     for n in range(6):
         bare.feed(*comes(4.0, f"j{n}"))
     assert not refused(bare.feed(*comes(4.0, "late", deadline_s=10.0, urgency=2)))
-    assert bare.scheduler.jobs["late"].urgency == CLASSES - 1 == bare.scheduler.calls["late1"].urgency
+    assert bare.scheduler.jobs["late"].urgency == LAST == bare.scheduler.calls["late1"].urgency
+
+
+def test_a_job_that_was_put_last_stays_there(core: Make) -> None:
+    """Whatever its later requests claim, and however soon they would be served: it is decided once."""
+    bare = busy(core, deadlines="demote")
+    for n in range(6):
+        bare.feed(*comes(4.0, f"j{n}"))
+    bare.feed(*comes(4.0, "late", deadline_s=10.0, urgency=2), CallRevised(4.5, "late1", 0))
+    job = bare.scheduler.jobs["late"]
+    assert (job.urgency, job.claimed, bare.scheduler.calls["late1"].urgency) == (LAST, LAST, LAST)
+    bare.feed(*(CallCancelled(5.0, call) for call in list(bare.scheduler.calls)))
+    bare.feed(CallArrived(5.0, "late2", "late", "s", "m", urgency=0))
+    assert (job.urgency, bare.scheduler.calls["late2"].urgency) == (LAST, LAST)
+    twin = core("fcfs", jobs="", windows={}, limits=bare.scheduler.spec.limits)
+    restore(twin.scheduler, msgspec.json.decode(msgspec.json.encode(save(bare.scheduler))))
+    twin.feed(CallArrived(5.0, "late3", "late", "s", "m", urgency=0))
+    assert twin.scheduler.calls["late3"].urgency == LAST
 
 
 def test_deadlines_are_ignored_unless_asked(core: Make) -> None:

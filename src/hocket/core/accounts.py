@@ -5,8 +5,8 @@ Plain counting, for `hocket.core.admission`, which decides by it. Everything is 
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple
@@ -182,13 +182,28 @@ class Bucket:
 
 
 class Seat:
-    """The place of a job that has not begun among those that may be sent away again."""
+    """The place of a job that has not begun among those that may be sent away again, and what it holds."""
 
-    __slots__ = ("account", "job", "key")
+    __slots__ = ("account", "calls", "job", "key", "size", "urgency")
 
     def __init__(self, account: Account, job: Job) -> None:
-        self.account, self.job = account, job
+        self.account, self.job, self.urgency = account, job, job.urgency
         self.key: Key | None = None
+        self.calls = self.size = 0
+        account.unstarted.add(self, (-job.urgency, -job.number))
+        self.count(len(job.calls), sum(call.size for call in job.calls.values()))
+
+    def count(self, calls: int, size: int) -> None:
+        """It holds so many more."""
+        self.calls += calls
+        self.size += size
+        self.account.spare_calls[self.urgency] += calls
+        self.account.spare_bytes[self.urgency] += size
+
+    def leave(self) -> None:
+        """The job has begun, or is gone, or takes another place."""
+        self.account.unstarted.discard(self)
+        self.count(-self.calls, -self.size)
 
     def __lt__(self, other: Seat) -> bool:
         """For the heap: a job's earlier seat may have left its entry behind, under the same key."""
@@ -213,7 +228,11 @@ class Account:
     "the same of jobs"
     bucket: Bucket | None = None
     unstarted: KeyedHeap[Seat] = field(default_factory=KeyedHeap)
-    "admitted jobs of which every call still waits, the least valuable first; kept where room can be made"
+    """admitted jobs of which every call still waits, kept where room can be made; the least valuable first: the least
+    urgent, of these who came last"""
+    spare_calls: Counter[int] = field(default_factory=Counter)
+    "class -> calls that such jobs hold"
+    spare_bytes: Counter[int] = field(default_factory=Counter)
 
     def makes_room(self, size: int) -> bool:
         """Whether a job may be sent away again for more urgent ones, the request of which is so large."""
@@ -269,34 +288,26 @@ class Account:
         over = 0 if limits.held_bytes is None or not self.size else self.size + size - int(times * limits.held_bytes)
         return calls, over
 
-    def victims(self, calls: int, size: int, least: int) -> Sequence[Job] | None:
-        """The least valuable jobs that hold so many calls and bytes, of class `least` or a less urgent one.
+    def spares(self, calls: int, size: int, least: int) -> bool:
+        """Whether jobs of class `least` or less urgent ones that may be sent away hold so many calls and bytes. O(1)"""
+        spare_calls = sum(held for urgency, held in self.spare_calls.items() if urgency >= least)
+        spare_bytes = sum(held for urgency, held in self.spare_bytes.items() if urgency >= least)
+        return calls <= spare_calls and size <= spare_bytes
 
-        None if there are not enough. O(k log k) for k of them.
-        """
-        found = []
-        for seat in self.unstarted.ordered():
-            if seat.job.urgency < least:
-                break
-            found.append(seat.job)
-            calls -= len(seat.job.calls)
-            size -= sum(call.size for call in seat.job.calls.values())
+    def victims(self, calls: int, size: int) -> Iterator[Job]:
+        """The least valuable jobs that hold so many calls and bytes together. O(k log k) for k of them."""
+        for seat in self.unstarted.ordered() if calls > 0 or size > 0 else ():
+            yield seat.job
+            calls -= seat.calls
+            size -= seat.size
             if calls <= 0 and size <= 0:
-                return found
-        return None
+                return
 
     def closed(self, lasted_s: float | None) -> None:
         """A job is over; None: it was refused, and says nothing of how long others are open."""
         self.jobs -= 1
         if lasted_s is not None:
             self.job_s = FADING * self.job_s + (1.0 - FADING) * lasted_s if self.job_s else lasted_s
-
-
-def seat(account: Account, job: Job) -> Seat:
-    """Let `job` be among those that may be sent away: the least urgent first, of these who came last."""
-    taken = Seat(account, job)
-    account.unstarted.add(taken, (-job.urgency, -job.number))
-    return taken
 
 
 def _until(ends: int, among: int, lasts_s: float) -> float:

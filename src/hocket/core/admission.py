@@ -11,10 +11,11 @@ docs/decisions/admission.md why they are so.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from math import inf
 
 from hocket.core import events as ev
-from hocket.core.accounts import BEYOND, Account, Bucket, Load, Refusal, bounded, seat
+from hocket.core.accounts import BEYOND, Account, Bucket, Load, Refusal, Seat, bounded
 from hocket.core.commands import Command, Refuse, Reject
 from hocket.core.jobs import Jobs
 from hocket.core.slots import QUEUED, Policy
@@ -156,6 +157,8 @@ class Admission(Jobs):
             self._spend(call, call.prompt_tokens)
         if not (job.started or job.seats or call.engine.room):
             self._seat(job, call.size)
+        for one in job.seats:
+            one.count(1, call.size)
         return True
 
     def _refusal(self, call: Call, out: list[Command]) -> Refusal | None:
@@ -177,17 +180,22 @@ class Admission(Jobs):
             refusal = self._late(call, wait_s, out)
             if refusal is not None:
                 return refusal
-        leaving: dict[str, Job] = {}
+        return self._full(call, accounts, out)
+
+    def _full(self, call: Call, accounts: Sequence[Account], out: list[Command]) -> Refusal | None:
+        """Whether too many calls or bytes wait for `call` to come in, and nobody may leave for it. Else they have left.
+
+        O(k log k) for k jobs that leave: it is known beforehand what all that may leave hold together.
+        """
+        job, lacking = call.job, list[tuple[Account, int, int]]()
         least = job.urgency if job.started else call.urgency + 1
         for account in accounts:
             calls, size = account.lacks(job, call.size, self._waiting(account) if not call.engine.room else -1)
-            if calls > 0 or size > 0:
-                victims = account.victims(calls, size, least)
-                if victims is None:
-                    reason = "queue_full" if calls > 0 else "too_many_bytes"
-                    return account.refusal(reason, self.wait_s(call.engine, call.urgency, job.tenant))
-                leaving.update((victim.id, victim) for victim in victims)
-        for victim in leaving.values():
+            if (calls > 0 or size > 0) and not account.spares(calls, size, least):
+                reason = "queue_full" if calls > 0 else "too_many_bytes"
+                return account.refusal(reason, self.wait_s(call.engine, call.urgency, job.tenant))
+            lacking.append((account, calls, size))
+        for victim in dict.fromkeys(victim for one, calls, size in lacking for victim in one.victims(calls, size)):
             self._send_away(victim, out)
         return None
 
@@ -196,7 +204,7 @@ class Admission(Jobs):
         job = call.job
         assert job.deadline_at is not None, "there is nothing to be late for"
         refuses = self.spec.limits.deadlines == "refuse"
-        if refuses and job.admitted:
+        if job.late or (refuses and job.admitted):
             return None
         least_s = self._least_s(job)
         left_s = job.deadline_at - self.now
@@ -204,6 +212,7 @@ class Admission(Jobs):
             return None
         if not refuses:
             self._claim(job, LAST, out)
+            job.late = True
             call.urgency, call.own_class = job.urgency, False
             return None
         # with less to wait it might do: then it may come again once that much of the queue is gone
@@ -265,11 +274,18 @@ class Admission(Jobs):
             load.closed(call)
         if job.seats and not job.calls:
             self._unseat(job)
+        for one in job.seats:
+            one.count(-1, -call.size)
         self.whole.size -= call.size
         if self.whole.limits.calls is not None:
             self.whole.ended(self.now - call.arrived_at)
         if job.tenant.account is not None:
             job.tenant.account.went(call, self.now)
+
+    def _settle(self, call: Call) -> None:
+        """`call` ends without an answer: it has used its prompt and what was made, or nothing if it never ran."""
+        if self.whole.metered:
+            self._spend(call, call.tokens if call.attempts or call.tokens else -call.prompt_tokens)
 
     def _spend(self, call: Call, tokens: int) -> None:
         """So many more tokens are used by `call`; below 0: less."""
@@ -285,11 +301,11 @@ class Admission(Jobs):
         super()._reclass(call, urgency, out)
 
     def _seat(self, job: Job, size: int) -> None:
-        job.seats = [seat(account, job) for account in self._accounts(job.tenant) if account.makes_room(size)]
+        job.seats = [Seat(account, job) for account in self._accounts(job.tenant) if account.makes_room(size)]
 
     def _unseat(self, job: Job) -> None:
         for one in job.seats:
-            one.account.unstarted.discard(one)
+            one.leave()
         job.seats = ()
 
     # ---------------------------------------------------------------- settings

@@ -85,6 +85,13 @@ def _check_accounts(s: Scheduler) -> None:
         assert held == there, f"account of {account.tenant and account.tenant.name}: {held}, not {there}"
         seated = {seat.job.id for seat in account.unstarted}
         assert seated == {job.id for job in jobs if any(seat.account is account for seat in job.seats)}, "seats"
+        spare = Counter[tuple[int, str]]()
+        for seat in account.unstarted:
+            spare[seat.job.urgency, "calls"] += len(seat.job.calls)
+            spare[seat.job.urgency, "bytes"] += sum(call.size for call in seat.job.calls.values())
+        counted = {(n, "calls"): held for n, held in account.spare_calls.items()}
+        counted |= {(n, "bytes"): held for n, held in account.spare_bytes.items()}
+        assert spare == Counter(counted), f"what may leave holds {spare}, not {counted}"
         for job in jobs:
             assert not (job.seats and (job.started or not job.admitted or not job.calls)), f"job {job.id}: seated"
             assert job.admitted or not job.calls, f"job {job.id}: has calls, and was not let in"

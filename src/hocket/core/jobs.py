@@ -120,9 +120,10 @@ class Jobs(Replicas):
         self._claim(job, job.claimed if urgency is None else min(urgency, job.claimed), out)
 
     def _claim(self, job: Job, urgency: int, out: list[Command]) -> None:
-        """One of its requests claims this class, or is known to be of it."""
-        job.claimed = urgency
-        self._classify(job, out)
+        """One of its requests claims this class, or is known to be of it. Of a late one that is decided."""
+        if not job.late:
+            job.claimed = urgency
+            self._classify(job, out)
 
     def _classify(self, job: Job, out: list[Command]) -> None:
         """The class that a job claims, or the next one while its tenant is over its budget of urgent work."""

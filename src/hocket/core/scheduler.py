@@ -289,6 +289,7 @@ class Scheduler(Admission):
         if engine is None:
             if self.beliefs is not None:
                 self._believe(call.job, self.beliefs.lost, call)
+            self._settle(call)
             self._forget_call(call)
             out.append(Reject(call.id, 404, "unknown_model"))
         else:
@@ -305,7 +306,7 @@ class Scheduler(Admission):
         """`call` is over: take it from wherever it is, and forget it."""
         if self.beliefs is not None:  # first, for a fallback lets every call wait anew that is not in a slot
             self._believe(call.job, self.beliefs.lost, call)
-        self._spend(call, call.tokens if call.attempts else -call.prompt_tokens)
+        self._settle(call)
         if call.state is QUEUED:
             self._dequeue(call)
             self._waits.ended(call)

@@ -33,7 +33,7 @@ _REPLICA = (
 _JOB = (
     *("id", "number", "urgency", "claimed", "arrived_at", "deadline_at", "features"),
     *("service_s", "path_s", "last_served", "fair_finish", "closed", "aborted", "heard_at", "tools"),
-    *("admitted", "started", "seen", "expected"),
+    *("admitted", "started", "late", "seen", "expected"),
 )
 _CALL = (
     *("id", "number", "stage", "model", "urgency", "arrived_at", "prompt_tokens", "max_tokens"),

@@ -110,6 +110,8 @@ class Job:
     "one of its calls was let in: overload refuses none of the later ones"
     started: bool = False
     "one of its calls got a slot"
+    late: bool = False
+    "it was found unable to meet its deadline, and is of the last class for that, whatever its requests claim"
     seen: dict[str, int] = field(default_factory=dict)
     "engine -> calls of it that have come"
     expected: dict[str, float] = field(default_factory=dict)
