@@ -312,6 +312,24 @@ async def test_the_life_of_a_job(engine: ScriptedEngine, start: Start) -> None:
     assert [event.parent for event in started] == ["plan", None] and len(ended) == 2
 
 
+async def test_a_job_has_a_bounded_number_of_open_tool_runs(
+    engine: ScriptedEngine, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hocket.gateway.jobs.OPEN_TOOLS", 2)
+    world = await start(engine)
+
+    async def tool(verb: str, **body: str) -> tuple[int, dict[str, Any]]:
+        async with world.http.post(f"{world.url}/v1/jobs/many/tools/t:{verb}", json=body) as response:
+            return response.status, await response.json()
+
+    async with world.http.post(f"{world.url}/v1/jobs", json={"app": "code", "job": "many"}) as response:
+        assert response.status == 200
+    assert [(await tool("start", run=run))[0] for run in ("1", "2", "3")] == [200, 200, 429]
+    assert (await tool("start"))[1]["error"]["code"] == "too_many_tool_runs"
+    assert (await tool("end"))[1]["run"] == "2"
+    assert [(await tool(verb, run="3"))[0] for verb in ("start", "end", "end")] == [200, 200, 404]
+
+
 async def test_closing_lets_open_calls_end_and_abort_kills_them(engine: ScriptedEngine, start: Start) -> None:
     world = await start(engine, window=2)
     engine.default = Script(chunks=200, gap_s=0.05)

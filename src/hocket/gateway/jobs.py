@@ -15,6 +15,10 @@ from hocket.gateway.places import Places
 from hocket.settings import TenantSettings
 
 
+OPEN_TOOLS = 1024
+"tool runs of a job that may be open at once: they are kept in memory until they end"
+
+
 class NewJob(msgspec.Struct, forbid_unknown_fields=True):
     """The body of `POST /v1/jobs`."""
 
@@ -97,6 +101,9 @@ class Jobs:
         if run in job.tools:
             message = f"tool run '{run}' of job '{job_id}' has begun already; its id must be new"
             raise ApiError(409, message, code="tool_run_exists", param="run")
+        if len(job.tools) >= OPEN_TOOLS:
+            message = f"job '{job_id}' has {OPEN_TOOLS} open tool runs, which is the most; end some first"
+            raise ApiError(429, message, code="too_many_tool_runs")
         parent = None if asked.parent is None else check_name("parent", asked.parent)
         self._driver.tell(ev.ToolStarted(self._driver.clock(), key, run, name, parent))
         return {"run": run, "object": "tool_run", "job": job_id, "name": name}
@@ -105,9 +112,10 @@ class Jobs:
         """`POST /v1/jobs/{id}/tools/{name}:end`: the run that the body names, else the latest of this name."""
         asked = decode(body or b"{}", _tool_run)
         key, job = self._known(tenant, job_id)
-        runs = [run for run, tool in job.tools.items() if tool == name]
-        run = asked.run if asked.run is not None else (runs[-1] if runs else None)
-        if run not in runs:
+        run = asked.run
+        if run is None:
+            run = next((run for run, tool in reversed(job.tools.items()) if tool == name), None)
+        if run is None or job.tools.get(run) != name:
             which = f"run '{run}'" if run is not None else "run"
             message = f"job '{job_id}' has no open {which} of tool '{name}'"
             raise ApiError(404, message, code="unknown_tool_run", param="run")

@@ -56,7 +56,7 @@ CODES: dict[int, tuple[str, ...]] = {
     ),
     413: ("body_too_large",),
     422: ("idempotency_key_reused",),
-    429: ("too_many_calls", "too_many_jobs", "too_many_tokens", "too_many_bytes", "queue_full"),
+    429: ("too_many_calls", "too_many_jobs", "too_many_tokens", "too_many_bytes", "too_many_tool_runs", "queue_full"),
     431: ("headers_too_large",),
     500: ("internal_error",),
     502: ("upstream_connect", "upstream_reset", "upstream_timeout", "upstream_garbage"),
@@ -235,7 +235,7 @@ def _jobs() -> Json:
         },
     }
     for verb, summary in {"start": "A tool run begins.", "end": "A tool run is over."}.items():
-        operation = _operation(f"{verb}_tool", summary, run, 400, 401, 404, 409, 413)
+        operation = _operation(f"{verb}_tool", summary, run, 400, 401, 404, 409, 413, *([429] if verb == "start" else []))
         operation["requestBody"] = {**_json_body(_ref("schemas", "ToolRun")), "required": False}
         path = f"/v1/jobs/{{job}}/tools/{{tool}}:{verb}"
         paths[path] = {"parameters": [_path("job"), _path("tool")], "post": operation}
