@@ -14,7 +14,6 @@ from hocket.gateway.openai import ApiError, decode, refusal
 from hocket.gateway.places import Places
 from hocket.settings import TenantSettings
 
-
 OPEN_TOOLS = 1024
 "tool runs of a job that may be open at once: they are kept in memory until they end"
 

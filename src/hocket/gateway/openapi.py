@@ -235,7 +235,8 @@ def _jobs() -> Json:
         },
     }
     for verb, summary in {"start": "A tool run begins.", "end": "A tool run is over."}.items():
-        operation = _operation(f"{verb}_tool", summary, run, 400, 401, 404, 409, 413, *([429] if verb == "start" else []))
+        full = [429] if verb == "start" else []
+        operation = _operation(f"{verb}_tool", summary, run, 400, 401, 404, 409, 413, *full)
         operation["requestBody"] = {**_json_body(_ref("schemas", "ToolRun")), "required": False}
         path = f"/v1/jobs/{{job}}/tools/{{tool}}:{verb}"
         paths[path] = {"parameters": [_path("job"), _path("tool")], "post": operation}
