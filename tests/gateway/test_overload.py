@@ -95,6 +95,23 @@ async def test_who_was_refused_comes_again_under_the_same_name(engine: ScriptedE
     assert opened == ["team/a", "team/b", "team/b"]
 
 
+async def test_a_job_whose_last_call_is_refused_waits_for_it(engine: ScriptedEngine, start: Start) -> None:
+    """A session is over with the call that says so. If that was refused it comes again, and the job goes on."""
+    world = await start(engine, **tenant(calls=1))
+    last = by(**{"x-dynamo-session-id": "s", "x-dynamo-session-final": "true"})
+    async with world.post({}, **by(**{"x-dynamo-session-id": "s"})) as answer:
+        assert answer.status == 200
+    tasks = await held(world, engine, "a", "a")
+    async with world.post({}, **last) as answer:
+        assert await world.error(answer) == (429, "too_many_calls")
+    await let_go(world, *tasks)
+    job = world.gateway.scheduler.jobs["team/s"]
+    async with world.post({}, **last) as answer:
+        assert answer.status == 200
+    await soon(lambda: "team/s" not in world.gateway.scheduler.jobs)
+    assert job.gone, "it is the same one that was over then"
+
+
 async def test_a_conversation_that_nobody_named_comes_again_as_one_job(engine: ScriptedEngine, start: Start) -> None:
     world = await start(engine, **tenant(calls=1))
     tasks = await held(world, engine, "a")

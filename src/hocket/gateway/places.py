@@ -240,7 +240,8 @@ class Places:
             return
         place.answered()
         if place.named:
-            if place.claim.final and place.job == (place.claim.job or place.claim.session):
+            last = place.claim.final and place.job == (place.claim.job or place.claim.session)
+            if last and not call.refused:  # else its client may come again with it
                 self._driver.end_job(place.key)
         elif place.trail is None:
             # nothing can follow
