@@ -173,7 +173,7 @@ class Table(Struct, frozen=True):
 
 @cache
 def tables() -> dict[str, Table]:
-    """The bundled tables by name. Written by benchmarks/fit_tables.py, which names their source."""
+    """The bundled tables by name. Written by benchmarks/_fit_tables.py, which names their source."""
     text = files("hocket.planner").joinpath("tables.json").read_bytes()
     return msgspec.json.decode(text, type=dict[str, Table])
 

@@ -1,6 +1,6 @@
 """Fits the performance tables that hocket ships (src/hocket/planner/tables.json) to published step times.
 
-    python benchmarks/fit_tables.py [-o FILE]
+    python benchmarks/_fit_tables.py [-o FILE]
 
 For each model, device and tensor-parallel degree: the engine model's six constants, least relative error, none below
 0. From `../shared/data/perf_aic_predicted`: step times that aiconfigurator-core 0.12 (Apache-2.0) predicts from
