@@ -71,6 +71,8 @@ async def test_each_role_opens_what_it_is_for_and_nothing_else(
         name: tuple([await status(world, path, name) for path in (CALLS, METRICS, JOBS, RELOAD)]) for name in ROLES
     }
     assert found == ROLES
+    opened = {name: await status(world, "/admin/tenants", name) for name in ROLES}
+    assert opened == {name: of_jobs for name, (_, _, of_jobs, _) in ROLES.items()}
     for path in ("/admin/", "/admin/keys", "/admin/reload/x"):  # what there is, only an operator learns
         assert [await status(world, path, name) for name in (None, "hk-a", "hk-admin")] == [401, 403, 404]
 

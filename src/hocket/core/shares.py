@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import expm1, inf, log, log2
 from typing import TYPE_CHECKING, Any
 
@@ -257,8 +257,11 @@ class Shares:
     # ---------------------------------------------------------------- what one may ask
 
     def dominant(self, share: Share, now: float) -> float:
-        """Its dominant share over its weight, as it was counted last, 0 to 1 / weight."""
-        return float(2.0 ** (share.level - now / self.half_life_s))
+        """Its dominant share over its weight, up to now, 0 to 1 / weight. Changes nothing."""
+        seen = replace(share)
+        for hold in share.on.values():
+            self._count(replace(hold, share=seen), now)
+        return float(2.0 ** (seen.level - now / self.half_life_s))
 
     # ---------------------------------------------------------------- a snapshot
 

@@ -18,6 +18,7 @@ from hocket.gateway.identity.claim import MAX_NAME
 from hocket.gateway.identity.explicit import MAX_DEADLINE_MS
 from hocket.gateway.jobs import NewJob, ToolRun
 from hocket.gateway.openai import ENDPOINTS, Endpoint
+from hocket.gateway.standing import Standings
 
 Json = dict[str, Any]
 
@@ -114,7 +115,9 @@ def document() -> bytes:
 
 
 def _document() -> Json:
-    _, components = msgspec.json.schema_components((NewJob, ToolRun), ref_template="#/components/schemas/{name}")
+    template = "#/components/schemas/{name}"
+    _, components = msgspec.json.schema_components((NewJob, ToolRun), ref_template=template)
+    _, answers = msgspec.json.schema_components((Standings,), ref_template=template)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -125,7 +128,7 @@ def _document() -> Json:
         "security": [{"key": []}, {}],
         "paths": {**_calls(), **_models(), **_straight(), **_jobs(), **_operators()},
         "components": {
-            "schemas": {**_schemas(), **_named(components)},
+            "schemas": {**_schemas(), **answers, **_named(components)},
             "parameters": _parameters(),
             "responses": {str(status): _error(status) for status in CODES},
             "securitySchemes": {
@@ -249,6 +252,7 @@ def _operators() -> Json:
     text = {"description": "Prometheus metrics", "content": {"text/plain": {"schema": {"type": "string"}}}}
     reload = _operation("reload", "Read the settings file again.", _ref("schemas", "Reloaded"), 400, 401, 409)
     jobs = _operation("jobs", "The jobs that are open, the oldest first.", _ref("schemas", "OpenJobs"), 401)
+    tenants = _operation("tenants", "What each tenant has, and whom it waits for.", _ref("schemas", "Standings"), 401)
     paths: Json = {
         "/health": {"get": _operation("health", "200 while the process lives.", _ref("schemas", "Health"))},
         "/ready": {"get": ready},
@@ -262,6 +266,7 @@ def _operators() -> Json:
         **paths,
         "/metrics": {"get": {**metrics, **observe}},
         "/admin/jobs": {"get": {**jobs, **observe}},
+        "/admin/tenants": {"get": {**tenants, **observe}},
         "/admin/reload": {"post": {**reload, "security": [{"admin": []}, {}]}},
     }
 

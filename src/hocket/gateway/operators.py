@@ -14,6 +14,7 @@ from msgspec import Struct
 from hocket.errors import InputError
 from hocket.gateway.openai import ApiError
 from hocket.gateway.openapi import document
+from hocket.gateway.standing import standings
 from hocket.gateway.straight import not_allowed
 from hocket.metrics import CONTENT_TYPE
 from hocket.settings.keys import Role
@@ -44,6 +45,7 @@ class Operators:
             "/openapi.json": Operation("GET", None, self._openapi),
             "/metrics": Operation("GET", "observe", self._metrics),
             "/admin/jobs": Operation("GET", "observe", self._jobs),
+            "/admin/tenants": Operation("GET", "observe", self._tenants),
             "/admin/reload": Operation("POST", "admin", self._reload),
         }
 
@@ -96,6 +98,9 @@ class Operators:
             for key, job in islice(jobs.items(), MAX_LISTED)
         ]
         return as_json({"object": "list", "data": data, "total": len(jobs)})
+
+    async def _tenants(self) -> web.StreamResponse:
+        return as_json(standings(self._gateway.scheduler, self._gateway.driver.clock()))
 
     async def _reload(self) -> web.StreamResponse:
         gateway = self._gateway
