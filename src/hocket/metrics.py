@@ -31,22 +31,38 @@ _CLASSES = "01234"
 _BOUNDS = [*(str(float(bound)) for bound in _SECONDS), "+Inf"]
 
 
+class Count:
+    """One value of a counter."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0.0
+
+
 class Counter:
     """A counter: one value for each combination of label values."""
 
     def __init__(self, name: str, text: str, *labels: str) -> None:
         self._name, self._text, self._labels = name, text, labels
-        self._values: dict[tuple[str, ...], float] = {}
+        self._of: dict[tuple[str, ...], Count] = {}
 
-    def add(self, labels: tuple[str, ...], by: float = 1.0) -> None:
-        """Count; by 0 the value is there from then on."""
-        self._values[labels] = self._values.get(labels, 0.0) + by
+    def of(self, *labels: str) -> Count:
+        """The value of these labels; it is there from then on."""
+        count = self._of.get(labels)
+        if count is None:
+            count = self._of[labels] = Count()
+        return count
+
+    def add(self, *labels: str) -> None:
+        """Count one."""
+        self.of(*labels).value += 1.0
 
     def family(self) -> Metric:
         """As the client library wants it."""
         family = CounterMetricFamily(self._name, self._text, labels=self._labels)
-        for labels, value in self._values.items():
-            family.add_metric(labels, value)
+        for labels, count in self._of.items():
+            family.add_metric(labels, count.value)
         return family
 
 
@@ -97,11 +113,8 @@ class _OfEngine:
         self.wait = metrics.wait.of(engine)
         self.first_token = metrics.first_token.of(engine)
         self.duration = metrics.duration.of(engine)
-        self.prompt, self.output = (engine, "prompt"), (engine, "output")
-        self.finished = (engine, "finished")
-        metrics.tokens.add(self.prompt, 0)
-        metrics.tokens.add(self.output, 0)
-        metrics.calls.add(self.finished, 0)
+        self.prompt, self.output = metrics.tokens.of(engine, "prompt"), metrics.tokens.of(engine, "output")
+        self.finished = metrics.calls.of(engine, "finished")
 
 
 class _Call(Struct, gc=False):
@@ -144,7 +157,7 @@ class Metrics(Collector):
         self.tools = Counter("hocket_tool_runs", "tool runs that ended", "app")
         self.refused = Counter("hocket_refused_requests", "requests that were answered by an error at once", "code")
         self.profiles_refused = Counter("hocket_profiles_refused", "profiles that could not be used")
-        self.profiles_refused.add((), 0)
+        self.profiles_refused.of()
         self.classes = Counter("hocket_call_classes", "calls by the class they arrived with", "source", "urgency")
         self.demotions = Counter("hocket_demotions", "calls demoted for their tenant's budget", "tenant")
         self.readings = Counter("hocket_readings", "first requests that a reader was shown", "reader", "outcome")
@@ -183,27 +196,27 @@ class Metrics(Collector):
 
     def refuse(self, code: str) -> None:
         """A request was bad, or nobody's: it did not become a call."""
-        self.refused.add((code,))
+        self.refused.add(code)
 
     def refuse_profile(self) -> None:
         """A profile could not be used."""
-        self.profiles_refused.add(())
+        self.profiles_refused.add()
 
     def classed(self, call: Call, source: str) -> None:
         """A call has arrived, and its class is known by then from this source."""
-        self.classes.add((source, _CLASSES[call.urgency]))
+        self.classes.add(source, _CLASSES[call.urgency])
         if call.demoted:
-            self.demotions.add((call.job.tenant.name,))
+            self.demotions.add(call.job.tenant.name)
 
     def read(self, reader: str, outcome: str, seconds: float = 0.0) -> None:
         """A first request was read; no seconds = there was nothing to read."""
-        self.readings.add((reader, outcome))
+        self.readings.add(reader, outcome)
         if seconds:
             self.reading.of(reader).observe(seconds)
 
     def judged(self, outcome: str) -> None:
         """A text was left to the judge."""
-        self.judgements.add((outcome,))
+        self.judgements.add(outcome)
 
     def _learned(self) -> Iterable[Metric]:
         """How the beliefs about each application fare."""
@@ -233,11 +246,11 @@ class Metrics(Collector):
             handler(event)
         for command in commands:
             self._ordered(command, event.at)
-        if kind is ev.JobClosed:
+        if kind is ev.JobClosed and event.job not in self._scheduler.jobs:  # type: ignore[attr-defined]
             self._closed(event.job)  # type: ignore[attr-defined]
 
     def _ordered(self, command: Command, at: float) -> None:
-        if isinstance(command, Dispatch):
+        if type(command) is Dispatch:
             call = self._calls.get(command.call)
             if call is not None and not call.dispatched:
                 call.dispatched = True
@@ -247,7 +260,7 @@ class Metrics(Collector):
         elif isinstance(command, Abort):
             self._ended(command.call, "aborted", at)
         elif isinstance(command, Refuse) and (job := self._jobs.pop(command.job, None)) is not None:
-            self.jobs.add((job.app, "refused"))
+            self.jobs.add(job.app, "refused")
 
     def _of_engine(self, name: str) -> _OfEngine:
         """Engines come with the settings, and with new ones."""
@@ -273,10 +286,10 @@ class Metrics(Collector):
         if call is None:
             return
         of = call.of
-        self.calls.add(of.finished)
+        of.finished.value += 1.0
         of.duration.observe(event.at - call.arrived_at)
-        self.tokens.add(of.prompt, event.prompt_tokens)
-        self.tokens.add(of.output, event.output_tokens)
+        of.prompt.value += event.prompt_tokens
+        of.output.value += event.output_tokens
         self._stage_ended(call.job, event.at)
 
     def _cancelled(self, event: ev.CallCancelled) -> None:
@@ -285,25 +298,25 @@ class Metrics(Collector):
     def _failed(self, event: ev.CallFailed) -> None:
         call = self._calls.get(event.call)
         if call is not None:
-            self.failures.add((call.engine, event.kind))
+            self.failures.add(call.engine, event.kind)
 
     def _displaced(self, event: ev.CallPreempted) -> None:
         call = self._calls.get(event.call)
         if call is not None:
-            self.displaced.add((call.engine, "resumed" if event.tokens_kept else "anew"))
+            self.displaced.add(call.engine, "resumed" if event.tokens_kept else "anew")
 
     def _ended(self, call_id: str, outcome: str, at: float) -> None:
         call = self._calls.pop(call_id, None)
         if call is not None:
-            self.calls.add((call.engine, outcome))
+            self.calls.add(call.engine, outcome)
             self._stage_ended(call.job, at)
 
     def _stage_ended(self, job_id: str, at: float) -> None:
         job = self._jobs.get(job_id)
         if job is not None:
             job.ended_at = at
-            # a job that was closed while this call ran is over now
-            self._closed(job_id)
+            if job_id not in self._scheduler.jobs:  # it was closed while this call ran
+                self._closed(job_id)
 
     def _opened(self, event: ev.JobOpened) -> None:
         self._jobs[event.job] = _Job(self._app(event.app), event.at, event.at)
@@ -318,12 +331,13 @@ class Metrics(Collector):
         job = self._jobs.get(event.job)
         if job is not None:
             job.ended_at = event.at
-            self.tools.add((job.app,))
+            self.tools.add(job.app)
 
     def _closed(self, job_id: str) -> None:
-        if job_id in self._jobs and job_id not in self._scheduler.jobs:
-            job = self._jobs.pop(job_id)
-            self.jobs.add((job.app, job.reason))
+        """The job is over."""
+        job = self._jobs.pop(job_id, None)
+        if job is not None:
+            self.jobs.add(job.app, job.reason)
             self.job_duration.of(job.app).observe(job.ended_at - job.opened_at)
 
     def _app(self, name: str) -> str:

@@ -180,30 +180,39 @@ class Driver:
 
     def tell(self, event: ev.Event) -> None:
         """Hand an event to the core, and obey. Events that obeying causes wait their turn."""
-        self._events.append(event)
-        if self._telling:
-            return
+        if self._telling or self._events:
+            self._events.append(event)
+            if self._telling:
+                return
+            event = self._events.popleft()
         self._telling = True
         try:
+            self._step(event)
             while self._events:
                 self._step(self._events.popleft())
         finally:
             self._telling = False
 
     def _step(self, event: ev.Event) -> None:
-        commands = self.scheduler.handle(event)
+        scheduler = self.scheduler
+        commands = scheduler.handle(event)
         if self._journal is not None:
             self._record(self._journal, event, commands)
         for command in commands:
-            self._obey(command)
+            if type(command) is Dispatch:  # the usual one, made fast
+                call = self.live.get(command.call)
+                if call is not None:
+                    call.give(command)
+            else:
+                self._obey(command)
         for observer in self._observers:
             try:
                 observer.seen(event, commands)
             except Exception:
                 # a bug of one who only looks on must not cost a call
                 log.exception("%s failed at %s", type(observer).__name__, type(event).__name__)
-        if self.scheduler.policy_error != self._policy_error:
-            self._policy_error = self.scheduler.policy_error
+        if scheduler.policy_error != self._policy_error:
+            self._policy_error = scheduler.policy_error
             if self._policy_error:
                 log.error("the policy failed (%s); calls now go in order of arrival", self._policy_error)
 
@@ -247,7 +256,7 @@ class Driver:
     def new_id(self, kind: str) -> str:
         """An id that this process has not given before, and that an earlier one hardly has."""
         self._ids += 1
-        return f"{self.ids_of(kind)}{self._ids}"
+        return f"{kind}-{self._boot}-{self._ids}"
 
     def ids_of(self, kind: str) -> str:
         """What the ids begin with that this process gives."""
