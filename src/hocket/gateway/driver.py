@@ -345,6 +345,8 @@ class Driver:
         if call.id in self.scheduler.calls:
             call.cancelled()
         self.live.pop(call.id, None)
+        # else call, task and answer would hold each other until the garbage collector looks: for each call, cold memory
+        call.displace = call.task = None
         if not self.live:
             self._empty.set()
 
