@@ -4,8 +4,8 @@
 
 For each model, device and tensor-parallel degree: the engine model's six constants, least relative error, none below
 0. From `../shared/data/perf_aic_predicted`: step times that aiconfigurator-core 0.12 (Apache-2.0) predicts from
-measured operations. Prints how far each fit is off. Weights (bfloat16) and KV bytes a token follow from the models'
-public configurations.
+measured operations. Prints how far each fit is off. Weights (bfloat16), KV bytes a token and contexts follow from the
+models' public configurations.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ DATA = Path(__file__).parents[2] / "shared" / "data" / "perf_aic_predicted" / "p
 OUT = Path(__file__).parents[1] / "src" / "hocket" / "planner" / "tables.json"
 GIB = 2**30
 MODELS = {
-    # published name: (name here, parameters, layers, KV heads, head dimension)
-    "meta-llama/Meta-Llama-3.1-8B": ("llama-3.1-8b", 8.03e9, 32, 8, 128),
-    "meta-llama/Meta-Llama-3.1-70B": ("llama-3.1-70b", 70.55e9, 80, 8, 128),
-    "Qwen/Qwen2.5-7B": ("qwen2.5-7b", 7.62e9, 28, 4, 128),
-    "Qwen/Qwen2.5-72B": ("qwen2.5-72b", 72.71e9, 80, 8, 128),
-    "Qwen/Qwen3-8B": ("qwen3-8b", 8.19e9, 36, 8, 128),
-    "Qwen/Qwen3-32B": ("qwen3-32b", 32.76e9, 64, 8, 128),
+    # published name: (name here, parameters, layers, KV heads, head dimension, context)
+    "meta-llama/Meta-Llama-3.1-8B": ("llama-3.1-8b", 8.03e9, 32, 8, 128, 131072),
+    "meta-llama/Meta-Llama-3.1-70B": ("llama-3.1-70b", 70.55e9, 80, 8, 128, 131072),
+    "Qwen/Qwen2.5-7B": ("qwen2.5-7b", 7.62e9, 28, 4, 128, 131072),
+    "Qwen/Qwen2.5-72B": ("qwen2.5-72b", 72.71e9, 80, 8, 128, 131072),
+    "Qwen/Qwen3-8B": ("qwen3-8b", 8.19e9, 36, 8, 128, 40960),
+    "Qwen/Qwen3-32B": ("qwen3-32b", 32.76e9, 64, 8, 128, 40960),
 }
 KINDS = {"a100_sxm": "a100", "h100_sxm": "h100", "h200_sxm": "h200"}
 
@@ -57,7 +57,7 @@ def main() -> int:
     tables: dict[str, dict[str, object]] = {}
     print(f"{'model':16}{'device':8}{'tp':>3}{'prefill off':>14}{'decode off':>14}")
     for (published, system, degree), measured in sorted(steps.items()):
-        name, parameters, layers, heads, dimension = MODELS[published]
+        name, parameters, layers, heads, dimension, context = MODELS[published]
         latency = fit(prefills[published, system, degree], measured)
         before, after = prefill_misfit(latency, prefills[published, system, degree]), step_misfit(latency, measured)
         print(f"{name:16}{KINDS[system]:8}{degree:3}{before.mean:14.1%}{after.mean:14.1%}")
@@ -67,6 +67,7 @@ def main() -> int:
                 "repository": published,
                 "weights_gib": round(2 * parameters / GIB, 2),
                 "kv_bytes_per_token": 2 * 2 * layers * heads * dimension,
+                "context_tokens": context,
                 "latency": {},
             },
         )

@@ -123,6 +123,30 @@ def test_engines_are_started_as_planned() -> None:
     assert compose["big-0"]["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"] == ["2", "3"]
 
 
+@pytest.mark.parametrize(
+    ("tokens", "entry", "told"),
+    [
+        (5000, {"table": "qwen3-32b"}, 5000),
+        (500_000, {"table": "qwen3-32b"}, 40_960),
+        (500_000, {"table": "qwen3-32b", "repository": "ours/tuned"}, None),
+        (5000, {"table": "qwen3-32b", "repository": "ours/tuned", "context_tokens": 8192}, 5000),
+        (500_000, {"table": "qwen3-32b", "repository": "ours/tuned", "context_tokens": 8192}, 8192),
+    ],
+)
+def test_no_call_is_longer_than_the_cache_or_the_context(tokens: int, entry: dict[str, Any], told: int | None) -> None:
+    """In all three. vLLM starts with neither a cache below its longest call, nor a call above its context."""
+    named = msgspec.convert({"models": [{"name": "big", "kv_bytes_per_token": 1000, **entry}]}, Models)
+    one = plan(engine("big", replica("n0/gpu2", "n0/gpu3", kv_tokens=tokens)))
+    files = export(one, msgspec.convert(CLUSTER, Cluster), named, KEY)
+    pods = [d for d in yaml.safe_load_all(files["kubernetes.yaml"]) if d["metadata"]["name"] == "big-0"]
+    (container,) = pods[0]["spec"]["template"]["spec"]["containers"]
+    for listed in (container["args"], yaml.safe_load(files["docker-compose.yaml"])["services"]["big-0"]["command"]):
+        flag = [listed[place + 1] for place, word in enumerate(listed) if word == "--max-model-len"]
+        assert flag == ([] if told is None else [str(told)])
+    (ray,) = yaml.safe_load(files["ray-serve.yaml"])["applications"]
+    assert ray["args"]["llm_configs"][0]["engine_kwargs"].get("max_model_len") == told
+
+
 def test_alike_replicas_are_one_application_of_ray() -> None:
     ray = exported(plan(engine("small", replica("n0/gpu0"), replica("n0/gpu1"))))["ray-serve.yaml"]
     (one,) = yaml.safe_load(ray)["applications"]

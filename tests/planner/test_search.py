@@ -212,6 +212,18 @@ def test_what_simpler_planners_choose_is_a_finalist_and_judged_at_length() -> No
     assert sorted(map(id, order)) == sorted(map(id, entries))
 
 
+def test_the_first_finalist_is_the_best_though_a_simpler_planner_chose_all_that_was_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the first of them it is told whether the rates are too high, and how much load a race is run under."""
+    asked = problem({"rag": 1.0}, 4, Goal("latency", THROUGHPUT.slos))
+    best = BASELINES["aggregate"](asked, lambda: True)[:1]
+    monkeypatch.setattr(Search, "run", lambda *args: best)
+    entries = _searched(asked, lambda share: lambda: True, quiet)
+    assert all(one.simpler for one in entries) and len(entries) > 1
+    assert entries[0].candidate.score == min(one.candidate.score for one in entries)
+
+
 def test_a_run_for_which_there_was_hardly_time_wins_against_none_that_is_known_to_hold() -> None:
     entry = _searched(problem({"rag": 1.0}, 4, THROUGHPUT), lambda share: lambda: True, quiet)[0]
     known, hasty = Verdict(Score(0.0, -3.0), 3.0, {}), Verdict(Score(0.0, -5.0), 5.0, {}, short=True)

@@ -1,10 +1,11 @@
 """The finals: the best of the search, then neighbours of the winner, raced in the simulator; then the verdicts.
 
 The estimate ranks thousands of candidates, and holds many for nearly equal; which of these is best the simulator says.
-A race is run in short simulations of the same jobs, for throughput under more load than any candidate carries: who is
-later there carries less. Neighbours of the winner join, those first that the estimate likes best, for what is left of
-the time. The first few are then simulated at length, and in between them what simpler planners would choose: what they
-sustain is what counts.
+A race is run in simulations of the same jobs, shorter than a verdict's, for throughput under a little more load than
+the best is said to carry: who is later there carries less. With SLOs a run lasts a few times the longest: in one that
+is over before its first jobs are late, no overload shows. Neighbours of the winner join, those first that the estimate
+likes best, for what is left of the time. The first few are then simulated at length, and in between them what simpler
+planners would choose: what they sustain is what counts.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ from hocket.planner.search import Candidate, Problem, Search
 from hocket.sim.workers import FORKS, cores, workers
 
 CALLS, FEWEST, MOST = 12_000, 40, 400
-"of a run in a race: its jobs make so many calls, and are so many at least and at most"
-STRESS = 2.5
+"of a run in a race without SLOs: its jobs make so many calls, and are so many at least and at most"
+RACED, MOST_CALLS = 3.0, 50_000
+"times the longest SLO that a run in a race lasts, where there are SLOs; its jobs make so many calls at most"
+STRESS = 1.25
 "times what the estimate says that the best carries: the load of a race (throughput)"
 NEIGHBOURS = 24
 "of a winner that are raced: if none of them is better, it has won"
@@ -149,11 +152,14 @@ class Runners:
         calls = sum(role.calls * float(per_s[role.app]) for role in demand.roles) / float(demand.per_s.sum())
         jobs = min(MOST, max(FEWEST, round(CALLS / calls)))
         self.throughput = goal.objective == "throughput"
+        self.scale = -STRESS * first.score.value if self.throughput else 1.0
+        if goal.slos:
+            lasts_s = RACED * max(slo.seconds for slo in goal.slos)
+            jobs = max(FEWEST, round(min(lasts_s * self.scale * float(demand.per_s.sum()), MOST_CALLS / calls)))
         self.judge = Judge(demand, problem.cluster, problem.models, goal, most=jobs)
         self.judge.least = float(jobs)
         self.slos = goal.slos or self._crowded(first.plan)
         self.judge.goal = Goal(goal.objective, self.slos, goal.headroom)
-        self.scale = -STRESS * first.score.value if self.throughput else 1.0
         self._progress, self._done = progress, 0
         self._map: Callable[[Sequence[Plan]], list[Score]] = lambda plans: list(map(self.score, plans))
 

@@ -89,6 +89,8 @@ class Model(Struct, frozen=True):
     "kind of device -> tensor-parallel degree -> the engine model's constants (seconds, tokens)"
     repository: str | None = None
     "what an engine loads its weights from; None = the model's name"
+    context_tokens: int | None = None
+    "that a call may have at most, prompt and answer; None = not known"
 
     def __post_init__(self) -> None:
         """Check what types cannot say."""
@@ -145,6 +147,8 @@ class ModelEntry(Struct, frozen=True, forbid_unknown_fields=True):
     latency: dict[str, dict[int, Latency]] = {}
     repository: str | None = None
     "what an engine loads its weights from, for exports: a name on a model hub, or a path"
+    context_tokens: Annotated[int, Meta(gt=0)] | None = None
+    "that a call may have at most, prompt and answer, for exports"
 
     def model(self) -> Model:
         """The model. Raises ValueError for an unknown table, and where something is missing or cannot be."""
@@ -159,7 +163,10 @@ class ModelEntry(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"`{key}`: missing; give it, or a `table`: {', '.join(bundled)}")
         latency = {**(base.latency if base else {}), **self.latency}
         repository = self.repository or (base.repository if base else None)
-        return Model(self.name, weights_gib, kv_bytes_per_token, latency, repository)
+        # other weights than the table's may have another context
+        same = base is not None and repository == base.repository
+        context_tokens = self.context_tokens or (base.context_tokens if base and same else None)
+        return Model(self.name, weights_gib, kv_bytes_per_token, latency, repository, context_tokens)
 
 
 class Table(Struct, frozen=True):
@@ -168,6 +175,7 @@ class Table(Struct, frozen=True):
     repository: str
     weights_gib: float
     kv_bytes_per_token: float
+    context_tokens: int
     latency: dict[str, dict[int, Latency]]
 
 

@@ -87,7 +87,7 @@ def plan_for(problem: Problem, budget_s: float, clock: Clock, progress: Progress
 
 
 def _searched(problem: Problem, within: Callable[[float], Callable[[], bool]], progress: Progress) -> list[Entry]:
-    """The finalists of all searches, the best first by the estimate, but for the best that shares no device.
+    """The finalists of all searches: the best by the estimate, then what simpler planners choose, then the others.
 
     First among whole devices, where there is less to try: the rest begins from there. The best of those is a finalist:
     where sharing gains little, the estimate may mistake who is ahead.
@@ -116,8 +116,12 @@ def _searched(problem: Problem, within: Callable[[float], Callable[[], bool]], p
     entries.sort(key=lambda one: one.candidate.score)
     simpler = [Entry(search, one, simpler=True) for one in search.rated(list(_simpler(problem, alone, within)))]
     plans = [one.plan for one in simpler]
-    ours = [one for one in entries if one.plan not in plans][:FINALISTS]
-    return [*ours[:1], *simpler, *ours[1:]]
+    ours = [one for one in entries if one.plan not in plans][: FINALISTS - 1]
+    # Unlike replicas are estimated by their mean, and may do worse: the best plan without any is a finalist, too.
+    even = [one for one in found if not any(choice.also for choice in one.choices)][:1]
+    ours += [Entry(search, one) for one in even if one.plan not in [*plans, *(own.plan for own in ours)]]
+    first = min([*ours, *simpler], key=lambda one: one.candidate.score)
+    return [first, *(one for one in [*simpler, *ours] if one is not first)]
 
 
 def _simpler(

@@ -42,6 +42,15 @@ class Deployed(NamedTuple):
         return [device.name.rpartition("/gpu")[2] for device in self.devices]
 
     @property
+    def longest(self) -> int | None:
+        """Tokens that a call may have: an engine does not start whose KV cache is smaller than one of that length.
+
+        None where the model's context is not known: the engine is left to read it, as one that is too long is refused.
+        """
+        context = self.model.context_tokens
+        return None if context is None else min(context, self.plan.kv_tokens)
+
+    @property
     def arguments(self) -> list[str]:
         """Of `vllm serve`."""
         return [
@@ -56,6 +65,7 @@ class Deployed(NamedTuple):
             f"{USABLE * self.plan.share:.4g}",
             "--max-num-seqs",
             str(self.plan.max_concurrency),
+            *([] if self.longest is None else ["--max-model-len", str(self.longest)]),
             "--enable-prefix-caching",
         ]
 

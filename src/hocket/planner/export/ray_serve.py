@@ -28,7 +28,9 @@ def _alike(deployable: Deployable) -> list[list[Deployed]]:
 
     def shape(replica: Deployed) -> tuple[Any, ...]:
         plan = replica.plan
-        return (replica.engine.name, plan.tensor_parallel, plan.share, plan.max_concurrency, replica.devices[0].kind)
+        kind = replica.devices[0].kind
+        sizes = plan.tensor_parallel, plan.share, plan.max_concurrency, replica.longest or 0
+        return (replica.engine.name, *sizes, kind)
 
     order = sorted(deployable.replicas, key=shape)
     return [list(group) for _, group in groupby(order, key=shape)]
@@ -52,6 +54,7 @@ def _application(replicas: list[Deployed]) -> dict[str, Any]:
             "tensor_parallel_size": plan.tensor_parallel,
             "gpu_memory_utilization": round(USABLE * plan.share, 4),
             "max_num_seqs": plan.max_concurrency,
+            **({} if first.longest is None else {"max_model_len": first.longest}),
             "enable_prefix_caching": True,
         },
     }
