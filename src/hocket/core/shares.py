@@ -214,13 +214,11 @@ class Shares:
             share = share.parent
 
     def moved(self, share: Share, now: float) -> Iterator[Share]:
-        """Who is to be ordered anew after a call of `share` took a slot or left it. Nobody, where nobody competes.
+        """Who is to be ordered anew after a call of `share` took a slot or left it, where some compete.
 
         Itself, and as their slots count by the second, whoever was counted the longest ago: so nobody's share is older
         than as many events as there are holders.
         """
-        if len(self.root.below) < 2 and not self.of_apps:
-            return
         hold = next(iter(self.due), None)
         if hold is not None:
             self.due.move_to_end(hold)

@@ -205,7 +205,10 @@ class Slots:
 
     def _share_moved(self, share: Share) -> None:
         """A call of `share` took a slot, or left it. O(log n)."""
-        for moved in self.shares.moved(share, self.now):
+        shares = self.shares
+        if len(shares.root.below) < 2 and not shares.of_apps:  # nobody competes
+            return
+        for moved in shares.moved(share, self.now):
             self._touch(Fact.SHARE, moved.tenant or moved)
 
     def _slots_moved(self, job: Job, engine: Engine) -> None:

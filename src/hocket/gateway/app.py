@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote
 
 from aiohttp import web
-from multidict import CIMultiDict
+from multidict import CIMultiDict, istr
 
 from hocket.assembly import build
 from hocket.core.commands import Abort
@@ -55,6 +55,8 @@ CLOSE_S = 2.0
 
 SILENT_S = 2.0
 "where another process takes over: how long after the last request a connection may stay open, for its client to use"
+
+_REQUEST, _CALL = istr("x-request-id"), istr("x-hocket-call")
 
 Handler = Callable[[web.BaseRequest, TenantSettings], Awaitable[web.StreamResponse]]
 
@@ -277,11 +279,11 @@ class Gateway:
     @staticmethod
     def add_request_id(http: web.BaseRequest, headers: CIMultiDict[str]) -> None:
         """The client's own id for its request comes back to it, else the engine's, else the call's."""
-        given = http.headers.get("x-request-id")
+        given = http.headers.get(_REQUEST)
         if given is not None and len(given) <= 200 and given.isascii() and given.isprintable():
-            headers["x-request-id"] = given
-        elif "x-hocket-call" in headers:
-            headers.setdefault("x-request-id", headers["x-hocket-call"])
+            headers[_REQUEST] = given
+        elif _CALL in headers:
+            headers.setdefault(_REQUEST, headers[_CALL])
 
     def engine(self, name: str) -> EngineSettings:
         """The settings of an engine."""

@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import msgspec
+from aiohttp import hdrs
 
 from hocket.gateway.answers import GarbageError, Meter, StreamEnd
 from hocket.gateway.upstream import Answer
@@ -45,7 +46,7 @@ def accepts(accepted: str, coding: str) -> bool:
 
 def coding_of(headers: Mapping[str, str]) -> str | None:
     """How an answer is packed: `Content-Encoding` without its spellings; None if it is plain."""
-    coding = headers.get("Content-Encoding")
+    coding = headers.get(hdrs.CONTENT_ENCODING)
     if coding is None:
         return None
     coding = coding.strip().lower().removeprefix("x-")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from hocket.gateway.identity import OPEN_TENANT
 from hocket.gateway.identity.keyring import Keyring
@@ -47,7 +47,7 @@ class Guard:
         """Raise ApiError 403 for a request that a listener which trusts this machine must not serve."""
         if not self._trusts[apart]:
             return
-        host = http.headers.get("Host", "")
+        host = http.headers.get(hdrs.HOST, "")
         if host not in self._known:
             if host and not _local(f"//{host}"):
                 raise _foreign_host(host)
@@ -55,7 +55,7 @@ class Guard:
                 self._known.add(host)
         if not http.raw_path.startswith("/") and not _local(http.raw_path):  # as a proxy is asked: it names the host
             raise _foreign_host(http.raw_path)
-        origin = http.headers.get("Origin")
+        origin = http.headers.get(hdrs.ORIGIN)
         if origin is not None and not _local(origin):
             message = f"this gateway asks for no key and serves no web page of another machine ('{origin[:100]}')"
             raise ApiError(403, message, code="foreign_origin")
@@ -75,7 +75,7 @@ class Guard:
             self._admit(http, role)
 
     def _admit(self, http: web.BaseRequest, role: Role) -> TenantSettings | None:
-        holder = self._keyring.holder(http.headers.get("Authorization"))
+        holder = self._keyring.holder(http.headers.get(hdrs.AUTHORIZATION))
         if holder.role not in HOLDERS[role]:
             message = f"this key is for '{holder.role}', and here '{role}' is asked for; see `hocket keys new --role`"
             raise ApiError(403, message, code="wrong_role")

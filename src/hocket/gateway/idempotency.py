@@ -19,6 +19,7 @@ from hashlib import blake2b, sha256
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from multidict import istr
 
 from hocket.gateway.openai import ApiError
 from hocket.gateway.relay import complete
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("hocket.gateway")
 
-HEADER = "Idempotency-Key"
+HEADER = istr("Idempotency-Key")
 REPLAYED = {"Idempotent-Replayed": "true"}
 "Stripe's header: the answer is an earlier request's"
 KEEP_S = 600.0

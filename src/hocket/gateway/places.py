@@ -205,7 +205,9 @@ class Places:
             if refused is not None:
                 raise refusal(refused)
         else:
-            self._lingering.setdefault(tenant.name, OrderedDict()).pop(place.key, None)
+            waiting = self._lingering.get(tenant.name)
+            if waiting is not None:
+                waiting.pop(place.key, None)
         past = self._past(tenant)
         if place.chain is not None:
             turn = Turn(place.job, place.app, place.stage, place.parent, place.prefix)
@@ -255,7 +257,9 @@ class Places:
         return job is not None and not job.admitted and not job.calls
 
     def _linger(self, tenant: str, key: str) -> None:
-        waiting = self._lingering.setdefault(tenant, OrderedDict())
+        waiting = self._lingering.get(tenant)
+        if waiting is None:
+            waiting = self._lingering[tenant] = OrderedDict()
         waiting[key] = self._driver.clock() + self.settings.identity.idle_s
         waiting.move_to_end(key)
         if len(waiting) > max(MIN_LINGERING, MAX_LINGERING // max(len(self.settings.tenants), 1)):

@@ -14,7 +14,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from aiohttp import web
+from aiohttp import hdrs, web
+from multidict import istr
 
 from hocket.core.commands import Abort, Dispatch, Reject
 from hocket.gateway.answers import GarbageError, Meter, ResponseMeter, Sizes, StreamEnd, StreamMeter, sizes_of
@@ -48,6 +49,8 @@ COUNTS_ON_REQUEST = frozenset({"vllm", "sglang"})
 """kinds of engine that answer `include_usage` with one event more and change nothing else. llama.cpp does not: it moves
 its `timings` there, and from the timings its sizes are known anyway"""
 LEAST_URGENT = 4
+# as the multi-dictionaries of headers want their keys: others they would have to spell anew each time
+_JOB, _CALL, _QUEUE_MS = istr("x-hocket-job"), istr("x-hocket-call"), istr("x-hocket-queue-ms")
 
 
 async def complete(
@@ -112,12 +115,12 @@ class Relay:
         query = http.rel_url.raw_query_string if "?" in http.raw_path else ""
         self._path = f"{endpoint.path}?{query}" if query else endpoint.path
         self._body = body
-        self._accepted = http.headers.get("Accept-Encoding", "") if place.tape is None else ""
+        self._accepted = http.headers.get(hdrs.ACCEPT_ENCODING, "") if place.tape is None else ""
         self._headers = upstream_headers(http.headers, keep_authorization=gateway.tenants.open)
         if not (asked.stream or kept) and accepts(self._accepted, CODING):
             # a stream would be unpacked here event by event, and gains little
             self._headers.append(("Accept-Encoding", CODING))
-        own = {"x-hocket-job": place.job, "x-hocket-call": call.id}
+        own: dict[str, str] = {_JOB: place.job, _CALL: call.id}
         if call.waits:  # else the order is there, and `_obey` says its class
             own |= gateway.urgency.headers(call.id, place.decided)
         self._client = downstream(gateway, http, own, endpoint.path == "/v1/responses", place.tape)
@@ -159,7 +162,7 @@ class Relay:
                 call.started()
                 if self._seat.wanted:
                     raise Displaced
-                self._client.own["x-hocket-queue-ms"] = f"{1000 * (self._gateway.driver.clock() - self._arrived):.1f}"
+                self._client.own[_QUEUE_MS] = f"{1000 * (self._gateway.driver.clock() - self._arrived):.1f}"
                 self._client.own |= self._gateway.urgency.headers(call.id, self._place.decided)
                 engine = self._gateway.engine(order.engine)
                 if self._seat.resumes:

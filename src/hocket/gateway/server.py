@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
@@ -166,7 +166,7 @@ async def read_body(http: web.BaseRequest, limit: int, within_s: float) -> bytes
     too_large = f"the body is larger than {limit / 2**20:g} MiB; send less, or raise body_limit_mib"
     if (http.content_length or 0) > limit:
         raise ApiError(413, too_large, code="body_too_large")
-    if http.headers.get("Expect", "").lower() == "100-continue":
+    if http.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
         await http.writer.write(CONTINUE)
         http.writer.output_size = 0
     try:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable
 from email.utils import parsedate_to_datetime
 from typing import NoReturn
 
+from aiohttp import hdrs
 from msgspec import Struct
 from multidict import CIMultiDict, CIMultiDictProxy, MultiMapping
 
@@ -186,13 +187,13 @@ class Replica:
     async def first_chunk(self, response: Response) -> bytes:
         """The first bytes of a successful stream. Raises ReplicaFailed, also where it is none."""
         await self.success(response)
-        kind = response.headers.get("Content-Type", "")
+        kind = response.headers.get(hdrs.CONTENT_TYPE, "")
         if not kind.startswith("text/event-stream"):
             raise ReplicaFailed("garbage", f"content type '{kind[:80]}' where a stream was asked for")
         chunk = await self.next_chunk(response)
         if not chunk:
             raise ReplicaFailed("reset", "the stream ended before it began")
-        if "Content-Encoding" not in response.headers and not looks_like_sse(chunk[:16]):
+        if hdrs.CONTENT_ENCODING not in response.headers and not looks_like_sse(chunk[:16]):
             raise ReplicaFailed("garbage", "no server-sent events")
         response.silence_s = self._timeouts.between_chunks
         return chunk
@@ -219,8 +220,8 @@ def ends_by_close(response: Response) -> bool:
 def upstream_headers(headers: CIMultiDictProxy[str], keep_authorization: bool) -> Fields:
     """A client's headers as a replica shall see them. A tenant's key stays here."""
     out = _passed(headers, _upstream)
-    if keep_authorization and "Authorization" in headers:
-        out.append(("Authorization", headers["Authorization"]))
+    if keep_authorization and hdrs.AUTHORIZATION in headers:
+        out.append(("Authorization", headers[hdrs.AUTHORIZATION]))
     return out
 
 
@@ -248,7 +249,7 @@ _upstream, _downstream = _Passing(_NOT_UPSTREAM), _Passing(_NOT_DOWNSTREAM)
 def _passed(headers: MultiMapping[str], passing: _Passing) -> Fields:
     # a header that is not UTF-8 cannot be written again, so it does not pass
     out = [(name, value) for name, value in headers.items() if passing[name] and (value.isascii() or _utf8(value))]
-    connection = headers.get("Connection")
+    connection = headers.get(hdrs.CONNECTION)
     if connection is not None and connection not in _USUAL:
         named = {name.strip().lower() for name in connection.split(",")}
         out = [(name, value) for name, value in out if name.lower() not in named]

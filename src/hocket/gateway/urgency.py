@@ -22,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Literal, TypeVar
 
 from msgspec import Struct
+from multidict import istr
 
 from hocket.core import events as ev
 from hocket.core.state import Job
@@ -44,6 +45,8 @@ MAX_LATE = 1_000
 "jobs whose class came when none of their calls was there"
 MAX_READING = 64
 "texts that may wait for a slow reader; the jobs of further ones keep their class"
+
+_URGENCY, _SOURCE = istr("x-hocket-urgency"), istr("x-hocket-urgency-source")
 
 
 class First(Struct):
@@ -247,7 +250,7 @@ class Urgency:
         if known is None:
             return {}
         source = f"{decided.source};demoted" if known.demoted else decided.source
-        return {"x-hocket-urgency": str(known.urgency), "x-hocket-urgency-source": source}
+        return {_URGENCY: str(known.urgency), _SOURCE: source}
 
 
 def _keep(store: OrderedDict[str, T], key: str, value: T, most: int) -> None:

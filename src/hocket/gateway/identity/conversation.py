@@ -208,6 +208,5 @@ def _fingerprint(system: Sequence[bytes], tools: msgspec.Raw) -> str | None:
     if not system and not names:
         return None
     said = b"\0".join(system)
-    digest = blake2b(said.translate(None, _CHANGING), digest_size=4)
-    digest.update("\0".join(["", *names]).encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
+    named = "\0".join(["", *names]).encode("utf-8", "surrogatepass") if names else b""
+    return blake2b(said.translate(None, _CHANGING) + named, digest_size=4).hexdigest()

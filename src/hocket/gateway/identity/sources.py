@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from multidict import MultiMapping
+from multidict import MultiMapping, istr
 
 from hocket.gateway.identity.claim import NOTHING, Claim, merge
 from hocket.gateway.identity.explicit import HEADERS, explicit
@@ -21,13 +21,16 @@ FOREIGN: dict[str, Callable[[MultiMapping[str], Request], Claim]] = {
 
 MAX_NAMES, MAX_NAME = 1000, 100
 "names of headers that are remembered, and characters of one"
+_RETRIES = istr("x-stainless-retry-count")
 _HEADERS = READ | set(HEADERS.values()) | {"traceparent", "baggage"}
 
 
 def claim_of(headers: MultiMapping[str], request: Request, sources: Sequence[str]) -> Claim:
     """What a request says of itself. Raises ApiError 400 for what it says to hocket; the rest never fails."""
     silent = _others.issuperset(headers) or _silent(headers)
-    claim = NOTHING if silent and not request.metadata else explicit(headers, request.metadata)
+    if silent and not request.metadata:  # the usual case, made fast: only the body can say something
+        return body_fields(headers, request) if "body" in sources else NOTHING
+    claim = explicit(headers, request.metadata)
     for name in sources:
         read = FOREIGN.get(name)
         if read is not None and not (silent and read is not body_fields):
@@ -51,7 +54,7 @@ def _silent(headers: MultiMapping[str]) -> bool:
 
 def retry_of(headers: MultiMapping[str]) -> int:
     """The attempts before this one, as OpenAI's clients (made by Stainless) count them."""
-    text = headers.get("x-stainless-retry-count")
+    text = headers.get(_RETRIES)
     if text is None or text == "0":
         return 0
     text = text.strip()

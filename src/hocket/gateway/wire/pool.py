@@ -245,12 +245,12 @@ class Pool:
         if idle is not None:
             at = self.loop.time()
             try:
-                return await _answer_to(idle.request(sent, body))
+                return await idle.request(sent, body).begun()
             except WireError as error:
                 if error.kind != "reset" or not idle.silent or self.loop.time() - at > STALE_S:
                     raise
         connection = await self._connect()
-        return await _answer_to(connection.request(sent, body))
+        return await connection.request(sent, body).begun()
 
     def _idle_one(self) -> _Connection | None:
         oldest = self.loop.time() - self._keep_alive_s
@@ -310,13 +310,3 @@ class Pool:
         self._idle.clear()
         for connection in list(self._all):
             connection.abort()
-
-
-async def _answer_to(response: Response) -> Response:
-    """The same, once its headers are there."""
-    try:
-        await response.begun()
-    except BaseException:
-        response.close()
-        raise
-    return response

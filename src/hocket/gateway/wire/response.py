@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
+from aiohttp import hdrs
 from multidict import CIMultiDict
 
 MAX_WHOLE = 2**28
@@ -86,10 +87,15 @@ class Response:
         """Whether all of it has come and was read."""
         return self.complete and not self._chunks
 
-    async def begun(self) -> None:
-        """Wait for the headers. Raises WireError."""
-        while not self.status:
-            await self._more()
+    async def begun(self) -> Response:
+        """The same, once its headers are there; where they do not come it is closed. Raises WireError."""
+        try:
+            while not self.status:
+                await self._more()
+        except BaseException:
+            self.close()
+            raise
+        return self
 
     def close(self) -> None:
         """What has not come yet is cut off."""
@@ -129,7 +135,7 @@ class Response:
     def head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """The status and headers have come."""
         self.headers.extend((_text(name), _text(value)) for name, value in headers)
-        self.ends_by_close = "Content-Length" not in self.headers and "Transfer-Encoding" not in self.headers
+        self.ends_by_close = hdrs.CONTENT_LENGTH not in self.headers and hdrs.TRANSFER_ENCODING not in self.headers
         self.status = status
 
     def body(self, data: bytes) -> None:
