@@ -86,6 +86,7 @@ class Jobs(Replicas):
         """A closed job without open calls: its application learns its size, unless it was cut short."""
         del self.jobs[job.id]
         job.gone = True
+        self._timers.idle.closed(job)
         if job.share is not None:
             self.shares.closed(job.share)
         if self.beliefs is not None:

@@ -77,7 +77,7 @@ def save(scheduler: Scheduler) -> Plain:
         "asked": s._timers.asked,
         "waits": [[at, call.id] for call, at in s._waits.entries.items()],
         "beliefs": None if s.beliefs is None else s.beliefs.save(),
-        "idle": [[at, number, None if job.gone else job.id] for at, number, job in s._timers.idle.entries],
+        "idle": [[at, number, job and job.id] for at, number, job in s._timers.idle.entries],
     }
 
 
@@ -155,7 +155,7 @@ def _wait_again(s: Scheduler, state: Plain) -> None:
         s._timers.heap.append((at, count, (engine, engine.listed[replica_id])))
     s._timers.asked = list(state["asked"])
     s._timers.idle.entries = [
-        (at, number, s.jobs[job] if job else _gone(s, number)) for at, number, job in state["idle"]
+        s._timers.idle.entry(at, s.jobs[job]) if job else [at, number, None] for at, number, job in state["idle"]
     ]
     heapify(s._timers.idle.entries)
 
@@ -225,8 +225,3 @@ def _call(s: Scheduler, fields: Plain) -> None:
     s.calls[call.id] = job.calls[call.id] = call
     if call.state is not CallState.QUEUED:
         job.running += 1
-
-
-def _gone(s: Scheduler, number: int) -> Job:
-    """A closed job that still has an entry among the idle ones: nothing of it matters but that it is gone."""
-    return Job("", number, Application("", 0), Tenant("", 0), 0, 0.0, None, {}, gone=True)

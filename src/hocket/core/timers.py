@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from heapq import heapify, heappop, heappush
 from math import inf
+from typing import Any
 
 from hocket.core.state import Call, Engine, Job, Replica
 
@@ -56,41 +57,59 @@ class Timers:
 class IdleJobs:
     """Open jobs, each looked at again when it may have been idle for too long.
 
-    A job has one entry. Hearing of it costs nothing here: an entry that comes due moves on if the job was heard of.
+    A job has one entry. Hearing of it costs nothing here: an entry that comes due moves on if the job was heard of. The
+    entry of a closed job stays until it surfaces, or such entries outnumber the others, but without the job.
     """
 
     def __init__(self, idle_s: float) -> None:
         self.idle_s = idle_s
-        self.entries: list[tuple[float, int, Job]] = []
+        #: a heap of [due at, the job's number, the job; None = it is closed]
+        self.entries: list[list[Any]] = []
 
     def opened(self, job: Job, open_jobs: int) -> float | None:
         """`job` is new, one of `open_jobs`. Returns when to look again, if it is the first to be due."""
         at = job.heard_at + self.idle_s
-        heappush(self.entries, (at, job.number, job))
+        heappush(self.entries, self.entry(at, job))
         if len(self.entries) > 2 * open_jobs + 16:
-            self.entries = [entry for entry in self.entries if not entry[2].gone]
+            self.entries = [entry for entry in self.entries if entry[2] is not None]
             heapify(self.entries)
         return at if self.entries[0][2] is job else None
+
+    @staticmethod
+    def entry(at: float, job: Job) -> list[Any]:
+        """The one entry of `job`."""
+        job.entry = entry = [at, job.number, job]
+        return entry
+
+    @staticmethod
+    def closed(job: Job) -> None:
+        """`job` is over: nothing here holds it any more."""
+        job.entry[2] = None
 
     def due(self, now: float) -> list[Job]:
         """Jobs that have been idle for too long. They stay, and are named again an idle time later if still open."""
         out, again, entries = [], [], self.entries
         while entries and entries[0][0] <= now:
-            _, number, job = heappop(entries)
-            if job.gone:
+            entry = heappop(entries)
+            job = entry[2]
+            if job is None:
                 continue
             at = (now if job.calls else job.heard_at) + self.idle_s
             if at <= now:
                 out.append(job)
                 at = now + self.idle_s
-            again.append((at, number, job))
+            entry[0] = at
+            again.append(entry)
         for entry in again:
             heappush(entries, entry)
         return out
 
     def next_at(self) -> float | None:
         """When to look again."""
-        return self.entries[0][0] if self.entries else None
+        if not self.entries:
+            return None
+        at: float = self.entries[0][0]
+        return at
 
 
 class Waits:
