@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hocket.planner.planning import Planned
 
 ONE_MORE = 0.15
-"share of the budget for the look at one device more"
+"share of the budget for the look at one device more, which gets what is left of it"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     from hocket.planner.search import Problem
 
     _check(args)
+    start = time.monotonic()
     cluster, models = load_cluster(args.cluster), load_models(args.models)
     running = None if args.against is None else _running(args, cluster, models)
     demand = demand_from(args)
@@ -79,8 +80,10 @@ def run(args: argparse.Namespace) -> int:
     goal = Goal(args.objective, slos, args.headroom)
     problem = Problem(demand, cluster, models, goal, args.law)
     with _bar() as progress:
-        planned = plan_for(problem, (1.0 - ONE_MORE) * args.budget, time.monotonic, progress, args.baseline)
-    told = explain(planned, ONE_MORE * args.budget, time.monotonic)
+        left = args.budget - (time.monotonic() - start)
+        planned = plan_for(problem, (1.0 - ONE_MORE) * left, time.monotonic, progress, args.baseline)
+    left = args.budget - (time.monotonic() - start)
+    told = explain(planned, min(left, ONE_MORE * args.budget), time.monotonic)
     path = None
     if running is not None:
         told["against"] = against(running, planned.plan, problem, args.worth)

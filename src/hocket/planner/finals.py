@@ -29,8 +29,8 @@ STRESS = 1.25
 "times what the estimate says that the best carries: the load of a race (throughput)"
 NEIGHBOURS = 24
 "of a winner that are raced: if none of them is better, it has won"
-TOGETHER = 4
-"that are raced before the next winner is looked for"
+TOGETHER = 2
+"that are raced before one looks at the time, and for the next winner"
 BETTER = 0.995
 "times the figure of a winner, that a neighbour must stay below: less is noise"
 VERDICTS = 5
