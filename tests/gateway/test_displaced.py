@@ -132,6 +132,38 @@ async def test_one_answer_with_a_pause_in_it(start: Start, writer: WritingEngine
     assert (finished.prompt_tokens, finished.output_tokens) == (PROMPT_TOKENS, 50)
 
 
+@pytest.mark.parametrize("begun", [True, False], ids=["in its answer", "before it"])
+async def test_to_be_asked_twice_for_the_slot_is_to_be_asked_once(
+    start: Start, writer: WritingEngine, begun: bool
+) -> None:
+    """Before its task could do anything about it: it was cancelled twice, and its client cut off."""
+    world = await serve(start, writer)
+    writer.gap_s = 0.02
+    asked = asyncio.create_task(begin(world, 3, {"max_tokens": 20}))
+    await soon(lambda: bool(writer.seen))
+    if begun:
+        await asked
+    call = the_call(world)
+    call.preempt()
+    call.preempt()
+    stream = await asked
+    await stream.rest()
+    assert stream.texts == WORDS[:20] and len(kept(world)) == 1
+
+
+async def test_a_client_that_goes_is_gone_though_its_slot_is_wanted(start: Start, writer: WritingEngine) -> None:
+    """The call waits for a good place to leave, and there is none: each event ends in white space."""
+    writer.tokens, writer.gap_s = [f"w{n} " for n in range(60)], 0.02
+    world = await serve(start, writer)
+    stream = await begin(world, 3)
+    the_call(world).preempt()
+    await stream.read(6)
+    assert kept(world) == []
+    stream.response.close()
+    await soon(lambda: not world.gateway.driver.live)
+    assert kept(world) == [] and len(writer.seen) == 1, "nobody reads what another slot would make"
+
+
 @pytest.mark.parametrize("kind", ["vllm", "sglang"])
 async def test_each_kind_of_engine_is_asked_in_its_own_way(start: Start, writer: WritingEngine, kind: str) -> None:
     writer.kind, writer.together = kind, 3

@@ -31,7 +31,7 @@ class Displacement:
     `kept`: whether the answer's text is kept, so that another slot can go on with it.
     """
 
-    __slots__ = ("_call", "_gateway", "_streams", "_task", "draft", "kept", "passed", "wanted")
+    __slots__ = ("_call", "_cancels", "_gateway", "_streams", "_task", "draft", "kept", "passed", "wanted")
 
     def __init__(self, gateway: Gateway, call: LiveCall, streams: bool, kept: bool) -> None:
         self._gateway, self._call, self._streams = gateway, call, streams
@@ -43,6 +43,8 @@ class Displacement:
         "whether the client has bytes of an engine"
         self.wanted = False
         "whether the core wants the slot back"
+        self._cancels = False
+        "whether the task has been cancelled for that: once is enough, and whoever else does it means something else"
         call.displace = self._displace
 
     def _displace(self) -> None:
@@ -57,7 +59,10 @@ class Displacement:
             self._call.stays()
             return
         self.wanted = True
-        if self._task is not None and self._task is not asyncio.current_task() and (draft is None or draft.fit):
+        if self._task is None or self._task is asyncio.current_task() or self._cancels:
+            return
+        if draft is None or draft.fit:
+            self._cancels = True
             self._task.cancel()
 
     @property
@@ -75,7 +80,7 @@ class Displacement:
     def cancelled(self) -> bool:
         """Whether it was the core that cancelled the task, and nobody besides: not its client's going, nor an abort."""
         assert self._task is not None
-        return self.wanted and not self._call.aborted and self._task.uncancel() == 0
+        return self._cancels and not self._call.aborted and self._task.uncancel() == 0
 
     @property
     def resumes(self) -> bool:
@@ -84,7 +89,7 @@ class Displacement:
 
     def cut(self) -> int:
         """The part under way is over. Returns the tokens of the answer that need not be made again."""
-        self.wanted = False
+        self.wanted = self._cancels = False
         if self.draft is None:
             return 0
         if not (self.passed or self.draft.movable):  # at its end there is nothing to go on with, and no client has any
