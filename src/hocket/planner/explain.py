@@ -23,12 +23,13 @@ NUDGE = 1.01
 
 
 def explain(planned: Planned, budget_s: float, clock: Clock) -> dict[str, Any]:
-    """All of it, as plain data. `budget_s`: for the look at a cluster with one device more."""
+    """All of it, as plain data. `budget_s`: what is left of it is for the look at a cluster with one device more."""
+    start = clock()
     return {
         "engines": engines(planned),
         "apps": apps(planned),
         "critical_path": paths(planned),
-        "one_more_device": one_more(planned, budget_s, clock),
+        "one_more_device": one_more(planned, budget_s - (clock() - start), clock),
         "runner_up": runner_up(planned),
         "bound": planned.plan.bound,
         "tried": planned.search.tried,
