@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 
 import pytest
 
+from hocket.gateway.driver import LiveCall
 from hocket.gateway.upstream import Replica
 from tests.gateway.conftest import Start, soon
 from tests.scripted_engine import Script, ScriptedEngine
@@ -27,6 +29,26 @@ async def test_a_bug_in_the_relay_costs_no_slot(
     assert world.inflight == 0
     async with asyncio.timeout(2), world.post({}) as response:
         assert response.status == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_call_that_is_over_leaves_nothing_to_the_garbage_collector(
+    engine: ScriptedEngine, start: Start, stream: bool
+) -> None:
+    world = await start(engine)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            async with world.post({"stream": stream}) as response:
+                assert response.status == 200
+                await response.read()
+        await soon(lambda: not world.gateway.driver.live)
+        await asyncio.sleep(0)
+        left = [one for one in gc.get_objects() if isinstance(one, LiveCall)]
+        assert len(left) <= 1, "of the latest, whose connection is open, the task may know"
+    finally:
+        gc.enable()
 
 
 async def test_a_replica_that_is_taken_out_may_finish_what_it_has_not_begun_to_answer(

@@ -120,8 +120,8 @@ class Job:
     "its places among the jobs that may be sent away again; none once it has started"
     heard_at: float = 0.0
     "latest event about it, calls in slots aside"
-    entry: list[Any] = field(default_factory=list)
-    "its place among the jobs that may be idle (IdleJobs)"
+    entry: list[Any] | None = None
+    "its place among the jobs that may be idle (IdleJobs); set when it is opened"
     calls: dict[str, Call] = field(default_factory=dict)
     "open calls by id"
     tools: dict[str, str] = field(default_factory=dict)

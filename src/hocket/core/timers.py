@@ -84,6 +84,7 @@ class IdleJobs:
     @staticmethod
     def closed(job: Job) -> None:
         """`job` is over: nothing here holds it any more."""
+        assert job.entry is not None, "it was never opened"
         job.entry[2] = None
 
     def due(self, now: float) -> list[Job]:
