@@ -350,7 +350,7 @@ def _parameters() -> Json:
         ),
         "deadline-ms": ({"type": "string", "pattern": "^0{0,3}[1-9][0-9]{0,11}$"}, "milliseconds from now"),
     }
-    names = {**HEADERS, "idempotency-key": IDEMPOTENCY_KEY}
+    names = {**HEADERS, "idempotency-key": str(IDEMPOTENCY_KEY)}
     return {
         key: {"name": names[key], "in": "header", "schema": schema, "description": text}
         for key, (schema, text) in schemas.items()
