@@ -12,7 +12,7 @@ import pytest
 from hocket.errors import InputError
 from hocket.planner.baselines import BASELINES
 from hocket.planner.demand import App, Rates, demand_of
-from hocket.planner.finals import _dealt, _verdict_of
+from hocket.planner.finals import Runners, _dealt, _verdict_of
 from hocket.planner.goal import LASTS, MOST_USED, Goal, Score, appraised, parse_slo, scores
 from hocket.planner.inputs import Models
 from hocket.planner.judge import BELIEVED, JOBS, Judge, Verdict, lasting
@@ -222,6 +222,16 @@ def test_the_first_finalist_is_the_best_though_a_simpler_planner_chose_all_that_
     entries = _searched(asked, lambda share: lambda: True, quiet)
     assert all(one.simpler for one in entries) and len(entries) > 1
     assert entries[0].candidate.score == min(one.candidate.score for one in entries)
+
+
+def test_a_race_lasts_long_enough_to_tell_who_is_overloaded() -> None:
+    """Three times the SLO, whatever the number of jobs; the estimate's rates of the two are no matter in it."""
+    asked = problem({"rag": 1.0}, 4, THROUGHPUT)
+    good, bad = searched(asked, 200)[0], BASELINES["k8s-default"](asked, lambda: False)[0]
+    runners = Runners(asked, good, quiet)
+    per_s = runners.scale * float(asked.demand.per_s.sum())
+    assert runners.judge.least / per_s == pytest.approx(3.0 * 30.0, rel=0.01)
+    assert runners.score(good.plan) < runners.score(bad.plan)
 
 
 def test_a_run_for_which_there_was_hardly_time_wins_against_none_that_is_known_to_hold() -> None:
