@@ -133,7 +133,7 @@ class Idempotency:
             return await self._read(call, http, {})
         if call.request != request:
             message = f"this {HEADER} came with another request before; a new request needs a new key"
-            raise ApiError(422, message, code="idempotency_key_reused", param=HEADER)
+            raise ApiError(422, message, code="idempotency_key_reused", param=str(HEADER))
         if call.tape.wiped:
             raise _gone("its answer is no longer kept")
         return await self._read(call, http, REPLAYED)
@@ -206,7 +206,7 @@ def key_of(values: list[str]) -> str:
         key = key[1:-1]
     if len(values) > 1 or not (0 < len(key) <= MAX_KEY and key.isascii() and key.isprintable()):
         message = f"{HEADER} must be one value of 1 to {MAX_KEY} printable ASCII characters; a UUID will do"
-        raise ApiError(400, message, code="invalid_idempotency_key", param=HEADER)
+        raise ApiError(400, message, code="invalid_idempotency_key", param=str(HEADER))
     return key
 
 
@@ -224,7 +224,7 @@ def _credential(http: web.BaseRequest) -> str:
 
 def _gone(why: str) -> ApiError:
     message = f"the call with this {HEADER} was made already: {why}; send a new key to make it again"
-    return ApiError(409, message, code="idempotency_answer_gone", param=HEADER)
+    return ApiError(409, message, code="idempotency_answer_gone", param=str(HEADER))
 
 
 def _abandon(call: Repeatable) -> None:
