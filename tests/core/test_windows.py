@@ -230,7 +230,14 @@ def test_a_replica_that_keeps_calls_waiting_gets_fewer() -> None:
     search.observed(1.0, running=32, waiting=32, inflight=64)
     assert search.size == 64, "a burst may wait for one iteration"
     search.observed(2.0, running=32, waiting=32, inflight=64)
-    assert search.size == search.home == 32
+    assert search.size == search.home == 33, "those that run, and one in reserve"
+
+
+def test_one_call_in_reserve_is_no_queue() -> None:
+    search = WindowSearch.start(0.0, 33)
+    for at in range(10):
+        search.observed(float(at), running=32, waiting=1, inflight=33)
+    assert search.size == search.home == 33
 
 
 def test_two_bursts_apart_are_no_queue() -> None:
@@ -255,7 +262,7 @@ def test_above_what_it_uses_nothing_is_tried_for_a_while() -> None:
     assert engine.search.size == engine.search.home == 32
     engine.sizes.clear()
     engine.run(60.0)
-    assert all(size <= 32 for _, size in engine.sizes)
+    assert all(size <= 33 for _, size in engine.sizes)
 
 
 # ---------------------------------------------------------------- the meter

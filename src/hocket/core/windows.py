@@ -42,7 +42,10 @@ CHANGED = 0.15
 WORTH = 0.03
 "gain in ln(throughput) for which a narrower search is worth its time"
 QUEUES = 2
-"observations in a row of a replica that itself keeps calls waiting, after which its window is cut"
+"observations in a row of a replica that itself keeps more calls waiting than RESERVE, after which its window is cut"
+RESERVE = 1
+"""calls that a replica may keep waiting: a slot that frees is filled at once, and not only when its call's end has been
+heard of here and the next call has arrived there (measured on llama.cpp with 8 slots: 8 % more tokens a second)"""
 PROMPT_WEIGHT = 0.1
 "output tokens that a prompt token counts for: an engine prefills about ten in the time of one more decoded"
 
@@ -128,14 +131,15 @@ class WindowSearch(Struct):
 
     def observed(self, now: float, running: int, waiting: int, inflight: int) -> None:
         """What the replica says of itself. One that keeps calls waiting has more than it can use."""
-        if not waiting or not 0 < running < inflight:
+        if waiting <= RESERVE or not 0 < running < inflight:
             self.queueing = 0
             return
         self.queueing += 1
-        if self.queueing >= QUEUES and self.size > running:
-            self.cap, self.cap_until = running, now + LONGEST_HOLD_S
-            if self.home > running:
-                self.home, self.low, self.high = running, 0, 0
+        enough = running + RESERVE
+        if self.queueing >= QUEUES and self.size > enough:
+            self.cap, self.cap_until = enough, now + LONGEST_HOLD_S
+            if self.home > enough:
+                self.home, self.low, self.high = enough, 0, 0
                 self.at_home = []
             self._drop_trial()
             self._go(now, self.home)
