@@ -25,11 +25,12 @@ DATA = Path(__file__).parents[2] / "shared" / "data" / "perf_aic_predicted" / "p
 OUT = Path(__file__).parents[1] / "src" / "hocket" / "planner" / "tables.json"
 GIB = 2**30
 MODELS = {
-    # published name: (name here, parameters, layers, KV heads, head dimension, context)
+    # published name: (name here, parameters, layers, KV heads, head dimension, context). Where a base model and the
+    # instruct one differ it is the shorter context: an engine refuses to start with one that is too long.
     "meta-llama/Meta-Llama-3.1-8B": ("llama-3.1-8b", 8.03e9, 32, 8, 128, 131072),
     "meta-llama/Meta-Llama-3.1-70B": ("llama-3.1-70b", 70.55e9, 80, 8, 128, 131072),
-    "Qwen/Qwen2.5-7B": ("qwen2.5-7b", 7.62e9, 28, 4, 128, 131072),
-    "Qwen/Qwen2.5-72B": ("qwen2.5-72b", 72.71e9, 80, 8, 128, 131072),
+    "Qwen/Qwen2.5-7B": ("qwen2.5-7b", 7.62e9, 28, 4, 128, 32768),
+    "Qwen/Qwen2.5-72B": ("qwen2.5-72b", 72.71e9, 80, 8, 128, 32768),
     "Qwen/Qwen3-8B": ("qwen3-8b", 8.19e9, 36, 8, 128, 40960),
     "Qwen/Qwen3-32B": ("qwen3-32b", 32.76e9, 64, 8, 128, 40960),
 }

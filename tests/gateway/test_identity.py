@@ -286,6 +286,11 @@ async def test_the_life_of_a_job(engine: ScriptedEngine, start: Start) -> None:
     status, opened = await ask("POST", json={"app": "code", "urgency": 1, "deadline_ms": 1500})
     job = opened["id"]
     assert status == 200 and opened["app"] == "code"
+    status, whole = await ask("POST", json={"app": "code", "urgency": 2.0, "deadline_ms": 1500.0})
+    assert (status, (await ask("GET", f"/{whole['id']}"))[1]["urgency"]) == (200, 2), "JSON knows one kind of number"
+    for body in ({"urgency": 1.5}, {"deadline_ms": 0.5}, {"urgency": 1e300}):
+        status, refused = await ask("POST", json={"app": "code", **body})
+        assert (status, refused["error"]["code"]) == (400, "invalid_identity"), body
     assert (await ask("POST", json={"app": "code", "job": job}))[0] == 200, "opening it again changes nothing"
     assert (await ask("POST", json={"app": "other", "job": job}))[0] == 409
     await call(world, identity(job=job))

@@ -19,12 +19,12 @@ OPEN_TOOLS = 1024
 
 
 class NewJob(msgspec.Struct, forbid_unknown_fields=True):
-    """The body of `POST /v1/jobs`."""
+    """The body of `POST /v1/jobs`. JSON Schema takes 1.0 for an integer, so 1.0 is taken for 1."""
 
     app: str
     job: str | None = None
-    urgency: int | None = None
-    deadline_ms: int | None = None
+    urgency: float | None = None
+    deadline_ms: float | None = None
 
 
 class ToolRun(msgspec.Struct, forbid_unknown_fields=True):
@@ -51,8 +51,8 @@ class Jobs:
         asked = decode(body, _new_job)
         check_name("app", asked.app)
         job_id = self._driver.new_id("job") if asked.job is None else check_name("job", asked.job)
-        urgency = None if asked.urgency is None else check_urgency(asked.urgency)
-        deadline_s = None if asked.deadline_ms is None else check_deadline(asked.deadline_ms)
+        urgency = None if asked.urgency is None else check_urgency(_whole("urgency", asked.urgency))
+        deadline_s = None if asked.deadline_ms is None else check_deadline(_whole("deadline_ms", asked.deadline_ms))
         key = self._key(tenant, job_id)
         if self._places.open_job(key, job_id, asked.app) is None:
             urgency = self._places.urgency.opened(key, tenant, asked.app, urgency, deadline_s)
@@ -134,6 +134,12 @@ class Jobs:
         if job is None:
             raise _unknown(job_id)
         return key, job
+
+
+def _whole(name: str, number: float) -> int:
+    if not number.is_integer():
+        raise ApiError(400, f"'{name}' must be a whole number, got {number}", code="invalid_identity", param=name)
+    return int(number)
 
 
 def _unknown(job_id: str) -> ApiError:
