@@ -50,6 +50,16 @@ class _Entry(tuple):  # type: ignore[type-arg]
         return tuple.__lt__(self, other)
 
 
+class _Idle(list):  # type: ignore[type-arg]
+    """The entry of a job that may be idle, which the job knows too; counts with the others."""
+
+    __slots__ = ()
+
+    def __lt__(self, other: Any) -> bool:
+        _Entry.compared += 1
+        return list.__lt__(self, other)
+
+
 class _At(float):
     """A time in a heap of times; counts with the others."""
 
@@ -59,6 +69,11 @@ class _At(float):
 
 
 def _counted(entry: Any) -> Any:
+    if isinstance(entry, list):
+        idle = _Idle(entry)
+        if idle[2] is not None:
+            idle[2].entry = idle
+        return idle
     return _Entry(entry) if isinstance(entry, tuple) else _At(entry)
 
 
