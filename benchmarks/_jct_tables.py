@@ -145,16 +145,18 @@ def _to_oracle(grid: Grid, places: Sequence[Place]) -> list[Verdict]:
 
 
 def _tails(grid: Grid, places: Sequence[Place]) -> list[Verdict]:
-    """(d): what the mean gains, the tail must not pay for."""
-    out = []
-    for q in (0.95, 0.99):
-        tails = {place: ratio for place in places if (ratio := grid.tail(place, "hocket", "fcfs", q)) is not None}
-        if tails:
-            place = max(tails, key=tails.__getitem__)
-            over = sum(ratio > 1.1 for ratio in tails.values())
-            told = f"{over} of {len(tails)} cells above; most {tails[place]:.2f} ({_name(place)})"
-            out.append(Verdict(f"d: hocket's p{q * 100:.0f} <= 1.1 x fcfs's everywhere", not over, told))
-    return out
+    """(d): what the mean gains, the tail must not pay for, or a knob buys it back: `ageing`."""
+    found = {}
+    for name in grid.policies:
+        tails = [grid.tail(place, name, "fcfs", q) for place in places for q in (0.95, 0.99)]
+        known = [ratio for ratio in tails if ratio is not None]
+        if known and name.partition(":")[0] == "hocket":
+            found[name] = (max(known), sum(ratio > 1.1 for ratio in known), len(known))
+    if "hocket" not in found:
+        return []
+    told = "; ".join(f"`{name}`: {over} of {of} above, most {most:.2f}" for name, (most, over, of) in found.items())
+    holds = min(most for most, _, _ in found.values()) <= 1.1
+    return [Verdict("d: p95 and p99 <= 1.1 x fcfs's everywhere, or a knob that buys it back", holds, told)]
 
 
 def _robust(grid: Grid, places: Sequence[Place]) -> list[Verdict]:

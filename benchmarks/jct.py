@@ -33,7 +33,7 @@ LOADS = (0.7, 0.9, 1.1, 1.3)
 SEEDS = 10
 POLICIES = (
     *("fcfs", "call-fcfs", "fair-jobs", "sjf", "srtf", "argus", "carbyne", "las", "plas", "atlas", "gittins"),
-    *("justitia", "llmsched", "hocket", "hocket:ageing=0.1", "oracle"),
+    *("justitia", "llmsched", "hocket", "hocket:ageing=0.1", "hocket:ageing=0.3", "hocket:ageing=1", "oracle"),
 )
 LEARNERS = ("llmsched", "hocket")
 "policies that are also tried with profiles of few jobs, and with wrong ones"
