@@ -101,6 +101,20 @@ def test_it_ranks_random_plans_as_the_simulator_does() -> None:
     assert kendall(list(estimate.mean_s[:, 0, 0]), simulated) > 0.75
 
 
+@pytest.mark.parametrize("law", ["ps", "capped"])
+def test_a_replica_with_a_device_to_itself_takes_more_calls(law: str) -> None:
+    search = Search(problem({"rag": 1.0}, 4, law=law))
+    rerankers = Choice(1, 1, 8, (Choice(1, 1, 4),))
+    plan = place(
+        search.units, [Choice(1, 1, 4), rerankers, Choice(2, 1, 8)], search.problem.cluster, law=search.problem.law
+    )
+    assert plan is not None
+    u = next(index for index, engine in enumerate(plan.engines) if engine.name == "reranker")
+    fleet = search.fleet(plan)
+    taken = fleet.most[u] if law == "ps" else fleet.apart[u] - 1.0  # 0 of the one, 1 of the other
+    assert 0.2 < taken < 0.45
+
+
 def test_more_load_is_never_faster_and_capped_is_slower_than_ps() -> None:
     search = Search(problem({"rag": 1.0}, 4))
     plans = random_plans(search, 5, seed=1)

@@ -10,7 +10,7 @@ that find others ahead (Pollaczek-Khinchine, whole groups arriving at once).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from hocket.core.latency import Latency
 from hocket.planner.demand import Demand, Floats, Ints
 from hocket.planner.inputs import Cluster, Models
-from hocket.planner.plan import EnginePlan, Plan
+from hocket.planner.plan import EnginePlan, Law, Plan
 from hocket.planner.shape import Shape, Shapes, held_by
 from hocket.sim.sharing import LOST
 
@@ -28,6 +28,8 @@ LEAST = 0.1
 "of its calls that a run has at least"
 LONG_S = 1e4
 "of a load that lasts"
+AT_WORK, BATCH = 0.7, 16.0
+"of the time that neighbours work, and calls in a batch: taken for granted where replicas are weighed by their speed"
 CONSTANTS = ("q0", "q1", "q2", "d0", "d1", "d2")
 
 
@@ -35,7 +37,7 @@ class Fleet(NamedTuple):
     """The engines of one plan, as arrays over engines."""
 
     constants: Floats
-    "(6, engines): of the engine model, mean over replicas"
+    "(6, engines): of the engine model, mean over replicas, each by the calls that it takes; so are all the others"
     replicas: Floats
     window: Floats
     "calls that a replica runs at once: by its KV cache and its max_concurrency, mean"
@@ -95,8 +97,8 @@ def fleet_of(plan: Plan, cluster: Cluster, models: Models, demand: Demand) -> Fl
     constants, window, apart = np.zeros((6, count)), np.zeros(count), np.ones(count)
     rivals, near, most = np.zeros((count, count)), np.zeros((count, count)), np.zeros(count)
     for u, engine in enumerate(plan.engines):
-        table, shares = models.named[engine.model].latency, 1.0 / len(engine.replicas)
-        for k, replica in enumerate(engine.replicas):
+        table, parts = models.named[engine.model].latency, _parts(engine, on, plan.law, cluster, models)
+        for k, (replica, shares) in enumerate(zip(engine.replicas, parts, strict=True)):
             kind = cluster.devices[replica.devices[0]].kind
             constants[:, u] += shares * _row(table[kind][replica.tensor_parallel])
             window[u] += shares * max(1.0, min(replica.max_concurrency, replica.kv_tokens / held[u]))
@@ -118,6 +120,22 @@ def fleet_of(plan: Plan, cluster: Cluster, models: Models, demand: Demand) -> Fl
             near[u] += shares * np.bincount([v for v, _ in others], minlength=count) / stacked
     replicas = np.array([float(len(engine.replicas)) for engine in plan.engines])
     return Fleet(constants, replicas, window, apart, rivals, most, near)
+
+
+def _parts(
+    engine: EnginePlan, on: Mapping[str, Sequence[tuple[int, int, float]]], law: Law, cluster: Cluster, models: Models
+) -> Floats:
+    """(replicas,), adding up to 1: of an engine's calls, what each takes. The least loaded is asked: by their speed.
+
+    `on`: of each device, the engine, replica and share of who is there.
+    """
+    table, speeds = models.named[engine.model].latency, []
+    for replica in engine.replicas:
+        row = _row(table[cluster.devices[replica.devices[0]].kind][replica.tensor_parallel])
+        beside = max(sum(share for _, _, share in on[device]) for device in replica.devices) / replica.share - 1.0
+        slow = 1.0 / replica.share if law == "capped" else 1.0 + AT_WORK * beside
+        speeds.append(1.0 / ((row[3] / BATCH + row[4]) * slow))
+    return np.asarray(np.array(speeds) / sum(speeds))
 
 
 def _row(latency: Latency) -> Floats:
@@ -203,7 +221,8 @@ class Estimator:
             rate, groups = calls * coming, shape.groups * scale * coming
             filled = rate * shape.prefill * slow
             most = window / np.maximum(shape.steps, 1.0) * shape.prefill * slow  # prompts a step, in a full window
-            first = (q0 + rate * shape.prefill / np.maximum(groups, 1e-300)) * slow
+            prompts = rate * shape.prefill / np.maximum(groups, 1e-300)
+            first = (q0 + prompts) * slow
             step = _between((d0 + (d1 + d2 * shape.held) * np.minimum(seen + own, window)) * slow, filled, most)
             lasting = first + np.maximum(1.0, shape.own / window) * shape.longest * step
             behind = self._behind(shape, filled, slow, window)
@@ -215,7 +234,9 @@ class Estimator:
                 took = (shape.visits * (lasting + behind + queued)).sum(axis=-1, keepdims=True)
                 coming = 0.5 * coming + 0.5 * np.maximum(1.0 - 0.5 * shape.biased * took / self.horizon_s, LEAST)
             seen = np.minimum(rate * (shape.steps * step), window)
-            busy = np.minimum(-np.expm1(-groups * lasting), 1.0 - 1e-9)
+            # Prompts follow one another: they take their share of the time. Groups that decode do so side by side.
+            rests = np.maximum(1.0 - filled, 0.0) * np.exp(-groups * (lasting - prompts * slow))
+            busy = np.minimum(1.0 - rests, 1.0 - 1e-9)
         if self.horizon_s is not None:
             seen = mean_seen + left * seen
         batch = np.minimum(seen + own, window)

@@ -101,8 +101,9 @@ class Placed(NamedTuple):
 class Packer:
     """Finds places for choices on one cluster. A domain whose devices differ is taken apart: pools of equal ones."""
 
-    def __init__(self, units: Sequence[Unit], cluster: Cluster, law: Law = "ps") -> None:
-        self.units, self.law = units, law
+    def __init__(self, units: Sequence[Unit], cluster: Cluster, law: Law = "ps", stacked: bool = True) -> None:
+        """`stacked`: whether two replicas of one unit may share a device, where there is no other room."""
+        self.units, self.law, self._stacked = units, law, stacked
         pools: dict[tuple[str, float], list[Device]] = defaultdict(list)
         for device in cluster.devices.values():
             pools[device.domain, device.memory_gib].append(device)
@@ -155,7 +156,7 @@ class Packer:
         degree, replicas, parts, _ = choice
         ranks = []
         for pool, least in enumerate(self.least(u, degree)):
-            found = _best(free[pool], here[pool], degree, parts, sign) if least <= parts else None
+            found = self._best(free[pool], here[pool], degree, parts, sign) if least <= parts else None
             if found is not None:
                 ranks.append((*found[:3], pool, found[3]))
         heapq.heapify(ranks)
@@ -169,11 +170,18 @@ class Packer:
                 here[pool] |= 1 << device
             free[pool] = tuple(left)
             yield Placed(u, pool, taken, parts)
-            found = _best(free[pool], here[pool], degree, parts, sign)
+            found = self._best(free[pool], here[pool], degree, parts, sign)
             if found is None:
                 heapq.heappop(ranks)
             else:
                 heapq.heapreplace(ranks, (*found[:3], pool, found[3]))
+
+    def _best(
+        self, free: tuple[int, ...], here: int, degree: int, parts: int, sign: int
+    ) -> tuple[int, int, int, tuple[int, ...]] | None:
+        """See `_best` of the module; none where replicas would be stacked and may not."""
+        found = _best(free, here, degree, parts, sign)
+        return found if found is None or self._stacked or not found[0] else None
 
     def _plan(self, placed: Sequence[Placed]) -> Plan:
         replicas: list[list[ReplicaPlan]] = [[] for _ in self.units]

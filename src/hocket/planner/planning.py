@@ -93,7 +93,9 @@ def _searched(problem: Problem, within: Callable[[float], Callable[[], bool]], p
     where sharing gains little, the estimate may mistake who is ahead.
     """
     alone: list[Candidate] = []
-    whole, search = Search(problem._replace(whole=True)), Search(problem)
+    # A burst of calls slows stacked replicas by one another, which the estimate does not see; one larger does the same.
+    unstacked = problem._replace(stacked=False)
+    whole, search = Search(problem._replace(whole=True)), Search(unstacked)
     try:
         alone = whole.run(within(WHOLE), lambda tried, score: progress("searching", tried, score))
     except InputError:
@@ -107,7 +109,7 @@ def _searched(problem: Problem, within: Callable[[float], Callable[[], bool]], p
     )
     entries = [Entry(search, one) for one in _distinct(found)]
     for number, role in enumerate(apart, start=1):
-        split = Search(problem, [role])
+        split = Search(unstacked, [role])
         u = next(index for index, unit in enumerate(search.units) if unit.name == role.model)
         starts = [divided for one in found[:4] for divided in _divided(one.choices, u)]
         best = split.run(within(SEARCHES - SERIAL - SPLIT * (len(apart) - number)), lambda tried, score: None, starts)

@@ -54,6 +54,8 @@ class Problem(NamedTuple):
     "whole devices only"
     narrow: bool = False
     "no more tensor parallelism than the weights need"
+    stacked: bool = True
+    "two replicas of one engine may share a device, where there is no other room"
 
 
 class Candidate(NamedTuple):
@@ -79,7 +81,7 @@ class Search:
         engines = [EnginePlan(unit.name, unit.model.name, [], list(unit.roles)) for unit in self.units]
         self.serving = engines_of(problem.demand, engines)
         self.estimator = Estimator(problem.demand, self.serving, len(engines), problem.goal.lasts_s)
-        self.packer = Packer(self.units, problem.cluster, problem.law)
+        self.packer = Packer(self.units, problem.cluster, problem.law, problem.stacked)
         self.moves = Moves(self.packer, self.widths, problem.whole)
         self.best: list[Candidate] = []
         self.tried = 0
