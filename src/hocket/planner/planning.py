@@ -116,7 +116,7 @@ def _searched(problem: Problem, within: Callable[[float], Callable[[], bool]], p
         entries += [Entry(split, one) for one in _distinct(best)[:2]]
         search.tried += split.tried
     entries.sort(key=lambda one: one.candidate.score)
-    simpler = [Entry(search, one, simpler=True) for one in search.rated(list(_simpler(problem, alone, within)))]
+    simpler = [Entry(search, one, simpler=True) for one in search.rated(list(_simpler(unstacked, alone, within)))]
     plans = [one.plan for one in simpler]
     ours = [one for one in entries if one.plan not in plans][: FINALISTS - 1]
     # Unlike replicas are estimated by their mean, and may do worse: the best plan without any is a finalist, too.
