@@ -72,12 +72,12 @@ class World:
         queue = self.scheduler.engines["e"].queue
         queue.pop = self.timed("decision", queue.pop)  # type: ignore[method-assign]
 
-    def timed(self, what: str, do: Callable[[], Any]) -> Callable[[], Any]:
+    def timed(self, what: str, do: Callable[..., Any]) -> Callable[..., Any]:
         times = self.times[what]
 
-        def pop() -> Any:
+        def pop(**asked: Any) -> Any:
             start = time.thread_time()
-            call = do()
+            call = do(**asked)
             times.append(time.thread_time() - start)
             return call
 
@@ -87,6 +87,7 @@ class World:
         start = time.thread_time()
         commands = self.scheduler.handle(event)
         self.times[what].append(time.thread_time() - start)
+        assert self.scheduler.policy_error is None, self.scheduler.policy_error
         self.running += [command.call for command in commands if isinstance(command, Dispatch)]
 
     def window(self, slots: int) -> None:
@@ -158,7 +159,6 @@ def measured(policy: str, profiles: dict[str, str], jobs: int, queued: int, even
             for times in world.times.values():
                 times.clear()
         world.finish()
-    assert world.scheduler.policy_error is None, world.scheduler.policy_error
     found = {what: quantiles(world.times[what]) for what in ("arrived", "finished", "decision")}
     return {
         "jobs": len(world.scheduler.jobs),
