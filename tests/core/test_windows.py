@@ -71,20 +71,30 @@ class Engine:
         end, made = self.now + seconds, 0.0
         while self.now < end:
             self._fill()
-            speed = math.exp(self.rng.gauss(0.0, self.jitter)) if self.jitter else 1.0
-            share = self.curve(len(self.calls)) * speed / len(self.calls)
-            first = min(self.calls, key=lambda call: call.size - call.made)
-            step_s = min(STEP_S, (first.size - first.made) / share)
-            self.now += step_s
-            made += share * step_s * len(self.calls)
-            for call in self.calls:
-                call.made += share * step_s
-                if self.stream and self.now - call.since >= 0.25:
-                    self._tell(call, ended=False)
-            if first.size - first.made < 1e-9:
-                self._tell(first, ended=True)
-                self.calls.remove(first)
+            made += self._step()
         return made / seconds
+
+    def pause(self, seconds: float) -> None:
+        """What is in the replica ends; then for so long nothing comes."""
+        while self.calls:
+            self._step()
+        self.now += seconds
+
+    def _step(self) -> float:
+        speed = math.exp(self.rng.gauss(0.0, self.jitter)) if self.jitter else 1.0
+        share = self.curve(len(self.calls)) * speed / len(self.calls)
+        first = min(self.calls, key=lambda call: call.size - call.made)
+        step_s = min(STEP_S, (first.size - first.made) / share)
+        self.now += step_s
+        made = share * step_s * len(self.calls)
+        for call in self.calls:
+            call.made += share * step_s
+            if self.stream and self.now - call.since >= 0.25:
+                self._tell(call, ended=False)
+        if first.size - first.made < 1e-9:
+            self._tell(first, ended=True)
+            self.calls.remove(first)
+        return made
 
     def _fill(self) -> None:
         while len(self.calls) < min(self.fixed or self.search.size, self.most_waiting):
@@ -209,6 +219,18 @@ def test_an_engine_with_little_to_do_teaches_nothing() -> None:
     assert engine.search.home >= 30
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_load_that_comes_and_goes_is_no_slower_engine(seed: int) -> None:
+    """Seconds without a call count for nothing: home stays where it is."""
+    engine = Engine(steep, seed=seed)
+    engine.run(90.0)
+    engine.homes.clear()
+    for turn in range(40):
+        engine.run(6.0 + 0.13 * turn + 0.01 * seed)
+        engine.pause(8.0)
+    assert len(engine.homes) <= 1, engine.homes
+
+
 def test_short_and_long_calls_in_turn_do_not_fool_it() -> None:
     """Ten seconds of chats, ten of essays: the throughput by finished calls swings by twenty, the window does not."""
     engine = Engine(steep, seed=5)
@@ -273,7 +295,7 @@ def test_a_whole_answer_counts_where_it_was_made() -> None:
     meter = Meter(1)
     meter.begin(0.0, 1, settled=True)
     for _ in range(8):
-        assert not meter.report(0.0, 0.0, 0.0, ended=True, inflight=1)
+        assert not meter.report(0.0, 0.0, 0.0, ended=True, inflight=2)
     assert not meter.report(4.0, 4.0, 0.0, ended=False, inflight=1)
     assert meter.phase == "ripening"
     assert meter.report(10.0, 0.0, 100.0, ended=True, inflight=1)

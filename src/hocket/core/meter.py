@@ -38,6 +38,8 @@ class Meter(Struct):
     "when counting ended"
     at: float = 0.0
     "of the latest report"
+    left: int = 0
+    "calls that the latest report left in the replica"
     reached: bool = False
     "whether the replica has held just `size` calls"
     ends: int = 0
@@ -72,7 +74,9 @@ class Meter(Struct):
 
     def report(self, now: float, since: float, tokens: float, ended: bool, inflight: int) -> bool:
         """A call, one of `inflight`, made `tokens` since `since`, and has `ended`. Whether the measurement is over."""
-        passed, self.at = now - self.at, now
+        # of the time since the latest report, until this call came there were no more than that one had left
+        idle, left = max(min(since, now) - self.at, 0.0), min(self.left, inflight)
+        passed, self.at, self.left = now - self.at, now, inflight - ended
         self.ends += ended
         self.heard += tokens
         if self._is_hopeless(now):
@@ -81,7 +85,7 @@ class Meter(Struct):
             return self._settle(now, inflight, ended)
         begun = max(since, self.since)
         if self.phase == "counting":
-            self.held_s += inflight * passed
+            self.held_s += inflight * (passed - idle) + left * idle
             self._add(now, since, begun, now, tokens)
             length = now - self.since
             if length < ARM_S or (self.ends < max(self.size, FEWEST) and length < LONGEST_S):
