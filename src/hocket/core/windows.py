@@ -45,8 +45,8 @@ QUEUES = 2
 "observations in a row of a replica that itself keeps more calls waiting than RESERVE, after which they are believed"
 RESERVE = 2
 """calls that a replica may keep waiting: a slot that frees is filled at once, and not only when its call's end has been
-heard of here and the next call has arrived there; two, for two may end in one iteration (llama.cpp with 8 slots: windows
-of 8, 9 and 10 make 0.94, 0.96 and 1.01 times the tokens of 16)"""
+heard of here and the next call has arrived there; two, for two may end in one iteration (llama.cpp with 8 slots makes
+0.94, 0.96 and 1.01 times the tokens a second of window 16 with windows of 8, 9 and 10)"""
 PROMPT_WEIGHT = 0.1
 "output tokens that a prompt token counts for: an engine prefills about ten in the time of one more decoded"
 
