@@ -33,7 +33,7 @@ CELLS: dict[str, tuple[dict[str, float], dict[str, str]]] = {
 TARGET = 3.0
 PLANNED_ON, MEASURED_ON = 7, 1007
 "seeds"
-RECORDED = 400
+RECORDED = 2000
 "jobs of each application"
 UNLOADED = 1e-4
 "of the rates"

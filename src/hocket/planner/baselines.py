@@ -1,10 +1,11 @@
 """Planners to compare with: what people do by hand, and what others compute. A catalog: name -> planner.
 
 `k8s-default`: whole devices, dealt out evenly; tensor parallelism only where the weights need it; replicas are data
-parallel. `k8s-best`: as that, with the best numbers of replicas: all of them by the estimate, the best of those by
-simulation. `whole-best`: whole devices, with any tensor parallelism. `per-model`: each model sized alone, by its own
-load. `aggregate`: the serial pipeline of Scepsy (arXiv 2604.15186): throughput X = min r·X_i/n_i, latency
-T = sum of n_i/p_i·L_i, over shares and tensor parallelism, with no graph and no overlap.
+parallel. `k8s-best`: as that, with the best numbers of replicas. `whole-best`: whole devices, with any tensor
+parallelism. Both are rehearsed and climb like the planner's own finalists, among plans of their kind. `per-model`: each
+model sized alone, by its own load. `aggregate`: what the serial pipeline of Scepsy (arXiv 2604.15186) likes best:
+throughput X = min r·X_i/n_i, latency T = sum of n_i/p_i·L_i, over shares and tensor parallelism, with no graph and no
+overlap; as there, nothing is simulated.
 """
 
 from __future__ import annotations
@@ -155,3 +156,5 @@ BASELINES: dict[str, Planner] = {
     "aggregate": aggregate,
 }
 "name -> planner"
+AMONG = {"k8s-best": True, "whole-best": False}
+"planners that are the best of a kind, whole devices -> whether with no more tensor parallelism than the weights need"

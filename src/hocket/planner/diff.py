@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from math import fsum
 from typing import Any, NamedTuple
 
 from hocket.planner.estimate import Estimator, engines_of, fleet_of
+from hocket.planner.finals import verdict
 from hocket.planner.goal import Score, appraised, scores
 from hocket.planner.judge import Judge, Verdict
 from hocket.planner.plan import EnginePlan, Plan, ReplicaPlan
+from hocket.planner.rehearsal import Rehearsal
 from hocket.planner.search import NEARLY, Problem
 
-SEEDS = (101, 102, 103)
+SEED = 101
 "of the jobs that both plans are simulated on"
 WORTH = 0.05
 "gain for which engines are started anew, unless another is asked for"
@@ -26,11 +27,13 @@ class Figures(NamedTuple):
     """Of one plan."""
 
     predicted: Score
-    simulated: Score
-    "mean over the draws"
-    verdicts: list[Verdict]
+    verdict: Verdict
     devices: int
     "that it uses"
+
+    @property
+    def simulated(self) -> Score:
+        return self.verdict.score
 
 
 def against(running: Plan, new: Plan, problem: Problem, least: float = WORTH) -> dict[str, Any]:
@@ -49,7 +52,7 @@ def against(running: Plan, new: Plan, problem: Problem, least: float = WORTH) ->
     missing = unserved(running, problem)
     if missing:
         return told | {"worth": True, "why": f"the running plan has no engine for {', '.join(missing)}"}
-    before, after = _figures(running, problem), _figures(new, problem)
+    before, after = _figures(problem, running, new)
     told |= {
         "measure": MEASURES[problem.goal.objective],
         "predicted": _gain(problem, before, after, "predicted"),
@@ -148,24 +151,30 @@ MEASURES = {
 }
 
 
-def _figures(plan: Plan, problem: Problem) -> Figures:
+def _figures(problem: Problem, *plans: Plan) -> list[Figures]:
+    """Of each, on the same jobs."""
+    predicted = [_predicted(problem, plan) for plan in plans]
+    about = -min(predicted).value
+    stage = Rehearsal(problem.demand, problem.cluster, problem.models, problem.goal, plans[-1], about, SEED)
+    judge = Judge(problem.demand, problem.cluster, problem.models, problem.goal)
+    found = []
+    for plan, score in zip(plans, predicted, strict=True):
+        told = verdict(judge, stage, plan, stage.outcome(plan, about))
+        devices = {device for engine in plan.engines for replica in engine.replicas for device in replica.devices}
+        found.append(Figures(score, told, len(devices)))
+    return found
+
+
+def _predicted(problem: Problem, plan: Plan) -> Score:
     demand, goal = problem.demand, problem.goal
     estimator = Estimator(demand, engines_of(demand, plan.engines), len(plan.engines))
     fleet = fleet_of(plan, problem.cluster, problem.models, demand)
-    predicted = scores(goal, estimator, [fleet])[0]
-    if goal.objective == "throughput":
-        predicted = appraised(goal, estimator, [fleet], NEARLY * -predicted.value).scores[0]
-    # a sustained rate is a bisection: several runs already
-    seeds = SEEDS[:1] if goal.objective == "throughput" else SEEDS
-    verdicts = [
-        Judge(demand, problem.cluster, problem.models, goal, seed).verdict(plan, -predicted.value) for seed in seeds
-    ]
-    mean = Score(
-        fsum(one.score.violation for one in verdicts) / len(verdicts),
-        fsum(one.score.value for one in verdicts) / len(verdicts),
+    score = scores(goal, estimator, [fleet])[0]
+    return (
+        appraised(goal, estimator, [fleet], NEARLY * -score.value).scores[0]
+        if goal.objective == "throughput"
+        else score
     )
-    devices = {device for engine in plan.engines for replica in engine.replicas for device in replica.devices}
-    return Figures(predicted, mean, verdicts, len(devices))
 
 
 def _gain(problem: Problem, before: Figures, after: Figures, which: str) -> dict[str, Any]:
@@ -182,13 +191,9 @@ def _gain(problem: Problem, before: Figures, after: Figures, which: str) -> dict
 
 def _apps(problem: Problem, before: Figures, after: Figures) -> dict[str, dict[str, float]]:
     """Simulated latency of each application."""
-
-    def mean(one: Figures, app: str, figure: str) -> float:
-        return round(fsum(verdict.figures[app][figure] for verdict in one.verdicts) / len(one.verdicts), 3)
-
     return {
         app: {
-            f"{when}_{figure}": mean(one, app, figure)
+            f"{when}_{figure}": round(one.verdict.figures[app][figure], 3)
             for figure in ("mean_s", "p95_s")
             for when, one in (("before", before), ("after", after))
         }

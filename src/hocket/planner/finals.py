@@ -1,44 +1,43 @@
-"""The finals: the best of the search, then neighbours of the winner, raced in the simulator; then the verdicts.
+"""The finals: finalists are rehearsed, and the best of them climbs on from neighbour to neighbour.
 
-The estimate ranks thousands of candidates, and holds many for nearly equal; which of these is best the simulator says.
-A race is run in simulations of the same jobs, shorter than a verdict's, for throughput under a little more load than
-the best is said to carry: who is later there carries less. With SLOs a run lasts a few times the longest: in one that
-is over before its first jobs are late, no overload shows. Neighbours of the winner join, those first that the estimate
-likes best, for what is left of the time. The first few are then simulated at length, and in between them what simpler
-planners would choose: what they sustain is what counts.
+The estimate ranks thousands of candidates, and holds many for nearly equal; where several models share a device it may
+take the wrong ones for good. So from its best on it only says in which order neighbours are looked at; which of two is
+better says the rehearsal. Where no neighbour is, another finalist or a shaken one is climbed from, as long as there is
+time. The simulator plays the beginning of the best plan's run, too, and should say the same.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import zip_longest
-from typing import Any, NamedTuple
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import NamedTuple
 
-from hocket.planner.goal import Goal, Score, Slo
-from hocket.planner.judge import CutError, Judge, Verdict, race
+import msgspec
+
+from hocket.planner.goal import Score
+from hocket.planner.judge import Judge, Verdict
+from hocket.planner.moves import FINE
 from hocket.planner.plan import Plan
+from hocket.planner.rehearsal import Outcome, Rehearsal
 from hocket.planner.search import Candidate, Problem, Search
-from hocket.sim.workers import FORKS, cores, workers
 
-CALLS, FEWEST, MOST = 12_000, 40, 400
-"of a run in a race without SLOs: its jobs make so many calls, and are so many at least and at most"
-RACED, MOST_CALLS = 3.0, 50_000
-"times the longest SLO that a run in a race lasts, where there are SLOs; its jobs make so many calls at most"
-STRESS = 1.25
-"times what the estimate says that the best carries: the load of a race (throughput)"
-NEIGHBOURS = 24
-"of a winner that are raced: if none of them is better, it has won"
-TOGETHER = 2
-"that are raced before one looks at the time, and for the next winner"
-BETTER = 0.995
-"times the figure of a winner, that a neighbour must stay below: less is noise"
-VERDICTS = 5
-"candidates that are simulated at length"
-CROWDED = 3.0
-"times its p95 without load: an application that takes longer is held for overloaded, where no SLO says otherwise"
-UNLOADED = 1e-3
-"of the rates"
+THREADS = 2
+"that rehearse; what comes out does not depend on how many"
+TOGETHER = 8
+"neighbours that are looked at before one looks at the time; the best of them is gone on from"
+MEASURED = 2
+"finalists that are measured, whether one is better than the other or not"
+TOLD = 3
+"of the best that are told, the chosen one among them"
+SHAKEN, MOST_AROUND = 4, 300
+"moves that a leader is shaken by, at most; moves from one candidate that are looked at"
+SHAKES = 500
+"times in a row that nothing is found: then it is over"
+CHECKED = 10_000
+"calls of the best plan's run, the first, that the simulator plays, too"
+SLACK, FAR = 0.02, 0.1
+"by how much less than the best a plan may do on the sketch to be measured on all draws, and to be climbed from"
 
 Clock = Callable[[], float]
 Progress = Callable[[str, int, Score | None], None]
@@ -50,8 +49,6 @@ class Entry(NamedTuple):
 
     search: Search
     candidate: Candidate
-    simpler: bool = False
-    "what a simpler planner chose: simulated at length, whatever its race, so that the plan is not worse"
 
     @property
     def plan(self) -> Plan:
@@ -59,154 +56,164 @@ class Entry(NamedTuple):
 
 
 Judged = tuple[Entry, Verdict]
+Known = tuple[Outcome, Entry]
+Sketched = tuple[Score, Entry]
 
 
-def finals(
-    problem: Problem, entries: Sequence[Entry], join: bool, raced: Until, until: Until, progress: Progress
-) -> list[Judged]:
-    """The first few with their verdicts, the best first; one at least.
+def finals(problem: Problem, entries: Sequence[Entry], climbs: bool, until: Until, progress: Progress) -> list[Judged]:
+    """Verdicts of the best few, the best first; one at least.
 
-    `join`: whether neighbours join. `raced` says when the race must be over, `until` when all must be.
+    `climbs`: whether the best climbs on from there. `until` says when that must be over.
     """
-    runners = Runners(problem, entries[0].candidate, progress)
-    with runners.ready():
-        ahead = _dealt(_raced(runners, entries, join, raced))[:VERDICTS]
-    judge, done = Judge(problem.demand, problem.cluster, problem.models, problem.goal, until=until), 0
+    stage = Rehearsal(
+        *(problem.demand, problem.cluster, problem.models, problem.goal),
+        *(entries[0].plan, -entries[0].candidate.score.value),
+    )
+    with ThreadPoolExecutor(THREADS) as pool:
+        climb = _Climb(stage, pool, until, progress)
+        climb.run(entries) if climbs else climb.race(entries)
+    judge = Judge(problem.demand, problem.cluster, problem.models, problem.goal)
+    best, *others = [(outcome, _rated(entry)) for outcome, entry in sorted(climb.known, key=_score_of)[:TOLD]]
+    return [
+        (best[1], verdict(judge, stage, best[1].plan, best[0])),
+        *((entry, _heard(stage, outcome)) for outcome, entry in others),
+    ]
 
-    def told(verdict: Verdict) -> None:
-        nonlocal done
-        done += 1
-        progress("judging", done, verdict.score)
 
-    asked = [(one.plan, -one.candidate.score.value) for one in ahead]
-    judged = sorted(zip(ahead, race(judge, asked, told), strict=False), key=_verdict_of)
-    return judged if problem.goal.objective == "throughput" else _carrying(judge, runners.slos, judged)
+def verdict(judge: Judge, stage: Rehearsal, plan: Plan, outcome: Outcome) -> Verdict:
+    """Of a plan: of what it sustains, on the draw that is the hardest for it; and what the simulator says to that."""
+    heard = _heard(stage, outcome)
+    number = outcome.each.index(max(outcome.each)) if stage.throughput else 0
+    figures = stage.told(plan, number, heard.scale)
+    jobs = stage.jobs(number, heard.scale, CHECKED)
+    simulated, rehearsed = judge.played(plan, jobs), stage.told(plan, number, heard.scale, len(jobs))
+    assert simulated is not None, "nothing gives this run up"
+    differs = max(abs(simulated[app][key] / own[key] - 1.0) for app, own in rehearsed.items() for key in own)
+    return heard._replace(figures=figures, differs=differs)
 
 
-def _raced(runners: Runners, entries: Sequence[Entry], join: bool, raced: Until) -> list[Entry]:
-    """All that ran, the best first, and behind them those that did not."""
-    if len(entries) == 1 and not join:
-        return list(entries)
-    ran: list[tuple[Score, Entry]] = []
-    left = list(entries)
-    while left and not (ran and raced()):
-        some, left = left[:TOGETHER], left[TOGETHER:]
-        ran += zip(runners.run([one.plan for one in some]), some, strict=True)
-    ran.sort(key=_place)
-    while join and not raced():
-        score, best = ran[0]
-        plans = [one.plan for _, one in ran]
-        found = [one for one in best.search.around(best.candidate) if one.plan not in plans][:NEIGHBOURS]
-        for start in range(0, len(found), TOGETHER):
-            some = [Entry(best.search, one) for one in found[start : start + TOGETHER]]
-            ran += zip(runners.run([one.plan for one in some]), some, strict=True)
-            leader = min(ran, key=_place)
-            if (leader[0].violation, leader[0].value) < (score.violation, BETTER * score.value) or raced():
+def _rated(entry: Entry) -> Entry:
+    """With its score by the estimate."""
+    search, candidate = entry
+    return Entry(search, search.rated([(candidate.choices, candidate.plan)])[0])
+
+
+def _heard(stage: Rehearsal, outcome: Outcome) -> Verdict:
+    """What the rehearsal says: what is sustained on all draws, or how it is at the rates."""
+    if stage.throughput:
+        return Verdict(Score(0.0, -outcome.sustained), outcome.sustained, {})
+    return Verdict(outcome.score, 1.0, {})
+
+
+def _score_of(known: Known) -> Score:
+    return known[0].score
+
+
+class _Climb:
+    """From finalists to better plans. What it looks at does not depend on time, so more of it only adds plans."""
+
+    def __init__(self, stage: Rehearsal, pool: Executor, until: Until, progress: Progress) -> None:
+        self.known: list[Known] = []
+        self._stage, self._pool, self._until, self._progress = stage, pool, until, progress
+        self._seen: set[bytes] = set()
+        self._tried = 0
+        self._rng = random.Random(0)
+
+    def race(self, entries: Sequence[Entry]) -> list[Sketched]:
+        """The first few are measured, and what is better than the best of them on the sketch. Those, the best first."""
+        about = -entries[0].candidate.score.value
+        first = self._sketched(entries[:MEASURED], about)
+        for start in range(MEASURED, len(entries), TOGETHER):
+            if self._until():
                 break
-        ran.sort(key=_place)
-        if ran[0][1] is best or not found:
-            break
-    return [one for _, one in ran] + left
+            first += self._better(entries[start : start + TOGETHER], min(first, key=_place))
+        first.sort(key=_place)
+        self._measured(first[:MEASURED])
+        return first
 
+    def run(self, entries: Sequence[Entry]) -> None:
+        """Climb from the best; then from others, and from shaken ones, until nothing is found or time is over."""
+        starts, idle = self.race(entries), 0
+        starts = [one for one in starts if one[0] < _below(starts[0][0], FAR)]
+        for search in {id(entry.search): entry.search for entry in entries}.values():
+            search.moves.steps = FINE
+        best = min(self.known, key=_score_of)
+        mark = starts[0][0]  # of the best on the sketch
+        while idle < SHAKES and not self._until():
+            start = starts.pop(0) if starts else self._shaken(best[1], mark)
+            found = start and self._climbed(start)
+            idle += 1
+            if not found or not found[0] < _below(mark, SLACK):
+                continue
+            measured = self._measured([found])[0]
+            if measured[0].score < best[0].score:
+                best, mark, idle = measured, found[0], 0
 
-def _dealt(ran: Sequence[Entry]) -> list[Entry]:
-    """The first of the race, and in turn what simpler planners chose, the best by the estimate first."""
-    simpler = sorted((one for one in ran[1:] if one.simpler), key=lambda one: one.candidate.score)
-    rest = [one for one in ran[1:] if not one.simpler]
-    turns = [one for pair in zip_longest(simpler, rest) for one in pair if one is not None]
-    return [*ran[:1], *turns]
+    def _shaken(self, entry: Entry, mark: Score) -> Sketched | None:
+        search, candidate = entry
+        for _ in range(self._rng.randint(1, SHAKEN)):
+            move = self._rng.choice(search.moves.around(candidate.choices, candidate.used))
+            choices, plans = search.moves.placed(move)
+            if not plans:
+                return None
+            candidate = candidate._replace(choices=choices, plan=self._rng.choice(plans))
+        if not self._stage.beats(candidate.plan, _below(mark, FAR)):
+            return None
+        return self._sketched([Entry(search, candidate)], -mark.value)[0]
 
+    def _climbed(self, start: Sketched) -> Sketched:
+        """To neighbours that are better, as long as there are any."""
+        while not self._until():
+            found = next(self._steps(start), None)
+            if found is None:
+                break
+            start = found
+        return start
 
-def _place(ran: tuple[Score, Entry]) -> Score:
-    return ran[0]
+    def _steps(self, start: Sketched) -> Iterator[Sketched]:
+        """Better neighbours, in any order: what the estimate thinks of them is known to mislead here."""
+        search, candidate = start[1]
+        moves = search.moves.around(candidate.choices, candidate.used)
+        self._rng.shuffle(moves)
+        del moves[MOST_AROUND:]
+        some: list[Entry] = []
+        for number, move in enumerate(moves, start=1):
+            choices, plans = search.moves.placed(move)
+            some += [Entry(search, candidate._replace(choices=choices, plan=plan)) for plan in plans]
+            if len(some) >= TOGETHER or number == len(moves):
+                found = self._better(some, start)
+                some = []
+                if found:
+                    yield min(found, key=_place)
+                if self._until():
+                    return
 
+    def _better(self, entries: Sequence[Entry], best: Sketched) -> list[Sketched]:
+        """Those that are better than `best`."""
+        fresh = {msgspec.json.encode(one.plan): one for one in entries}
+        fresh = {key: one for key, one in fresh.items() if key not in self._seen}
+        self._seen.update(fresh)
+        beats = list(self._pool.map(lambda one: self._stage.beats(one.plan, best[0]), fresh.values()))
+        self._tried += len(fresh)
+        self._progress("rehearsing", self._tried, min(self.known, key=_score_of)[0].score if self.known else None)
+        return self._sketched(
+            [one for one, better in zip(fresh.values(), beats, strict=True) if better], -best[0].value
+        )
 
-def _carrying(judge: Judge, slos: tuple[Slo, ...], judged: list[Judged]) -> list[Judged]:
-    """Of verdicts for latency, the first whose plan carries as much as it must, simulated, comes first."""
-    strict = Judge(judge.demand, judge.cluster, judge.models, judge.goal._replace(slos=slos), until=judge.until)
-    found: list[Judged] = []
-    for place, (one, verdict) in enumerate(judged):
-        try:
-            holds = strict.holds(one.plan, judge.goal.headroom) is not None
-        except CutError:
-            break  # no time to tell: as the estimate says
-        if holds:
-            return sorted([(one, verdict), *judged[place + 1 :], *found], key=_verdict_of)
-        missed = verdict._replace(score=verdict.score._replace(violation=max(verdict.score.violation, 1e-3)))
-        found.append((one, missed))
-    return sorted([*judged[len(found) :], *found], key=_verdict_of)
+    def _sketched(self, entries: Sequence[Entry], about: float) -> list[Sketched]:
+        scores = self._pool.map(lambda one: self._stage.sketched(one.plan, about), entries)
+        return list(zip(scores, entries, strict=True))
 
-
-def _verdict_of(judged: Judged) -> tuple[bool, bool, Score]:
-    verdict = judged[1]
-    return not verdict.score.holds, verdict.short, verdict.score
-
-
-class Runners:
-    """Short runs of plans on the same jobs, two at a time. What comes out does not depend on how many processes run."""
-
-    def __init__(self, problem: Problem, first: Candidate, progress: Progress) -> None:
-        """`first`: the best by the estimate."""
-        goal, demand = problem.goal, problem.demand
-        per_s = dict(zip(demand.apps, demand.per_s, strict=True))
-        calls = sum(role.calls * float(per_s[role.app]) for role in demand.roles) / float(demand.per_s.sum())
-        jobs = min(MOST, max(FEWEST, round(CALLS / calls)))
-        self.throughput = goal.objective == "throughput"
-        self.scale = -STRESS * first.score.value if self.throughput else 1.0
-        if goal.slos:
-            lasts_s = RACED * max(slo.seconds for slo in goal.slos)
-            jobs = max(FEWEST, round(min(lasts_s * self.scale * float(demand.per_s.sum()), MOST_CALLS / calls)))
-        self.judge = Judge(demand, problem.cluster, problem.models, goal, most=jobs)
-        self.judge.least = float(jobs)
-        self.slos = goal.slos or self._crowded(first.plan)
-        self.judge.goal = Goal(goal.objective, self.slos, goal.headroom)
-        self._progress, self._done = progress, 0
-        self._map: Callable[[Sequence[Plan]], list[Score]] = lambda plans: list(map(self.score, plans))
-
-    def _crowded(self, plan: Plan) -> tuple[Slo, ...]:
-        """What stands for SLOs where there are none."""
-        alone = self.judge.figures(plan, UNLOADED)
-        return tuple(Slo(app, "p95", CROWDED * own["p95_s"]) for app, own in alone.items())
-
-    def score(self, plan: Plan) -> Score:
-        """Of one run, or of one at the rates and one with as much as must be carried. Lower is better."""
-        judge = self.judge
-        figures = judge.figures(plan, self.scale)
-        if self.throughput:  # the mean is more certain than the p95, which is what counts
-            both = ((own["mean_s"] + own["p95_s"]) / slo.seconds for slo, own in self._against(figures))
-            return Score(0.0, max(both))
-        return Score(max(0.0, judge.late(judge.figures(plan, judge.goal.headroom))), judge.mean(figures))
-
-    def _against(self, figures: Any) -> Iterator[tuple[Slo, dict[str, float]]]:
-        return ((slo, figures[slo.app]) for slo in self.slos)
-
-    def run(self, plans: Sequence[Plan]) -> list[Score]:
-        """A score of each."""
-        found = self._map(plans)
-        self._done += len(plans)
-        self._progress("racing", self._done, None)
+    def _measured(self, some: Sequence[Sketched]) -> list[Known]:
+        outcomes = self._pool.map(lambda one: self._stage.outcome(one[1].plan, -one[0].value), some)
+        found = [(outcome, entry) for outcome, (_, entry) in zip(outcomes, some, strict=True)]
+        self.known += found
         return found
 
-    @contextmanager
-    def ready(self) -> Iterator[None]:
-        """With processes to run in, where there is more than one core."""
-        if cores() < 2 or not FORKS:
-            yield
-            return
-        alone = self._map
-        with workers(2, _prepare, self) as pool:
-            self._map = lambda plans: list(pool.map(_score, plans))
-            yield
-        self._map = alone
+
+def _below(score: Score, part: float) -> Score:
+    return Score(score.violation, score.value + abs(score.value) * part)
 
 
-_shared: dict[str, Runners] = {}
-"what a worker process works with"
-
-
-def _prepare(runners: Runners) -> None:
-    _shared["runners"] = runners
-
-
-def _score(plan: Plan) -> Score:
-    return _shared["runners"].score(plan)
+def _place(sketched: Sketched) -> Score:
+    return sketched[0]

@@ -1,8 +1,6 @@
-"""The simulator as the judge of finalists: the same draws for each, at the rates or up to what each sustains.
+"""The simulator as the judge of plans: the same draws for each, at some multiple of the rates.
 
-What decides how many can be judged is how soon a run may end. One that cannot hold its SLOs any more ends there and
-then, and a finalist that does not hold at what another sustains is looked at no further. Two are judged at a time, one
-a process; what comes out does not depend on how many processes there are.
+A run that cannot hold its SLOs any more ends there and then.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ import random
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from math import fsum, inf
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -22,7 +20,6 @@ from hocket.planner.plan import Plan
 from hocket.planner.simulated import setup_of
 from hocket.sim.experiment import simulate
 from hocket.sim.results import quantile
-from hocket.sim.workers import FORKS, cores, workers
 from hocket.trace import Job
 
 POLICY = "fcfs"
@@ -30,18 +27,10 @@ POLICY = "fcfs"
 JOBS = 240
 "drawn a run"
 SHORT = 60
-"drawn a run when the time is over and nothing is known yet"
+"of a run when the time is over and nothing is known yet"
 MOST_JOBS = 2000
 "of a run, so that planning takes no longer than it may"
-BELIEVED = 1.1
-"times what the estimate says: more is not believed of a run that is too short"
-STEPS = 6
-"of the bisection for the sustained rate"
-NEAR = 1.02
-"at which it ends; by less than that no finalist beats another"
-TOGETHER = 2
-"finalists that are judged at one time"
-
+Item = TypeVar("Item")
 Figures = dict[str, dict[str, float]]
 "application -> mean and p95 latency, seconds"
 
@@ -53,13 +42,13 @@ class Verdict(NamedTuple):
     scale: float
     "of the rates, at which the figures are"
     figures: Figures
-    "empty of a finalist that does not hold where another does"
-    short: bool = False
-    "by a run for which there was hardly time: it may not show an overload"
+    "empty of a plan that is not the best"
+    differs: float = 0.0
+    "by which share of itself a latency of the simulator is another on the first jobs of the run, at worst"
 
     def told(self) -> dict[str, Any]:
         """As plan.json's `simulated`."""
-        return {"rates": round(self.scale, 4), "apps": rounded(self.figures)}
+        return {"rates": round(self.scale, 4), "apps": rounded(self.figures), "differs": round(self.differs, 6)}
 
 
 def rounded(figures: Figures) -> Figures:
@@ -95,12 +84,12 @@ def draw(
         arrivals = [rng.expovariate(float(per_s) * scale)]
         while (at := arrivals[-1] + rng.expovariate(float(per_s) * scale)) <= lasts:
             arrivals.append(at)
-        for number, (at, job) in enumerate(zip(arrivals, _dealt(by_app[app], len(arrivals), rng), strict=True)):
+        for number, (at, job) in enumerate(zip(arrivals, dealt(by_app[app], len(arrivals), rng), strict=True)):
             drawn.append(msgspec.structs.replace(job, job=f"{app}-{number}", arrival_s=at))
     return sorted(drawn, key=lambda job: job.arrival_s)
 
 
-def _dealt(jobs: Sequence[Job], count: int, rng: random.Random) -> list[Job]:
+def dealt(jobs: Sequence[Item], count: int, rng: random.Random) -> list[Item]:
     """So many of `jobs`, each as often as any other, and of what is left over some of each size, shuffled.
 
     Where few jobs are most of the work, draws with replacement differ by a quarter in their load: that would be
@@ -202,11 +191,14 @@ class Judge:
         found = self._run(plan, scale, self.goal.slos, self.until)
         return found if found is not None and self.late(found) <= 0.0 else None
 
-    def _run(
-        self, plan: Plan, scale: float, slos: Sequence[Slo], until: Callable[[], bool], short: bool = False
+    def _run(self, plan: Plan, scale: float, slos: Sequence[Slo], until: Callable[[], bool]) -> Figures | None:
+        jobs = draw(self.demand, self.goal, scale, self.seed, self.most, self.least)
+        return self.played(plan, jobs, slos, until)
+
+    def played(
+        self, plan: Plan, jobs: Sequence[Job], slos: Sequence[Slo] = (), until: Callable[[], bool] = _never
     ) -> Figures | None:
-        """None if `slos` are missed for certain. Raises CutError where the time is over before."""
-        jobs = draw(self.demand, self.goal, scale, self.seed, *((SHORT, SHORT) if short else (self.most, self.least)))
+        """Of these jobs. None if `slos` are missed for certain. Raises CutError where the time is over before."""
         watch = _Watch(jobs, slos, until)
         outcome = simulate(jobs, setup_of(plan, self.cluster, self.models), POLICY, watch=watch)
         if watch.cut:
@@ -230,100 +222,3 @@ class Judge:
         return fsum(
             float(per_s) * figures[app]["mean_s"] for app, per_s in zip(demand.apps, demand.per_s, strict=True)
         ) / float(demand.per_s.sum())
-
-    def verdict(self, plan: Plan, predicted: float, bar: float = 0.0) -> Verdict:
-        """Of one plan. `predicted`: the multiple of the rates that the estimate says it carries (throughput).
-
-        `bar`: one that another sustains; what does not hold a little above it is not looked at closely.
-        """
-        throughput = self.goal.objective == "throughput"
-        if throughput and self.goal.slos:
-            return self.sustained(plan, predicted, bar)
-        return self._at(plan, predicted if throughput else 1.0)
-
-    def _at(self, plan: Plan, scale: float) -> Verdict:
-        """At one multiple of the rates, by a short run where there is no time for another."""
-        short = False
-        try:
-            found = self._run(plan, scale, (), self.until)
-        except CutError:
-            found, short = self._run(plan, scale, (), _never, short=True), True
-        assert found is not None, "there is no SLO to end it"
-        value = -scale if self.goal.objective == "throughput" else self.mean(found)
-        return Verdict(Score(max(0.0, self.late(found)), value), scale, found, short)
-
-    def sustained(self, plan: Plan, about: float, bar: float = 0.0) -> Verdict:
-        """The highest multiple of the rates at which the SLOs hold, to NEAR, by bisection around a guess."""
-        good: Verdict | None = None
-        low = high = 0.0
-        scale = NEAR * bar if bar else about
-        try:
-            for _ in range(STEPS):
-                figures = self.holds(plan, scale)
-                if figures is not None:
-                    low, good = scale, Verdict(Score(0.0, -scale), scale, figures)
-                else:
-                    high = scale
-                    if scale <= NEAR * bar:
-                        return Verdict(Score(1.0, -scale), scale, {})
-                scale = self._next(low, high, about)
-                if scale <= low * NEAR or (high and high <= low * NEAR):
-                    break
-        except CutError:
-            pass
-        return good or self._at(plan, high or scale)
-
-    def _next(self, low: float, high: float, about: float) -> float:
-        """Where to look, between what holds and what does not (0: not known)."""
-        if not low:
-            return high * 0.75
-        scale = (low * high) ** 0.5 if high else max(about, low * 1.25)
-        if not lasting(self.demand, self.goal, scale, self.most)[1]:
-            scale = min(scale, max(low, BELIEVED * about))
-        return scale
-
-
-# ---------------------------------------------------------------- several
-
-_shared: dict[str, Any] = {}
-"what a worker process works with"
-
-
-def race(
-    judge: Judge,
-    finalists: Sequence[tuple[Plan, float]],
-    told: Callable[[Verdict], None] = lambda verdict: None,
-    processes: int | None = None,
-) -> list[Verdict]:
-    """Verdicts of plans, each with what the estimate says it carries, in their order; as many as there is time for.
-
-    Two at a time, against the best before them. There is one at least.
-    """
-    count = min(processes or cores(), len(finalists), TOGETHER)
-    if count < 2 or not FORKS:
-        return _race(lambda some, bar: [judge.verdict(*finalists[i], bar) for i in some], judge, len(finalists), told)
-    with workers(count, _prepare, judge, finalists) as pool:
-        return _race(lambda some, bar: list(pool.map(_verdict, some, [bar] * len(some))), judge, len(finalists), told)
-
-
-def _race(
-    verdicts: Callable[[Sequence[int], float], list[Verdict]], judge: Judge, count: int, told: Callable[[Verdict], None]
-) -> list[Verdict]:
-    found: list[Verdict] = []
-    for start in range(0, count, TOGETHER):
-        if found and judge.until():
-            break
-        bar = max((verdict.scale for verdict in found if verdict.score.holds), default=0.0)
-        for verdict in verdicts(range(start, min(start + TOGETHER, count)), bar):
-            found.append(verdict)
-            told(verdict)
-    return found
-
-
-def _prepare(judge: Judge, finalists: Sequence[tuple[Plan, float]]) -> None:
-    _shared["judge"], _shared["finalists"] = judge, finalists
-
-
-def _verdict(index: int, bar: float) -> Verdict:
-    verdict: Verdict = _shared["judge"].verdict(*_shared["finalists"][index], bar)
-    return verdict

@@ -12,6 +12,8 @@ from hocket.planner.plan import Plan
 Choices = tuple[Choice, ...]
 TRIMS = 4
 "reductions of other units that may make room for a move"
+COARSE, FINE = (2, 4), (1, 2, 4)
+"parts that shares are changed by: while there is much to try, and while little is to be gained"
 CORE = "cpu"
 "the kind of device that embedded engines run on"
 
@@ -29,6 +31,7 @@ class Moves:
 
     def __init__(self, packer: Packer, widths: Sequence[Sequence[int]], whole: bool) -> None:
         self.packer, self.widths, self.whole = packer, widths, whole
+        self.steps: tuple[int, ...] = COARSE
         self.alike = any(pool[0].kind == CORE for pool in packer.pools)
         "replicas of one unit are: `hocket up` runs no others"
 
@@ -67,9 +70,10 @@ class Moves:
     def _exchanged(self, v: int, more: Choice, less: Choice) -> Iterator[tuple[Choice, Choice]]:
         if less.replicas > 1:
             yield more._replace(replicas=more.replicas + 1), less._replace(replicas=less.replicas - 1)
-        if more.parts < PARTS and less.parts > self.least(v, less.tensor_parallel):
-            one, other = more._replace(parts=more.parts + 1), less._replace(parts=less.parts - 1)
-            yield united(one.groups), united(other.groups)
+        for step in self.steps:
+            if more.parts + step <= PARTS and less.parts - step >= self.least(v, less.tensor_parallel):
+                one, other = more._replace(parts=more.parts + step), less._replace(parts=less.parts - step)
+                yield united(one.groups), united(other.groups)
 
     def _changes(self, u: int, choice: Choice) -> Iterator[Choice]:
         """One group of replicas changed, or one replica made another than the rest."""
@@ -92,9 +96,7 @@ class Moves:
         least = self.least(u, degree)
         if replicas < 2:
             return
-        for share in sorted(
-            {min(PARTS, max(least, share)) for share in (least, parts - 2, parts + 2, PARTS)} - {parts}
-        ):
+        for share in sorted({min(PARTS, max(least, share)) for share in (least, *self._near(parts), PARTS)} - {parts}):
             yield one._replace(replicas=replicas - 1), Choice(degree, 1, share)
         if 2 * degree in self.widths[u] and replicas > 2:
             yield one._replace(replicas=replicas - 2), Choice(2 * degree, 1, max(parts, self.least(u, 2 * degree)))
@@ -110,9 +112,12 @@ class Moves:
                 same = other == degree
                 shares = {parts} if same or count != replicas else {parts, least, PARTS}
                 if same and count == replicas:
-                    shares = {parts - 2, parts - 1, parts + 1, parts + 2, least, PARTS}
+                    shares = {*self._near(parts), least, PARTS}
                 for share in sorted({min(PARTS, max(least, share)) for share in shares}):
                     yield Choice(other, count, share)
+
+    def _near(self, parts: int) -> list[int]:
+        return [parts + sign * step for step in self.steps for sign in (-1, 1)]
 
     def shaken(self, choices: Choices, rng: random.Random) -> Move:
         """A few random changes."""
@@ -127,7 +132,7 @@ class Moves:
         """One replica of each unit, of any width and of a share not far above the least."""
         degrees = [rng.choice(own) for own in self.widths]
         return [
-            Choice(degree, 1, min(PARTS, self.least(u, degree) + rng.choice((0, 0, 1, 2))))
+            Choice(degree, 1, min(PARTS, self.least(u, degree) + rng.choice((0, 0, *COARSE))))
             for u, degree in enumerate(degrees)
         ]
 
@@ -154,7 +159,8 @@ class Moves:
             if u in kept:
                 continue
             if one.parts > least:
-                less, gain = one._replace(parts=one.parts - 1), one.taken * (one.parts - least)
+                step = min(self.steps[0], one.parts - least)
+                less, gain = one._replace(parts=one.parts - step), one.taken * (one.parts - least)
             elif one.replicas > 1:
                 less, gain = one._replace(replicas=one.replicas - 1), one.taken // one.replicas
             else:

@@ -14,7 +14,7 @@ from hocket.planner.demand import Demand, Role
 from hocket.planner.inputs import USABLE, Cluster, Device, Model, Models
 from hocket.planner.plan import EnginePlan, Law, Plan, ReplicaPlan
 
-PARTS = 8
+PARTS = 16
 "shares are multiples of one over this"
 WIDEST_WINDOW = 256
 "calls that a replica runs at once at most: what engines are started with"

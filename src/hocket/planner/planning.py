@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from hocket.errors import InputError
-from hocket.planner.baselines import BASELINES
+from hocket.planner.baselines import AMONG, BASELINES
 from hocket.planner.demand import Demand, Role
 from hocket.planner.estimate import CONSTANTS, Estimate, Fleet
 from hocket.planner.finals import Clock, Entry, Progress, finals
@@ -18,15 +18,15 @@ from hocket.planner.goal import MOST_USED
 from hocket.planner.inputs import USABLE, Cluster
 from hocket.planner.judge import Verdict, rounded
 from hocket.planner.moves import Choices
-from hocket.planner.placement import WIDEST_WINDOW, Choice
+from hocket.planner.placement import PARTS, WIDEST_WINDOW, Choice
 from hocket.planner.plan import Plan, check
 from hocket.planner.search import Candidate, Problem, Search
 
 FINALISTS = 8
 "that the simulator judges"
-SEARCHES, RACES = 0.35, 0.7
-"shares of the budget by when searches and races must be over; verdicts have the rest"
-WHOLE, SPLIT, SERIAL = 0.08, 0.06, 0.04
+SEARCHES, REHEARSED = 0.25, 0.95
+"shares of the budget by when searches and rehearsals must be over; the simulator has the rest"
+WHOLE, SPLIT, SERIAL = 0.06, 0.04, 0.03
 "shares of the budget for searches: among plans that share no device, with a role apart, by a serial pipeline"
 SPLITS = 2
 "roles that are tried apart"
@@ -57,9 +57,10 @@ def plan_for(problem: Problem, budget_s: float, clock: Clock, progress: Progress
         return lambda: clock() - start > share * budget_s
 
     if baseline:
-        search = Search(problem)
         best = BASELINES[baseline](problem, within(SEARCHES))
-        entries = [Entry(search, one) for one in _distinct(best)]
+        among = problem._replace(whole=True, narrow=AMONG[baseline]) if baseline in AMONG else problem
+        search = Search(among)
+        entries = [Entry(search, one) for one in _distinct(best)[: FINALISTS if baseline in AMONG else 1]]
     else:
         if problem.goal.objective == "cost":
             problem, best = _cheapest(problem, SEARCHES * budget_s, clock)
@@ -68,8 +69,8 @@ def plan_for(problem: Problem, budget_s: float, clock: Clock, progress: Progress
         else:
             entries = _searched(problem, within, progress)
         _carries(problem, entries[0], budget_s, clock)
-    judged = finals(problem, entries, not baseline, within(RACES), within(1.0), progress)
-    (search, candidate, _), verdict = judged[0]
+    judged = finals(problem, entries, not baseline or baseline in AMONG, within(REHEARSED), progress)
+    (search, candidate), verdict = judged[0]
     estimate = search.estimator.estimate([search.fleet(candidate.plan)], [verdict.scale])
     plan = msgspec.structs.replace(
         candidate.plan,
@@ -116,7 +117,7 @@ def _searched(problem: Problem, within: Callable[[float], Callable[[], bool]], p
         entries += [Entry(split, one) for one in _distinct(best)[:2]]
         search.tried += split.tried
     entries.sort(key=lambda one: one.candidate.score)
-    simpler = [Entry(search, one, simpler=True) for one in search.rated(list(_simpler(unstacked, alone, within)))]
+    simpler = [Entry(search, one) for one in search.rated(list(_simpler(unstacked, alone, within)))]
     plans = [one.plan for one in simpler]
     ours = [one for one in entries if one.plan not in plans][: FINALISTS - 1]
     # Unlike replicas are estimated by their mean, and may do worse: the best plan without any is a finalist, too.
@@ -161,7 +162,9 @@ def _unlike(demand: Demand) -> Iterator[Role]:
 def _divided(choices: Choices, u: int) -> Iterator[Choices]:
     """Choices in which a new unit, next to `u`, has some of its replicas, or part of their shares."""
     degree, replicas, parts, _ = one = choices[u]
-    pairs = [(one._replace(parts=max(1, parts - less)), Choice(degree, 1, less)) for less in {2, parts // 2} - {0}]
+    pairs = [
+        (one._replace(parts=max(1, parts - less)), Choice(degree, 1, less)) for less in {PARTS // 4, parts // 2} - {0}
+    ]
     if replicas > 1:
         less = replicas // 4 or 1
         pairs = [(one._replace(replicas=replicas - less), Choice(degree, less, parts))]

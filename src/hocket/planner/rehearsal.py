@@ -1,0 +1,272 @@
+"""The rehearsal: plans on the same jobs by compiled engines, thousands of runs a minute. What a search climbs by.
+
+It tells candidates apart; what is said of the one that is chosen, the simulator says. Several draws of jobs are held
+fixed, and a shorter one, the sketch. A draw has as many jobs whatever the rate: they come the faster, so that what a
+plan sustains on it is one number. Most plans do worse than another on the sketch, which one run shows, or part of one.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from math import ceil, exp, fsum, inf, log
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from hocket.planner.arrays import NEVER, Fleet, book_of, fleet_of
+from hocket.planner.demand import Demand, Floats, Ints
+from hocket.planner.engines import play
+from hocket.planner.goal import Goal, Score, Slo
+from hocket.planner.inputs import Cluster, Models
+from hocket.planner.judge import Figures, dealt
+from hocket.planner.plan import Plan
+from hocket.sim.engine import TICKS_A_SECOND, ticks
+from hocket.sim.results import quantile
+from hocket.trace import Job
+
+SEED = 11
+ROOM = 1.25
+"times what the first plan is thought to carry: so much more a plan may carry, and its runs are long enough"
+MOST_CALLS, FEWEST = 500_000, 240
+"of a draw; jobs of a draw, however many calls they make"
+SKETCHED, SKETCHED_CALLS = 0.5, 150_000
+"of the jobs of a draw that the sketch has; calls that it has at most"
+TAIL = 0.9, 0.98
+"of its jobs, those whose mean stands for the p95 on the sketch: one number of few jobs is chance, a mean is less so"
+CALLS = 40_000
+"of a draw where no SLO says how long a run should be"
+IN_ALL, FEWEST_DRAWS, MOST_DRAWS = 2000, 2, 4
+"jobs of the rarest application in all draws together; how many draws that may be"
+BELIEVED = 1.1
+"times what is thought: more is not believed of runs that are too short"
+NEAR = 1.01
+"to which a sustained rate is found"
+BETTER = 1.003
+"times as good as another: less is noise"
+CROWDED, UNLOADED = 3.0, 1e-3
+"times its p95 at so little of the rates: an application that takes longer is overloaded, where no SLO says otherwise"
+
+
+class Draw(NamedTuple):
+    """Jobs in the order of their arrival."""
+
+    arrivals: Floats
+    "seconds, at the rates that are asked for"
+    drawn: Ints
+    "the recorded job that each is a copy of"
+    app: Ints
+    most: Ints
+    "late jobs of each application with which its 95th percentile is late, or the tail that stands for it"
+    tail: bool = False
+    "whether it does"
+
+
+class Outcome(NamedTuple):
+    """Of one plan."""
+
+    score: Score
+    "over all draws"
+    each: tuple[Score, ...]
+    "of each draw; a multiple of the rates is the highest that holds on it"
+
+    @property
+    def sustained(self) -> float:
+        """The multiple of the rates that holds on all draws."""
+        return min(-one.value for one in self.each)
+
+
+class Rehearsal:
+    """Plays plans for one demand. `slos`: what must hold; where none are given, what stands for them."""
+
+    def __init__(
+        self,
+        demand: Demand,
+        cluster: Cluster,
+        models: Models,
+        goal: Goal,
+        first: Plan,
+        about: float,
+        seed: int = SEED,
+        most_calls: float = MOST_CALLS,
+    ) -> None:
+        """`about`: times the rates that `first`, a plan, is thought to carry. `most_calls` of a draw."""
+        self.demand, self.cluster, self.models, self.goal = demand, cluster, models, goal
+        self.throughput = goal.objective == "throughput"
+        self._about = about if self.throughput else goal.headroom
+        self._book = book_of(demand)
+        self.runs = 0
+        calls = _calls(demand)
+        jobs, self._most = self._length(calls, most_calls)
+        rarest = float(demand.per_s.min() / demand.per_s.sum())
+        draws = min(MOST_DRAWS, max(FEWEST_DRAWS, ceil(IN_ALL / (jobs * rarest))))
+        self.draws = [self._draw(jobs, f"{seed} {number}") for number in range(draws)]
+        short = self._draw(max(FEWEST, round(min(SKETCHED * jobs, SKETCHED_CALLS / calls))), f"{seed} sketch")
+        late = np.array([max(2, round((1.0 - TAIL[0]) * np.sum(short.app == app))) for app in range(len(demand.apps))])
+        self.sketch = short._replace(most=late, tail=True)
+        self.slos = goal.slos or self._crowded(first)
+        self._within = np.full(len(demand.apps), NEVER)
+        for slo in self.slos:
+            if slo.figure == "p95":
+                app = demand.apps.index(slo.app)
+                self._within[app] = min(self._within[app], ticks(slo.seconds))
+
+    def _length(self, calls: float, most_calls: float) -> tuple[int, float]:
+        """Jobs of a draw, and the multiple of the rates up to which that is long enough. `calls`: of a job."""
+        per_s = float(self.demand.per_s.sum())
+        if self.goal.lasts_s is None:
+            return max(FEWEST, round(CALLS / calls)), inf
+        wanted = self.goal.lasts_s * per_s * self._about * (ROOM if self.throughput else 1.0)
+        jobs = max(FEWEST, round(min(wanted, most_calls / calls)))
+        return jobs, inf if jobs >= wanted else BELIEVED * self._about
+
+    def _draw(self, jobs: int, seed: str) -> Draw:
+        """Each application a Poisson process, its recorded jobs dealt out."""
+        demand, taken = self.demand, list[tuple[float, int, int]]()
+        places: dict[str, list[int]] = defaultdict(list)
+        for number, job in enumerate(demand.jobs):
+            places[job.app].append(number)
+        for app, (name, per_s) in enumerate(zip(demand.apps, demand.per_s, strict=True)):
+            rng, at = random.Random(f"{seed} {name}"), 0.0
+            count = max(1, round(jobs * float(per_s / demand.per_s.sum())))
+            for number in dealt(places[name], count, rng):
+                at += rng.expovariate(float(per_s))
+                taken.append((at, number, app))
+        arrivals, drawn, apps = zip(*sorted(taken), strict=True)
+        counts = np.bincount(apps, minlength=len(demand.apps))
+        most = np.array([count - int(0.95 * (count - 1)) for count in counts])
+        return Draw(np.array(arrivals), np.array(drawn), np.array(apps), most)
+
+    def _crowded(self, first: Plan) -> tuple[Slo, ...]:
+        self._within = np.full(len(self.demand.apps), NEVER)
+        alone = self.figures(self.fleet(first), self.draws[0], UNLOADED)
+        assert alone is not None, "nothing gives this run up"
+        return tuple(Slo(app, "p95", CROWDED * own["p95_s"]) for app, own in alone.items())
+
+    # ---------------------------------------------------------------- runs
+
+    def fleet(self, plan: Plan) -> Fleet:
+        """A plan as the engines see it."""
+        return fleet_of(plan, self.demand, self.cluster, self.models)
+
+    def figures(self, fleet: Fleet, draw: Draw, scale: float, ends_early: bool = False) -> Figures | None:
+        """Mean and p95 latency at `scale` times the rates. None if a p95 is missed for certain, with `ends_early`."""
+        self.runs += 1
+        within = self._within if ends_early else np.full(len(self._within), NEVER)
+        took, missed = play(self._book, fleet, _ticks(draw.arrivals / scale), draw.drawn, within, draw.most)
+        if missed:
+            return None
+        jct_s = took / TICKS_A_SECOND
+        found: Figures = {}
+        for app, name in enumerate(self.demand.apps):
+            own = np.sort(jct_s[draw.app == app])
+            high = (
+                float(own[slice(*(round(part * len(own)) for part in TAIL))].mean())
+                if draw.tail
+                else quantile(own.tolist(), 0.95)
+            )
+            found[name] = {"mean_s": float(own.mean()), "p95_s": float(high)}
+        return found
+
+    def late(self, figures: Figures) -> float:
+        """By how much the worst SLO is missed, as a share of it."""
+        return max(figures[slo.app][f"{slo.figure}_s"] / slo.seconds - 1.0 for slo in self.slos)
+
+    def holds(self, fleet: Fleet, draw: Draw, scale: float) -> bool:
+        """Whether all SLOs hold at `scale` times the rates."""
+        if scale > self._most and not draw.tail:
+            return False
+        figures = self.figures(fleet, draw, scale, ends_early=True)
+        return figures is not None and self.late(figures) <= 0.0
+
+    def _sustained(self, fleet: Fleet, draw: Draw, about: float) -> float:
+        """The highest multiple of the rates at which all SLOs hold, to NEAR, looked for around a guess."""
+        low = high = about = about if draw.tail else min(about, self._most)
+        step = NEAR**2
+        if self.holds(fleet, draw, about):
+            while self.holds(fleet, draw, high := low * step):
+                low, step = high, step**2
+        else:
+            while not self.holds(fleet, draw, low := high / step):
+                high, step = low, step**2
+                if low < UNLOADED * about:
+                    return low
+        while high / low > NEAR + 1e-9:
+            middle = (low * high) ** 0.5
+            low, high = (middle, high) if self.holds(fleet, draw, middle) else (low, middle)
+        return low
+
+    def _appraised(self, fleet: Fleet, draw: Draw, bar: Score | None) -> Score:
+        """For latency. `bar`: of another plan; one that misses an SLO is not looked at closely where that does not."""
+        hasty = bar is not None and bar.holds
+        figures = self.figures(fleet, draw, self.goal.headroom, ends_early=hasty)
+        if figures is None:
+            return Score(1.0, inf)
+        violation = max(0.0, self.late(figures))
+        if hasty and violation:
+            return Score(violation, inf)
+        now = self.figures(fleet, draw, 1.0)
+        assert now is not None, "nothing gives this run up"
+        return Score(violation, self.mean(now))
+
+    def mean(self, figures: Figures) -> float:
+        """Mean latency over all jobs."""
+        shares = self.demand.per_s / self.demand.per_s.sum()
+        return fsum(float(share) * figures[app]["mean_s"] for app, share in zip(self.demand.apps, shares, strict=True))
+
+    # ---------------------------------------------------------------- plans
+
+    def _score(self, fleet: Fleet, draw: Draw, about: float) -> Score:
+        if self.throughput:
+            return Score(0.0, -self._sustained(fleet, draw, about))
+        return self._appraised(fleet, draw, None)
+
+    def outcome(self, plan: Plan, about: float) -> Outcome:
+        """Of a plan, on all draws. `about`: what it may carry."""
+        fleet = self.fleet(plan)
+        each = tuple(self._score(fleet, draw, about) for draw in self.draws)
+        violation = fsum(one.violation for one in each) / len(each)
+        if self.throughput:
+            return Outcome(Score(violation, -exp(fsum(log(-one.value) for one in each) / len(each))), each)
+        return Outcome(Score(violation, fsum(one.value for one in each) / len(each)), each)
+
+    def sketched(self, plan: Plan, about: float) -> Score:
+        """Of a plan, on the sketch. `about`: what it may carry."""
+        return self._score(self.fleet(plan), self.sketch, about)
+
+    def beats(self, plan: Plan, bar: Score) -> bool:
+        """Whether it does better on the sketch than another does."""
+        fleet = self.fleet(plan)
+        if self.throughput:
+            return self.holds(fleet, self.sketch, BETTER * -bar.value)
+        return self._appraised(fleet, self.sketch, bar) < Score(bar.violation, bar.value / BETTER)
+
+    def told(self, plan: Plan, number: int, scale: float, jobs: int | None = None) -> Figures:
+        """Of one draw, or its first so many jobs."""
+        draw = self.draws[number]
+        some = draw._replace(arrivals=draw.arrivals[:jobs], drawn=draw.drawn[:jobs], app=draw.app[:jobs])
+        found = self.figures(self.fleet(plan), some, scale)
+        assert found is not None, "nothing gives this run up"
+        return found
+
+    def jobs(self, number: int, scale: float, most_calls: float = inf) -> list[Job]:
+        """Those of a draw, for the simulator: the first of them that make no more calls than that."""
+        draw, found, calls = self.draws[number], list[Job](), 0
+        for place, (at, recorded) in enumerate(zip(draw.arrivals, draw.drawn, strict=True)):
+            job = self.demand.jobs[recorded]
+            calls += len(job.stages)
+            if found and calls > most_calls:
+                break
+            found.append(msgspec.structs.replace(job, job=f"{place}", arrival_s=float(at) / scale))
+        return found
+
+
+def _calls(demand: Demand) -> float:
+    """Of a job, mean over the applications."""
+    calls = fsum(role.calls * float(demand.per_s[demand.apps.index(role.app)]) for role in demand.roles)
+    return calls / float(demand.per_s.sum())
+
+
+def _ticks(seconds: Floats) -> Ints:
+    return np.rint(seconds * TICKS_A_SECOND).astype(np.int64)
