@@ -15,7 +15,6 @@ from hocket.planner.demand import App, Demand, Rates, demand_of
 from hocket.planner.goal import Goal, Slo
 from hocket.planner.inputs import Cluster, Models
 from hocket.planner.judge import Judge
-from hocket.planner.plan import Plan
 from hocket.planner.search import Problem
 from hocket.sim.workloads import generate
 
@@ -37,9 +36,6 @@ RECORDED = 2000
 "jobs of each application"
 UNLOADED = 1e-4
 "of the rates"
-ROUNDING = 1e-9
-NEAR = 1.02
-"at which the bisection for a sustained rate ends"
 
 
 def demand(apps: Mapping[str, float], seed: int, count: int = RECORDED) -> Demand:
@@ -71,24 +67,3 @@ def targets(problem: Problem, fresh: Demand) -> tuple[Slo, ...]:
     default = BASELINES["k8s-default"](problem, lambda: False)[0].plan
     alone = Judge(fresh, problem.cluster, problem.models, Goal(), MEASURED_ON).figures(default, UNLOADED)
     return tuple(Slo(app, "p95", TARGET * own["p95_s"]) for app, own in alone.items())
-
-
-def sustained(judge: Judge, plan: Plan, about: float) -> float:
-    """The highest multiple of the rates at which all targets hold, to NEAR. `about`: where it is looked for first."""
-
-    def holds(scale: float) -> bool:
-        return judge.holds(plan, scale) is not None
-
-    low, high, step = about, about, NEAR**2
-    if holds(about):
-        while holds(high := low * step):
-            low, step = high, step**2
-    else:
-        while not holds(low := high / step):
-            high, step = low, step**2
-            if high < UNLOADED:
-                return 0.0
-    while high / low > NEAR + ROUNDING:
-        middle = (low * high) ** 0.5
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low

@@ -84,7 +84,6 @@ def differs(stage: Rehearsal, judge: Judge, plan: Plan, scale: float) -> float:
     """By which share the simulator says another latency than the rehearsal."""
     jobs = stage.jobs(0, scale, CHECKED)
     simulated, rehearsed = judge.played(plan, jobs), stage.told(plan, 0, scale, len(jobs))
-    assert simulated is not None
     found = max(abs(simulated[app][key] / own[key] - 1.0) for app, own in rehearsed.items() for key in own)
     if found > EQUAL:
         raise RuntimeError(f"the simulator differs from the rehearsal by {found}")

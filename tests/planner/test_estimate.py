@@ -12,7 +12,7 @@ import pytest
 from hocket.errors import InputError
 from hocket.planner.demand import App, Rates, demand_of
 from hocket.planner.explain import critical
-from hocket.planner.goal import Goal
+from hocket.planner.goal import Goal, Slo
 from hocket.planner.judge import draw
 from hocket.planner.placement import Choice, place
 from hocket.planner.plan import problems_of
@@ -154,7 +154,7 @@ def test_a_sample_has_the_load_of_all_jobs() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_a_run_has_the_work_that_is_to_be_expected(seed: int) -> None:
     asked = demand({"beam-search": 1.0}, count=200)
-    jobs = draw(asked, Goal(), 1.0, seed, 1000, 1000)
+    jobs = draw(asked, Goal("latency", (Slo("rag", "p95", 1e9),)), 1.0, seed, 1000)
     recorded, run = (
         np.mean([sum(stage.prompt_tokens for stage in job.stages) for job in some]) for some in (asked.jobs, jobs)
     )

@@ -35,7 +35,10 @@ else:
 
     def compiled(function: F) -> F:
         """To machine code, kept on the disk from the first time on; it runs beside other threads."""
-        return cast("F", njit(cache=True, nogil=True)(function))
+        try:
+            return cast("F", njit(cache=True, nogil=True)(function))
+        except RuntimeError:  # there is no folder to keep it in
+            return cast("F", njit(nogil=True)(function))
 
 
 Q0, Q1, Q2, D0, D1, D2 = range(len(CONSTANTS))

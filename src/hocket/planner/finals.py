@@ -37,7 +37,7 @@ SHAKES = 500
 CHECKED = 10_000
 "calls of the best plan's run, the first, that the simulator plays, too"
 SLACK, FAR = 0.02, 0.1
-"by how much less than the best a plan may do on the sketch to be measured on all draws, and to be climbed from"
+"by how much less than the best a plan may do on the sketch to be tried on all draws, and to be climbed from"
 
 Clock = Callable[[], float]
 Progress = Callable[[str, int, Score | None], None]
@@ -87,7 +87,6 @@ def verdict(judge: Judge, stage: Rehearsal, plan: Plan, outcome: Outcome) -> Ver
     figures = stage.told(plan, number, heard.scale)
     jobs = stage.jobs(number, heard.scale, CHECKED)
     simulated, rehearsed = judge.played(plan, jobs), stage.told(plan, number, heard.scale, len(jobs))
-    assert simulated is not None, "nothing gives this run up"
     differs = max(abs(simulated[app][key] / own[key] - 1.0) for app, own in rehearsed.items() for key in own)
     return heard._replace(figures=figures, differs=differs)
 
@@ -143,7 +142,7 @@ class _Climb:
             start = starts.pop(0) if starts else self._shaken(best[1], mark)
             found = start and self._climbed(start)
             idle += 1
-            if not found or not found[0] < _below(mark, SLACK):
+            if not found or not found[0] < _below(mark, SLACK) or not self._stage.holds_up(found[1].plan, best[0]):
                 continue
             measured = self._measured([found])[0]
             if measured[0].score < best[0].score:
@@ -205,7 +204,7 @@ class _Climb:
         return list(zip(scores, entries, strict=True))
 
     def _measured(self, some: Sequence[Sketched]) -> list[Known]:
-        outcomes = self._pool.map(lambda one: self._stage.outcome(one[1].plan, -one[0].value), some)
+        outcomes = self._pool.map(lambda one: self._stage.outcome(one[1].plan, -one[0].value, self._until), some)
         found = [(outcome, entry) for outcome, (_, entry) in zip(outcomes, some, strict=True)]
         self.known += found
         return found

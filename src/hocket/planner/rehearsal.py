@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Callable
 from math import ceil, exp, fsum, inf, log
 from typing import NamedTuple
 
@@ -29,8 +30,8 @@ from hocket.trace import Job
 SEED = 11
 ROOM = 1.25
 "times what the first plan is thought to carry: so much more a plan may carry, and its runs are long enough"
-MOST_CALLS, FEWEST = 500_000, 240
-"of a draw; jobs of a draw, however many calls they make"
+MOST_CALLS, LARGE, FEWEST = 500_000, 32, 240
+"of a draw; devices, of more than which a draw has so much fewer; jobs of a draw, however many calls they make"
 SKETCHED, SKETCHED_CALLS = 0.5, 150_000
 "of the jobs of a draw that the sketch has; calls that it has at most"
 TAIL = 0.9, 0.98
@@ -97,12 +98,12 @@ class Rehearsal:
         self._about = about if self.throughput else goal.headroom
         self._book = book_of(demand)
         self.runs = 0
-        calls = _calls(demand)
-        jobs, self._most = self._length(calls, most_calls)
+        calls, fewer = _calls(demand), max(1.0, len(cluster.devices) / LARGE)
+        jobs, self._most = self._length(calls, most_calls / fewer)
         rarest = float(demand.per_s.min() / demand.per_s.sum())
         draws = min(MOST_DRAWS, max(FEWEST_DRAWS, ceil(IN_ALL / (jobs * rarest))))
         self.draws = [self._draw(jobs, f"{seed} {number}") for number in range(draws)]
-        short = self._draw(max(FEWEST, round(min(SKETCHED * jobs, SKETCHED_CALLS / calls))), f"{seed} sketch")
+        short = self._draw(max(FEWEST, round(min(SKETCHED * jobs, SKETCHED_CALLS / fewer / calls))), f"{seed} sketch")
         late = np.array([max(2, round((1.0 - TAIL[0]) * np.sum(short.app == app))) for app in range(len(demand.apps))])
         self.sketch = short._replace(most=late, tail=True)
         self.slos = goal.slos or self._crowded(first)
@@ -222,14 +223,18 @@ class Rehearsal:
             return Score(0.0, -self._sustained(fleet, draw, about))
         return self._appraised(fleet, draw, None)
 
-    def outcome(self, plan: Plan, about: float) -> Outcome:
-        """Of a plan, on all draws. `about`: what it may carry."""
+    def outcome(self, plan: Plan, about: float, until: Callable[[], bool] = lambda: False) -> Outcome:
+        """Of a plan, on all draws; on one at least, if `until` says that time is over. `about`: what it may carry."""
         fleet = self.fleet(plan)
-        each = tuple(self._score(fleet, draw, about) for draw in self.draws)
+        each = [self._score(fleet, self.draws[0], about)]
+        for draw in self.draws[1:]:
+            if until():
+                break
+            each.append(self._score(fleet, draw, about))
         violation = fsum(one.violation for one in each) / len(each)
         if self.throughput:
-            return Outcome(Score(violation, -exp(fsum(log(-one.value) for one in each) / len(each))), each)
-        return Outcome(Score(violation, fsum(one.value for one in each) / len(each)), each)
+            return Outcome(Score(violation, -exp(fsum(log(-one.value) for one in each) / len(each))), tuple(each))
+        return Outcome(Score(violation, fsum(one.value for one in each) / len(each)), tuple(each))
 
     def sketched(self, plan: Plan, about: float) -> Score:
         """Of a plan, on the sketch. `about`: what it may carry."""
@@ -241,6 +246,13 @@ class Rehearsal:
         if self.throughput:
             return self.holds(fleet, self.sketch, BETTER * -bar.value)
         return self._appraised(fleet, self.sketch, bar) < Score(bar.violation, bar.value / BETTER)
+
+    def holds_up(self, plan: Plan, best: Outcome) -> bool:
+        """Whether it does no worse than `best` on any draw: to know that takes a run each, to measure it many."""
+        fleet = self.fleet(plan)
+        if self.throughput:
+            return all(self.holds(fleet, draw, -bar.value) for draw, bar in zip(self.draws, best.each, strict=False))
+        return all(self._appraised(fleet, draw, bar) <= bar for draw, bar in zip(self.draws, best.each, strict=False))
 
     def told(self, plan: Plan, number: int, scale: float, jobs: int | None = None) -> Figures:
         """Of one draw, or its first so many jobs."""

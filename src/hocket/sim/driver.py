@@ -9,7 +9,6 @@ admissions.
 from __future__ import annotations
 
 import heapq
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -30,9 +29,6 @@ ARRIVAL, TOOL, CREDIT, TICK, BEGIN = range(5)
 
 FOREVER_S = 1e15
 "jobs are always closed here, so none is ever idle: the spec's job_idle_s in a simulation"
-
-Watch = Callable[[Job, float, float | None], bool]
-"(job, now, its JCT; None: it has arrived): whether the run is to end here. Seconds; a refused job has an endless JCT"
 
 
 class Span(NamedTuple):
@@ -83,11 +79,9 @@ class Simulation:
         observe: Callable[[ev.Event, list[cmd.Command]], None] | None = None,
         progress: Callable[[int], None] | None = None,
         sharing: Sharing | None = None,
-        watch: Watch | None = None,
     ) -> None:
         """`record`: of which jobs to keep spans; `observe` sees every event with its commands; `progress` the count
-        of jobs that are done; `sharing`: the devices of the replicas, where some have a part of one; `watch` may end
-        the run before all jobs have.
+        of jobs that are done; `sharing`: the devices of the replicas, where some have a part of one.
         """
         self._jobs = sorted(jobs, key=lambda job: job.arrival_s)
         self._scheduler = scheduler
@@ -97,7 +91,6 @@ class Simulation:
         self._observe = observe
         self._preempts = scheduler.spec.preemption is not None
         self._progress = progress
-        self._watch = watch
         # Where nobody listens, the core is not told what moves none of its decisions: half of all that happens.
         self._tells_all = observe is not None or scheduler.wants_news
         self._graphs: dict[int, Graph] = {}  # resampled jobs have one list of stages: its graph is made once
@@ -241,7 +234,6 @@ class Simulation:
         for stage in job.stages:
             if not run.left[stage.id]:
                 self._reveal(run, stage)
-        self._look(job, None)
 
     def _reveal(self, run: Run, stage: Stage) -> None:
         """All that `stage` needs has ended: now it exists for the core."""
@@ -299,16 +291,10 @@ class Simulation:
 
     def _done(self, run: Run) -> None:
         self._left -= 1
-        self._look(run.job, self._outcome.jct_s.get(run.job.job, math.inf))
         if self._oracle is not None:
             self._oracle.forget(run.job.job)
         if self._progress is not None:
             self._progress(len(self._jobs) - self._left)
-
-    def _look(self, job: Job, jct_s: float | None) -> None:
-        """Let the watch say whether that was enough."""
-        if self._watch is not None and self._watch(job, self._at, jct_s):
-            self._left = 0
 
     # ---------------------------------------------------------------- replicas
 

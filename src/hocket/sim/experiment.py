@@ -17,7 +17,7 @@ from hocket.assembly import build
 from hocket.core.spec import AdmissionSpec, EngineSpec, PreemptionSpec, Route, SchedulerSpec, TenantSpec
 from hocket.errors import InputError
 from hocket.policies import check_parameters, parse_policy
-from hocket.sim.driver import FOREVER_S, Outcome, Simulation, Watch
+from hocket.sim.driver import FOREVER_S, Outcome, Simulation
 from hocket.sim.model import EngineModel
 from hocket.sim.oracle import Oracle
 from hocket.sim.results import Run
@@ -106,17 +106,14 @@ def simulate(
     record: frozenset[str] = frozenset(),
     progress: Callable[[int], None] | None = None,
     profiles: Mapping[str, str] | None = None,
-    watch: Watch | None = None,
 ) -> Outcome:
     """Run `jobs` under `policy` ("urgency>las"), which may know `profiles`: the text of each application's.
 
-    `watch` may end it early. Raises InputError for a policy that is none, and where jobs could never end.
+    Raises InputError for a policy that is none, and where jobs could never end.
     """
     oracle = Oracle() if "oracle" in parse_policy(policy) else None
     scheduler = build(scheduler_spec(setup, policy), {"oracle": oracle} if oracle else None, profiles)
-    return Simulation(
-        *(jobs, setup.engines, scheduler, oracle, record), progress=progress, sharing=setup.sharing, watch=watch
-    ).run()
+    return Simulation(*(jobs, setup.engines, scheduler, oracle, record), progress=progress, sharing=setup.sharing).run()
 
 
 def scheduler_spec(setup: Setup, policy: str) -> SchedulerSpec:
