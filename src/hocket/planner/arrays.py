@@ -13,8 +13,8 @@ from hocket.planner.inputs import Cluster, Models
 from hocket.planner.plan import Plan
 from hocket.sim.engine import ticks
 
-NEVER = int(np.iinfo(np.int64).max)
-"ticks: no time"
+NEVER = 1 << 62
+"ticks: no time; to it one may add"
 
 
 class Book(NamedTuple):

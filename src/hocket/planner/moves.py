@@ -70,7 +70,7 @@ class Moves:
     def _exchanged(self, v: int, more: Choice, less: Choice) -> Iterator[tuple[Choice, Choice]]:
         if less.replicas > 1:
             yield more._replace(replicas=more.replicas + 1), less._replace(replicas=less.replicas - 1)
-        for step in self.steps:
+        for step in self.steps[:-1]:
             if more.parts + step <= PARTS and less.parts - step >= self.least(v, less.tensor_parallel):
                 one, other = more._replace(parts=more.parts + step), less._replace(parts=less.parts - step)
                 yield united(one.groups), united(other.groups)
@@ -96,7 +96,8 @@ class Moves:
         least = self.least(u, degree)
         if replicas < 2:
             return
-        for share in sorted({min(PARTS, max(least, share)) for share in (least, *self._near(parts), PARTS)} - {parts}):
+        shares = {min(PARTS, max(least, share)) for share in (least, *self._near(parts)[-2:], PARTS)}
+        for share in sorted(shares - {parts}):
             yield one._replace(replicas=replicas - 1), Choice(degree, 1, share)
         if 2 * degree in self.widths[u] and replicas > 2:
             yield one._replace(replicas=replicas - 2), Choice(2 * degree, 1, max(parts, self.least(u, 2 * degree)))

@@ -36,14 +36,14 @@ SKETCHED, SKETCHED_CALLS = 0.5, 150_000
 "of the jobs of a draw that the sketch has; calls that it has at most"
 TAIL = 0.9, 0.98
 "of its jobs, those whose mean stands for the p95 on the sketch: one number of few jobs is chance, a mean is less so"
-CALLS = 40_000
-"of a draw where no SLO says how long a run should be"
+CALLS = 10_000
+"of a run that tells latencies without load, where there are no SLOs"
 IN_ALL, FEWEST_DRAWS, MOST_DRAWS = 2000, 2, 4
 "jobs of the rarest application in all draws together; how many draws that may be"
 BELIEVED = 1.1
 "times what is thought: more is not believed of runs that are too short"
-NEAR = 1.01
-"to which a sustained rate is found"
+NEAR, ENDLESS = 1.01, 100.0
+"to which a sustained rate is found; times a guess, above which it is not looked for: few jobs may hold at any rate"
 BETTER = 1.003
 "times as good as another: less is noise"
 CROWDED, UNLOADED = 3.0, 1e-3
@@ -99,6 +99,8 @@ class Rehearsal:
         self._book = book_of(demand)
         self.runs = 0
         calls, fewer = _calls(demand), max(1.0, len(cluster.devices) / LARGE)
+        self._within = np.full(len(demand.apps), NEVER)
+        self.slos = goal.slos or self._crowded(first, max(FEWEST, round(CALLS / calls)), f"{seed} alone")
         jobs, self._most = self._length(calls, most_calls / fewer)
         rarest = float(demand.per_s.min() / demand.per_s.sum())
         draws = min(MOST_DRAWS, max(FEWEST_DRAWS, ceil(IN_ALL / (jobs * rarest))))
@@ -106,8 +108,6 @@ class Rehearsal:
         short = self._draw(max(FEWEST, round(min(SKETCHED * jobs, SKETCHED_CALLS / fewer / calls))), f"{seed} sketch")
         late = np.array([max(2, round((1.0 - TAIL[0]) * np.sum(short.app == app))) for app in range(len(demand.apps))])
         self.sketch = short._replace(most=late, tail=True)
-        self.slos = goal.slos or self._crowded(first)
-        self._within = np.full(len(demand.apps), NEVER)
         for slo in self.slos:
             if slo.figure == "p95":
                 app = demand.apps.index(slo.app)
@@ -116,9 +116,9 @@ class Rehearsal:
     def _length(self, calls: float, most_calls: float) -> tuple[int, float]:
         """Jobs of a draw, and the multiple of the rates up to which that is long enough. `calls`: of a job."""
         per_s = float(self.demand.per_s.sum())
-        if self.goal.lasts_s is None:
-            return max(FEWEST, round(CALLS / calls)), inf
-        wanted = self.goal.lasts_s * per_s * self._about * (ROOM if self.throughput else 1.0)
+        lasts_s = self.goal._replace(slos=self.slos).lasts_s
+        assert lasts_s is not None, "there are SLOs, or what stands for them"
+        wanted = lasts_s * per_s * self._about * (ROOM if self.throughput else 1.0)
         jobs = max(FEWEST, round(min(wanted, most_calls / calls)))
         return jobs, inf if jobs >= wanted else BELIEVED * self._about
 
@@ -139,9 +139,8 @@ class Rehearsal:
         most = np.array([count - int(0.95 * (count - 1)) for count in counts])
         return Draw(np.array(arrivals), np.array(drawn), np.array(apps), most)
 
-    def _crowded(self, first: Plan) -> tuple[Slo, ...]:
-        self._within = np.full(len(self.demand.apps), NEVER)
-        alone = self.figures(self.fleet(first), self.draws[0], UNLOADED)
+    def _crowded(self, first: Plan, jobs: int, seed: str) -> tuple[Slo, ...]:
+        alone = self.figures(self.fleet(first), self._draw(jobs, seed), UNLOADED)
         assert alone is not None, "nothing gives this run up"
         return tuple(Slo(app, "p95", CROWDED * own["p95_s"]) for app, own in alone.items())
 
@@ -188,6 +187,8 @@ class Rehearsal:
         if self.holds(fleet, draw, about):
             while self.holds(fleet, draw, high := low * step):
                 low, step = high, step**2
+                if low > ENDLESS * about:
+                    return low
         else:
             while not self.holds(fleet, draw, low := high / step):
                 high, step = low, step**2

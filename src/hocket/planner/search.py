@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from math import ceil
+from math import ceil, inf
 from typing import NamedTuple
 
 from hocket.errors import InputError
@@ -17,7 +17,7 @@ from hocket.planner.demand import Demand, Role
 from hocket.planner.estimate import Estimator, Fleet, engines_of, fleet_of
 from hocket.planner.goal import Goal, Score, appraised, scores
 from hocket.planner.inputs import USABLE, Cluster, Models
-from hocket.planner.moves import Choices, Move, Moves
+from hocket.planner.moves import COARSE, FINE, Choices, Move, Moves
 from hocket.planner.placement import PARTS, Choice, Packer, Unit, units_of
 from hocket.planner.plan import EnginePlan, Law, Plan
 
@@ -95,10 +95,13 @@ class Search:
         begun = _leaders(self._begun(starts), STARTS)
         if not begun:
             raise InputError(self.too_small())
-        beams, idle, number = [begun[:BEAM], *([one] for one in begun[1:])], 0, 0
+        beams, idle, number, polished = [begun[:BEAM], *([one] for one in begun[1:])], 0, 0, Score(inf, inf)
         while idle < IDLE_STARTS and not until():
             before = self.best[0].score
             self._climb(beams.pop(0), until, progress)
+            if not beams and self.best[0].score < polished:
+                self._polish(until, progress)
+                polished = self.best[0].score
             idle = idle + 1 if self.best[0].score >= before and not beams else 0
             if not beams:
                 number += 1
@@ -114,6 +117,12 @@ class Search:
         else:
             moves = [Move(self._filled(self.moves.drawn(self._rng)), frozenset()) for _ in range(BEAM)]
         return _leaders(self.consider(moves)) or leaders
+
+    def _polish(self, until: Callable[[], bool], progress: Callable[[int, Score], None]) -> None:
+        """From the best on in smaller steps: too many to take them from everywhere."""
+        self.moves.steps = FINE
+        self._climb(_leaders(self.best, 1), until, progress)
+        self.moves.steps = COARSE
 
     def _climb(self, beam: list[Candidate], until: Callable[[], bool], progress: Callable[[int, Score], None]) -> None:
         """From `beam` to neighbours that are better, as long as there are any."""
