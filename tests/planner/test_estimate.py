@@ -14,7 +14,7 @@ from hocket.planner.demand import App, Rates, demand_of
 from hocket.planner.explain import critical
 from hocket.planner.goal import Goal, Slo
 from hocket.planner.judge import draw
-from hocket.planner.placement import Choice, place
+from hocket.planner.placement import PARTS, Choice, place
 from hocket.planner.plan import problems_of
 from hocket.planner.search import Search
 from hocket.planner.simulated import setup_of
@@ -78,7 +78,7 @@ def test_what_cannot_be_asked_for(apps: list[str], told: str) -> None:
 @pytest.mark.parametrize("app", ["rag", "coding-crew"])
 def test_without_load_it_is_the_longest_path(app: str) -> None:
     search = Search(problem({app: 1e-4}, 4))
-    plan = place(search.units, [Choice(1, 1, 8)] * 3, search.problem.cluster)
+    plan = place(search.units, [Choice(1, 1, PARTS)] * 3, search.problem.cluster)
     assert plan is not None
     jobs = jobs_of({app: 1e-4}, count=60)
     outcome = simulate(jobs, setup_of(plan, search.problem.cluster, search.problem.models), "fcfs")
@@ -104,9 +104,12 @@ def test_it_ranks_random_plans_as_the_simulator_does() -> None:
 @pytest.mark.parametrize("law", ["ps", "capped"])
 def test_a_replica_with_a_device_to_itself_takes_more_calls(law: str) -> None:
     search = Search(problem({"rag": 1.0}, 4, law=law))
-    rerankers = Choice(1, 1, 8, (Choice(1, 1, 4),))
+    rerankers = Choice(1, 1, PARTS, (Choice(1, 1, PARTS // 2),))
     plan = place(
-        search.units, [Choice(1, 1, 4), rerankers, Choice(2, 1, 8)], search.problem.cluster, law=search.problem.law
+        search.units,
+        [Choice(1, 1, PARTS // 2), rerankers, Choice(2, 1, PARTS)],
+        search.problem.cluster,
+        law=search.problem.law,
     )
     assert plan is not None
     u = next(index for index, engine in enumerate(plan.engines) if engine.name == "reranker")
@@ -128,7 +131,7 @@ def test_more_load_is_never_faster_and_capped_is_slower_than_ps() -> None:
 
 def test_shares_of_the_critical_path_and_of_tools_are_the_whole() -> None:
     search = Search(problem({"rag": 0.2}, 4))
-    plan = place(search.units, [Choice(1, 1, 8)] * 3, search.problem.cluster)
+    plan = place(search.units, [Choice(1, 1, PARTS)] * 3, search.problem.cluster)
     assert plan is not None
     estimate = search.estimator.estimate([search.fleet(plan)], [1.0])
     shares = critical(search.estimator, estimate.times[0, 0])

@@ -27,7 +27,7 @@ def quiet(what: str, done: int, score: object) -> None:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hocket.planner.rehearsal.MOST_CALLS", 60_000)
+    monkeypatch.setattr("hocket.planner.rehearsal.MOST_CALLS", 150_000)
     monkeypatch.setattr("hocket.planner.rehearsal.IN_ALL", 400)
     monkeypatch.setattr(finishing, "SHAKES", 12)
 

@@ -81,10 +81,11 @@ def test_moves_lead_to_what_can_be_deployed_and_trims_take_from_others_alone() -
 
 def test_stacked_replicas_are_a_choice() -> None:
     asked = problem({"rag": 1.0}, 4)
-    choices = (Choice(1, 5, 2), Choice(1, 1, 4), Choice(2, 1, 8))
+    choices = (Choice(1, 5, PARTS // 4), Choice(1, 1, PARTS // 2), Choice(2, 1, PARTS))
     assert Search(asked).packer.plans(choices)
     assert not Search(asked._replace(stacked=False)).packer.plans(choices)
-    for plan in Search(asked._replace(stacked=False)).packer.plans((Choice(1, 2, 2), Choice(1, 2, 4), choices[2])):
+    apart = Choice(1, 2, PARTS // 4), Choice(1, 2, PARTS // 2), choices[2]
+    for plan in Search(asked._replace(stacked=False)).packer.plans(apart):
         for engine in plan.engines:
             devices = [device for replica in engine.replicas for device in replica.devices]
             assert len(devices) == len(set(devices))
