@@ -90,9 +90,9 @@ class Rehearsal:
         first: Plan,
         about: float,
         seed: int = SEED,
-        most_calls: float = MOST_CALLS,
+        most_calls: float | None = None,
     ) -> None:
-        """`about`: times the rates that `first`, a plan, is thought to carry. `most_calls` of a draw."""
+        """`about`: times the rates that `first`, a plan, is thought to carry. `most_calls` of a draw, if not MOST_CALLS."""
         self.demand, self.cluster, self.models, self.goal = demand, cluster, models, goal
         self.throughput = goal.objective == "throughput"
         self._about = about if self.throughput else goal.headroom
@@ -101,7 +101,7 @@ class Rehearsal:
         calls, fewer = _calls(demand), max(1.0, len(cluster.devices) / LARGE)
         self._within = np.full(len(demand.apps), NEVER)
         self.slos = goal.slos or self._crowded(first, max(FEWEST, round(CALLS / calls)), f"{seed} alone")
-        jobs, self._most = self._length(calls, most_calls / fewer)
+        jobs, self._most = self._length(calls, (MOST_CALLS if most_calls is None else most_calls) / fewer)
         rarest = float(demand.per_s.min() / demand.per_s.sum())
         draws = min(MOST_DRAWS, max(FEWEST_DRAWS, ceil(IN_ALL / (jobs * rarest))))
         self.draws = [self._draw(jobs, f"{seed} {number}") for number in range(draws)]
@@ -119,7 +119,7 @@ class Rehearsal:
         lasts_s = self.goal._replace(slos=self.slos).lasts_s
         assert lasts_s is not None, "there are SLOs, or what stands for them"
         wanted = lasts_s * per_s * self._about * (ROOM if self.throughput else 1.0)
-        jobs = max(FEWEST, round(min(wanted, most_calls / calls)))
+        jobs = max(FEWEST, ceil(min(wanted, most_calls / calls)))
         return jobs, inf if jobs >= wanted else BELIEVED * self._about
 
     def _draw(self, jobs: int, seed: str) -> Draw:
