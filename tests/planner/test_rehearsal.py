@@ -167,12 +167,39 @@ def test_where_no_slo_is_given_three_times_the_unloaded_p95_stands_for_it() -> N
     assert stage.slos == (Slo("rag", "p95", pytest.approx(3.0 * alone["rag"]["p95_s"], rel=0.05)),)
 
 
-def test_time_that_is_over_leaves_one_draw() -> None:
+def test_fewer_draws_are_the_first_of_all() -> None:
     asked = problem({"rag": 1.0}, 4, Goal("throughput", SLOS))
     (plan,) = plans_of(asked, 1)
     stage = stage_of(asked, plan)
     assert len(stage.draws) > 1
-    assert stage.outcome(plan, 1.0, lambda: True).each == stage.outcome(plan, 1.0).each[:1]
+    assert stage.outcome(plan, 1.0, 1).each == stage.outcome(plan, 1.0).each[:1]
+
+
+@pytest.mark.parametrize("rate", [1e-7, 0.01])
+def test_a_job_a_month_has_an_end(rate: float) -> None:
+    """Ticks end: a run without load is no longer than they count."""
+    asked = problem({"rag": rate}, 4)
+    (plan,) = plans_of(asked, 1)
+    figures = stage_of(asked, plan).told(plan, 0, 1e-3)["rag"]
+    busier = problem({"rag": 0.1}, 4)
+    assert figures["p95_s"] == pytest.approx(stage_of(busier, plan).told(plan, 0, 1e-3)["rag"]["p95_s"], rel=0.1)
+
+
+def test_an_slo_that_no_rate_holds_is_told_at_a_low_one() -> None:
+    asked = problem({"rag": 1.0}, 4, Goal("throughput", (Slo("rag", "p95", 0.001),)))
+    (plan,) = plans_of(asked, 1)
+    assert stage_of(asked, plan).outcome(plan, 3.0).sustained == pytest.approx(3.0 * rehearsing.UNLOADED)
+
+
+def test_an_application_of_few_jobs_has_a_tail() -> None:
+    asked = problem({"rag": 0.01, "coding-crew": 2.0}, 5, Goal("throughput", (Slo("rag", "p95", 60.0),)))
+    (plan,) = plans_of(asked, 1)
+    stage = stage_of(asked, plan)
+    assert np.sum(stage.sketch.app == 0) < 5
+    assert -stage.sketched(plan, 1.0).value > 0.01
+    for count in range(1, 60):
+        tail = rehearsing._tail(count)
+        assert 0 <= tail.start < tail.stop <= count
 
 
 def test_the_tail_is_one_number_of_many_jobs() -> None:

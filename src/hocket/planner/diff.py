@@ -1,6 +1,6 @@
 """From the plan that runs to a new one: what changes, engine by engine, and whether it is worth it.
 
-Both are estimated, and simulated on the same jobs: not those that the new plan was chosen on, which flatter it.
+Both are estimated, and rehearsed on the same jobs: not those that the new plan was chosen on, which flatter it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hocket.planner.rehearsal import Rehearsal
 from hocket.planner.search import NEARLY, Problem
 
 SEED = 101
-"of the jobs that both plans are simulated on"
+"of the jobs that both plans are rehearsed on"
 WORTH = 0.05
 "gain for which engines are started anew, unless another is asked for"
 

@@ -5,6 +5,9 @@ the order of their jobs' arrival, the least loaded replica takes the next. There
 window but the engine's own, for nothing decides here that a gateway would decide: it says how fast the hardware of a
 plan is. Time is counted in ticks, as there, and events of one moment are taken in the same order: so it comes to the
 same, to the tick (tests/planner/test_rehearsal.py). Without numba (the extra `plan`) it is the same and slow.
+
+What is compiled is kept until this file changes. Constants of others (LOST, NEVER, TICKS_A_SECOND, CONSTANTS) are
+compiled in: whoever changes one of them touches this file.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ def one_more(planned: Planned, budget_s: float, clock: Clock) -> dict[str, Any]:
 
 
 def runner_up(planned: Planned) -> dict[str, Any] | None:
-    """The second best in the simulation, and how it differs."""
+    """The second best in the rehearsal, and how it differs."""
     if not planned.others:
         return None
     one, verdict = planned.others[0]

@@ -65,12 +65,10 @@ def finals(problem: Problem, entries: Sequence[Entry], climbs: bool, until: Unti
 
     `climbs`: whether the best climbs on from there. `until` says when that must be over.
     """
-    stage = Rehearsal(
-        *(problem.demand, problem.cluster, problem.models, problem.goal),
-        *(entries[0].plan, -entries[0].candidate.score.value),
-    )
+    about = -_rated(entries[0]).candidate.score.value
+    stage = Rehearsal(problem.demand, problem.cluster, problem.models, problem.goal, entries[0].plan, about)
     with ThreadPoolExecutor(THREADS) as pool:
-        climb = _Climb(stage, pool, until, progress)
+        climb = _Climb(stage, pool, about, until, progress)
         climb.run(entries) if climbs else climb.race(entries)
     judge = Judge(problem.demand, problem.cluster, problem.models, problem.goal)
     best, *others = [(outcome, _rated(entry)) for outcome, entry in sorted(climb.known, key=_score_of)[:TOLD]]
@@ -111,17 +109,17 @@ def _score_of(known: Known) -> Score:
 class _Climb:
     """From finalists to better plans. What it looks at does not depend on time, so more of it only adds plans."""
 
-    def __init__(self, stage: Rehearsal, pool: Executor, until: Until, progress: Progress) -> None:
+    def __init__(self, stage: Rehearsal, pool: Executor, about: float, until: Until, progress: Progress) -> None:
+        """`about`: what the first of the finalists is thought to carry."""
         self.known: list[Known] = []
-        self._stage, self._pool, self._until, self._progress = stage, pool, until, progress
+        self._stage, self._pool, self._about, self._until, self._progress = stage, pool, about, until, progress
         self._seen: set[bytes] = set()
         self._tried = 0
         self._rng = random.Random(0)
 
     def race(self, entries: Sequence[Entry]) -> list[Sketched]:
         """The first few are measured, and what is better than the best of them on the sketch. Those, the best first."""
-        about = -entries[0].candidate.score.value
-        first = self._sketched(entries[:MEASURED], about)
+        first = self._sketched(entries[:MEASURED], self._about)
         for start in range(MEASURED, len(entries), TOGETHER):
             if self._until():
                 break
@@ -144,6 +142,8 @@ class _Climb:
             idle += 1
             if not found or not found[0] < _below(mark, SLACK) or not self._stage.holds_up(found[1].plan, best[0]):
                 continue
+            if self._until():
+                return
             measured = self._measured([found])[0]
             if measured[0].score < best[0].score:
                 best, mark, idle = measured, found[0], 0
@@ -204,7 +204,8 @@ class _Climb:
         return list(zip(scores, entries, strict=True))
 
     def _measured(self, some: Sequence[Sketched]) -> list[Known]:
-        outcomes = self._pool.map(lambda one: self._stage.outcome(one[1].plan, -one[0].value, self._until), some)
+        draws = 1 if self._until() else None  # as many for all: they are compared
+        outcomes = self._pool.map(lambda one: self._stage.outcome(one[1].plan, -one[0].value, draws), some)
         found = [(outcome, entry) for outcome, (_, entry) in zip(outcomes, some, strict=True)]
         self.known += found
         return found

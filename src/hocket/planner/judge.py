@@ -31,7 +31,7 @@ Figures = dict[str, dict[str, float]]
 
 
 class Verdict(NamedTuple):
-    """What simulation says of a plan."""
+    """What is said of a plan: by the rehearsal, which the simulator checks."""
 
     score: Score
     scale: float

@@ -140,7 +140,7 @@ class Moves:
     # ---------------------------------------------------------------- room
 
     def placed(self, move: Move) -> tuple[Choices, list[Plan]]:
-        """Packings of a move; where it has no place, of what it is trimmed to. None if nothing helps."""
+        """Packings of a move; where it has no place, of what it is trimmed to. No packing if nothing helps."""
         choices = move.choices
         for _ in range(TRIMS + 1):
             plans = self.packer.plans(choices)

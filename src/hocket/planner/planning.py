@@ -1,4 +1,4 @@
-"""From a problem to a plan: search by the estimate, judge the finalists in the simulator, say what bounds it."""
+"""From a problem to a plan: search by the estimate, rehearse the finalists and climb on, say what bounds it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hocket.planner.plan import Plan, check
 from hocket.planner.search import Candidate, Problem, Search
 
 FINALISTS = 8
-"that the simulator judges"
+"that are rehearsed"
 SEARCHES, REHEARSED = 0.35, 0.95
 "shares of the budget by when searches and rehearsals must be over; the simulator has the rest"
 WHOLE, SPLIT, SERIAL = 0.06, 0.05, 0.03
@@ -325,7 +325,7 @@ def _cheapest(problem: Problem, seconds: float, clock: Clock) -> tuple[Problem, 
 
 
 def missed(planned: Planned) -> list[str]:
-    """SLOs that the plan does not hold in the simulation, in words."""
+    """SLOs that the plan does not hold in the rehearsal, in words."""
     told = []
     for slo in planned.search.problem.goal.slos:
         seconds = planned.verdict.figures[slo.app][f"{slo.figure}_s"]

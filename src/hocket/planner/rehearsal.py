@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable
 from math import ceil, exp, fsum, inf, log
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ import numpy as np
 
 from hocket.planner.arrays import NEVER, Fleet, book_of, fleet_of
 from hocket.planner.demand import Demand, Floats, Ints
-from hocket.planner.engines import play
+from hocket.planner.engines import COMPILED, play
 from hocket.planner.goal import Goal, Score, Slo
 from hocket.planner.inputs import Cluster, Models
 from hocket.planner.judge import Figures, dealt
@@ -28,10 +27,14 @@ from hocket.sim.results import quantile
 from hocket.trace import Job
 
 SEED = 11
+LONGEST_S = 2e6
+"of a run: 23 days, for ticks end at 100"
 ROOM = 1.25
 "times what the first plan is thought to carry: so much more a plan may carry, and its runs are long enough"
-MOST_CALLS, LARGE, FEWEST = 500_000, 32, 240
+MOST_CALLS, LARGE, FEWEST = 500_000, 32, 240 if COMPILED else 60
 "of a draw; devices, of more than which a draw has so much fewer; jobs of a draw, however many calls they make"
+SLOWER = 1.0 if COMPILED else 50.0
+"times that a run takes longer: draws have so many fewer calls"
 SKETCHED, SKETCHED_CALLS = 0.5, 150_000
 "of the jobs of a draw that the sketch has; calls that it has at most"
 TAIL = 0.9, 0.98
@@ -63,6 +66,11 @@ class Draw(NamedTuple):
     tail: bool = False
     "whether it does"
 
+    @property
+    def slowest(self) -> float:
+        """The multiple of the rates at which it is as long as ticks may count: nothing is loaded there."""
+        return float(self.arrivals[-1]) / LONGEST_S
+
 
 class Outcome(NamedTuple):
     """Of one plan."""
@@ -92,13 +100,12 @@ class Rehearsal:
         seed: int = SEED,
         most_calls: float | None = None,
     ) -> None:
-        """`about`: times the rates that `first`, a plan, is thought to carry. `most_calls` of a draw, if not MOST_CALLS."""
+        """`about`: times the rates that `first`, a plan, is thought to carry. `most_calls` of a draw: MOST_CALLS."""
         self.demand, self.cluster, self.models, self.goal = demand, cluster, models, goal
         self.throughput = goal.objective == "throughput"
         self._about = about if self.throughput else goal.headroom
         self._book = book_of(demand)
-        self.runs = 0
-        calls, fewer = _calls(demand), max(1.0, len(cluster.devices) / LARGE)
+        calls, fewer = _calls(demand), SLOWER * max(1.0, len(cluster.devices) / LARGE)
         self._within = np.full(len(demand.apps), NEVER)
         self.slos = goal.slos or self._crowded(first, max(FEWEST, round(CALLS / calls)), f"{seed} alone")
         jobs, self._most = self._length(calls, (MOST_CALLS if most_calls is None else most_calls) / fewer)
@@ -106,8 +113,8 @@ class Rehearsal:
         draws = min(MOST_DRAWS, max(FEWEST_DRAWS, ceil(IN_ALL / (jobs * rarest))))
         self.draws = [self._draw(jobs, f"{seed} {number}") for number in range(draws)]
         short = self._draw(max(FEWEST, round(min(SKETCHED * jobs, SKETCHED_CALLS / fewer / calls))), f"{seed} sketch")
-        late = np.array([max(2, round((1.0 - TAIL[0]) * np.sum(short.app == app))) for app in range(len(demand.apps))])
-        self.sketch = short._replace(most=late, tail=True)
+        counts = np.bincount(short.app, minlength=len(demand.apps))
+        self.sketch = short._replace(most=np.array([count - _tail(count).start for count in counts]), tail=True)
         for slo in self.slos:
             if slo.figure == "p95":
                 app = demand.apps.index(slo.app)
@@ -152,7 +159,7 @@ class Rehearsal:
 
     def figures(self, fleet: Fleet, draw: Draw, scale: float, ends_early: bool = False) -> Figures | None:
         """Mean and p95 latency at `scale` times the rates. None if a p95 is missed for certain, with `ends_early`."""
-        self.runs += 1
+        scale = max(scale, draw.slowest)
         within = self._within if ends_early else np.full(len(self._within), NEVER)
         took, missed = play(self._book, fleet, _ticks(draw.arrivals / scale), draw.drawn, within, draw.most)
         if missed:
@@ -161,11 +168,9 @@ class Rehearsal:
         found: Figures = {}
         for app, name in enumerate(self.demand.apps):
             own = np.sort(jct_s[draw.app == app])
-            high = (
-                float(own[slice(*(round(part * len(own)) for part in TAIL))].mean())
-                if draw.tail
-                else quantile(own.tolist(), 0.95)
-            )
+            if not len(own):
+                continue  # the first few jobs of a draw
+            high = own[_tail(len(own))].mean() if draw.tail else quantile(own.tolist(), 0.95)
             found[name] = {"mean_s": float(own.mean()), "p95_s": float(high)}
         return found
 
@@ -193,7 +198,7 @@ class Rehearsal:
             while not self.holds(fleet, draw, low := high / step):
                 high, step = low, step**2
                 if low < UNLOADED * about:
-                    return low
+                    return UNLOADED * about
         while high / low > NEAR + 1e-9:
             middle = (low * high) ** 0.5
             low, high = (middle, high) if self.holds(fleet, draw, middle) else (low, middle)
@@ -224,14 +229,10 @@ class Rehearsal:
             return Score(0.0, -self._sustained(fleet, draw, about))
         return self._appraised(fleet, draw, None)
 
-    def outcome(self, plan: Plan, about: float, until: Callable[[], bool] = lambda: False) -> Outcome:
-        """Of a plan, on all draws; on one at least, if `until` says that time is over. `about`: what it may carry."""
+    def outcome(self, plan: Plan, about: float, draws: int | None = None) -> Outcome:
+        """Of a plan, on all draws or the first so many. `about`: what it may carry."""
         fleet = self.fleet(plan)
-        each = [self._score(fleet, self.draws[0], about)]
-        for draw in self.draws[1:]:
-            if until():
-                break
-            each.append(self._score(fleet, draw, about))
+        each = [self._score(fleet, draw, about) for draw in self.draws[:draws]]
         violation = fsum(one.violation for one in each) / len(each)
         if self.throughput:
             return Outcome(Score(violation, -exp(fsum(log(-one.value) for one in each) / len(each))), tuple(each))
@@ -266,6 +267,7 @@ class Rehearsal:
     def jobs(self, number: int, scale: float, most_calls: float = inf) -> list[Job]:
         """Those of a draw, for the simulator: the first of them that make no more calls than that."""
         draw, found, calls = self.draws[number], list[Job](), 0
+        scale = max(scale, draw.slowest)
         for place, (at, recorded) in enumerate(zip(draw.arrivals, draw.drawn, strict=True)):
             job = self.demand.jobs[recorded]
             calls += len(job.stages)
@@ -273,6 +275,12 @@ class Rehearsal:
                 break
             found.append(msgspec.structs.replace(job, job=f"{place}", arrival_s=float(at) / scale))
         return found
+
+
+def _tail(count: int) -> slice:
+    """Of so many jobs in the order of how long they took: those that stand for the 95th percentile, one at least."""
+    start = min(round(TAIL[0] * count), count - 1)
+    return slice(start, max(start + 1, round(TAIL[1] * count)))
 
 
 def _calls(demand: Demand) -> float:

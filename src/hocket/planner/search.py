@@ -30,8 +30,6 @@ IDLE_STARTS = 8
 "times in a row that the beam starts anew and finds nothing better: then the search is over"
 AT_ONCE = 48
 "moves that are scored together; what is better among them is gone on from at once"
-MOST_AROUND = 400
-"neighbours of one candidate that are looked at for the finals"
 KEPT = 200
 "candidates that are remembered, for the judge"
 EXACT = 12
@@ -144,13 +142,6 @@ class Search:
             if better == beam:
                 return
             beam = better
-
-    def around(self, one: Candidate) -> list[Candidate]:
-        """All neighbours, whether they were looked at or not, the best first."""
-        moves = self.moves.around(one.choices, one.used)[:MOST_AROUND]
-        placed = dict(map(self.moves.placed, moves))
-        flat = [(choices, plan) for choices, plans in placed.items() if choices != one.choices for plan in plans]
-        return self._exact(self._scored(flat, self._floor(one)))
 
     def settle(self) -> None:
         """Score the first of the best exactly: which of them is first then depends on the plans alone."""
