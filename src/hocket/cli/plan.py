@@ -65,6 +65,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from hocket.cli.demand import demand_from
     from hocket.planner.diff import against
+    from hocket.planner.engines import COMPILED
     from hocket.planner.explain import explain
     from hocket.planner.goal import Goal, parse_slo
     from hocket.planner.inputs import load_cluster, load_models
@@ -72,6 +73,11 @@ def run(args: argparse.Namespace) -> int:
     from hocket.planner.search import Problem
 
     _check(args)
+    if not COMPILED:
+        print(
+            "hocket plan: numba is missing, so rehearsals are few and short: pip install 'hocket[plan]'",
+            file=sys.stderr,
+        )
     start = time.monotonic()
     cluster, models = load_cluster(args.cluster), load_models(args.models)
     running = None if args.against is None else _running(args, cluster, models)
