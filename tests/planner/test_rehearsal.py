@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from hocket.planner import rehearsal as rehearsing
-from hocket.planner.engines import COMPILED, play
+from hocket.planner.compiled import COMPILED
+from hocket.planner.engines import play
 from hocket.planner.goal import Goal, Slo
 from hocket.planner.judge import Judge
 from hocket.planner.plan import Plan

@@ -64,8 +64,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from hocket.cli.demand import demand_from
+    from hocket.planner.compiled import COMPILED
     from hocket.planner.diff import against
-    from hocket.planner.engines import COMPILED
     from hocket.planner.explain import explain
     from hocket.planner.goal import Goal, parse_slo
     from hocket.planner.inputs import load_cluster, load_models

@@ -6,109 +6,32 @@ window but the engine's own, for nothing decides here that a gateway would decid
 plan is. Time is counted in ticks, as there, and events of one moment are taken in the same order: so it comes to the
 same, to the tick (tests/planner/test_rehearsal.py). Without numba (the extra `plan`) it is the same and slow.
 
-What is compiled is kept until this file changes. Constants of others (LOST, NEVER, TICKS_A_SECOND, CONSTANTS) are
-compiled in: whoever changes one of them touches this file.
+What is compiled is kept until this file changes. What it takes from others (`compiled.py`; LOST, NEVER, TICKS_A_SECOND,
+CONSTANTS) is compiled in: whoever changes that touches this file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
-
 import numpy as np
 
 from hocket.planner.arrays import NEVER, Book, Fleet
+from hocket.planner.compiled import compiled, length, numbered, pop, push, steps
 from hocket.planner.demand import Ints
 from hocket.planner.estimate import CONSTANTS
 from hocket.sim.engine import TICKS_A_SECOND
 from hocket.sim.sharing import LOST
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-try:
-    from numba import njit
-except ImportError:  # the extra `plan` is not installed
-    COMPILED = False
-
-    def compiled(function: F) -> F:
-        """As it is."""
-        return function
-else:
-    COMPILED = True
-
-    def compiled(function: F) -> F:
-        """To machine code, kept on the disk from the first time on; it runs beside other threads."""
-        try:
-            return cast("F", njit(cache=True, nogil=True)(function))
-        except RuntimeError:  # there is no folder to keep it in
-            return cast("F", njit(nogil=True)(function))
-
-
 Q0, Q1, Q2, D0, D1, D2 = range(len(CONSTANTS))
 "columns of `Fleet.constants`"
-COME, SENT, DONE, BEGUN, TOOLS, READY = range(6)
-"counts of a run: calls that came, dispatched; jobs done; tools that began, that run; stages that wait for nothing more"
+COME, SENT, ARRIVED, DONE, BEGUN, TOOLS, READY = range(7)
+"""counts of a run: calls that came, dispatched; jobs that arrived, are done; tools that began, that run; stages that
+wait for nothing more"""
 MOST_QUEUED = 1 << 36
 "calls that come in a run, at most: earlier jobs first, of a job what came first"
 
 
 @compiled
-def _push(keys: Ints, items: Ints, count: int, key: int, item: int) -> None:
-    """Into a heap of `count` items; of equal keys the lowest item comes first."""
-    i = count
-    while i > 0:
-        parent = (i - 1) >> 1
-        if keys[parent] < key or (keys[parent] == key and items[parent] < item):
-            break
-        keys[i], items[i] = keys[parent], items[parent]
-        i = parent
-    keys[i], items[i] = key, item
-
-
-@compiled
-def _pop(keys: Ints, items: Ints, count: int) -> int:
-    """The first of a heap of `count` items."""
-    found, last = items[0], count - 1
-    key, item = keys[last], items[last]
-    i = 0
-    while True:
-        child = 2 * i + 1
-        if child >= last:
-            break
-        other = child + 1
-        if other < last and (keys[other] < keys[child] or (keys[other] == keys[child] and items[other] < items[child])):
-            child = other
-        if keys[child] > key or (keys[child] == key and items[child] > item):
-            break
-        keys[i], items[i] = keys[child], items[child]
-        i = child
-    keys[i], items[i] = key, item
-    return int(found)
-
-
-@compiled
-def _length(n: int, first: int, slope: int) -> int:
-    """See `sim/closed_form.py`."""
-    return n * first + slope * (n * (n - 1) // 2)
-
-
-@compiled
-def _steps(span: int, first: int, slope: int, most: int) -> int:
-    """See `sim/closed_form.py`."""
-    if span <= 0:
-        return 0
-    c = first - slope * 0.5
-    divisor = c + np.sqrt(c * c + 2.0 * slope * span)
-    n = min(int(np.ceil(2.0 * span / divisor)), most)
-    while n < most and _length(n, first, slope) < span:
-        n += 1
-    while n > 0 and _length(n - 1, first, slope) >= span:
-        n -= 1
-    return n
-
-
-@compiled
-def play(  # noqa: C901, PLR0912, PLR0915
+def play(  # noqa: C901, PLR0915
     book: Book, fleet: Fleet, arrivals: Ints, drawn: Ints, within: Ints, most: Ints
 ) -> tuple[Ints, bool]:
     """Run jobs to their end: how long each took (NEVER: it has not ended), and whether the run was given up.
@@ -121,34 +44,25 @@ def play(  # noqa: C901, PLR0912, PLR0915
     serving, first, engine, window, kv_tokens, constants, share = fleet[:7]
     devices_first, devices, on_first, on, near_first, near, capped = fleet[7:]
     jobs, engines, replicas = len(drawn), len(first) - 1, len(engine)
-    # calls, numbered job by job
-    start = np.zeros(jobs + 1, np.int64)
-    for j in range(jobs):
-        start[j + 1] = start[j] + job_first[drawn[j] + 1] - job_first[drawn[j]]
-    calls = start[jobs]
-    job_of, stage_of, left = np.empty(calls, np.int64), np.empty(calls, np.int64), np.empty(calls, np.int64)
-    for j in range(jobs):
-        for call in range(start[j], start[j + 1]):
-            job_of[call], stage_of[call] = j, job_first[drawn[j]] + call - start[j]
-            left[call] = needs[stage_of[call]]
-    made = np.zeros(calls, np.int64)  # tokens before it was thrown off
-    admitted, base, order = np.zeros(calls, np.int64), np.zeros(calls, np.int64), np.zeros(calls, np.int64)
-    count, opened, jct = np.zeros(6, np.int64), start[1:] - start[:-1], np.full(jobs, NEVER)
-    ready = np.empty(calls, np.int64)
-    tool_ends, tool, tool_calls = np.empty(calls, np.int64), np.empty(calls, np.int64), np.empty(calls, np.int64)
+    start, job_of, stage_of = numbered(job_first, drawn)
+    calls, left = len(job_of), needs[stage_of]
+    of_call = np.zeros((8, calls), np.int64)
+    made, admitted, base, order = of_call[0], of_call[1], of_call[2], of_call[3]  # made: before it was thrown off
+    ready, tool_ends, tool, tool_calls = of_call[4], of_call[5], of_call[6], of_call[7]
+    count, opened, jct = np.zeros(7, np.int64), start[1:] - start[:-1], np.full(jobs, NEVER)
     queue_at, queue = np.empty((engines, calls), np.int64), np.empty((engines, calls), np.int64)
-    queued = np.zeros(engines, np.int64)
-    # replicas: who runs, when each is complete (in steps), who has no room yet
+    queued, due, late = np.zeros(engines, np.int64), np.zeros(len(within), np.int64), np.zeros(len(within), np.int64)
+    # replicas: who runs, the step at which each is complete, who has no room yet
     places = window.max() + 2
     running, ends_at = np.empty((replicas, places), np.int64), np.empty((replicas, places), np.int64)
     waiting, finished = np.empty((replicas, places), np.int64), np.empty(places, np.int64)
-    run, waits, inflight = np.zeros(replicas, np.int64), np.zeros(replicas, np.int64), np.zeros(replicas, np.int64)
-    step, kv = np.zeros(replicas, np.int64), np.zeros(replicas, np.int64)
+    of_replica = np.zeros((5, replicas), np.int64)
+    run, waits, inflight, step, kv = of_replica[0], of_replica[1], of_replica[2], of_replica[3], of_replica[4]
     # the run under way: so many iterations; ticks of it, by the replica's own clock, that were over at `at`
-    n, head, slope = np.zeros(replicas, np.int64), np.zeros(replicas, np.int64), np.zeros(replicas, np.int64)
-    own, at, ends = np.zeros(replicas, np.int64), np.zeros(replicas, np.int64), np.full(replicas, NEVER)
-    speed, mixed, works = np.ones(replicas), np.zeros(replicas, np.bool_), np.zeros(replicas, np.bool_)
-    begins = np.zeros(replicas, np.bool_)  # where the run is over, and the next waits for what else is to happen now
+    of_run = np.zeros((5, replicas), np.int64)
+    n, head, slope, own, at = of_run[0], of_run[1], of_run[2], of_run[3], of_run[4]
+    ends, speed, mixed, works = np.full(replicas, NEVER), np.ones(replicas), of_replica[0] > 0, of_replica[0] > 0
+    begins = of_replica[0] > 0  # where the run is over, and the next waits for what else is to happen now
 
     def speed_of(r: int) -> float:
         """Of a replica that works, as a share of one that has its devices to itself."""
@@ -170,14 +84,14 @@ def play(  # noqa: C901, PLR0912, PLR0915
         """Ticks of the run under way that are over, by the replica's own clock; see `sim/sharing.py`."""
         if now == at[r]:
             return int(own[r])
-        whole = _length(n[r], head[r], slope[r])
+        whole = length(n[r], head[r], slope[r])
         if now >= ends[r]:
             return whole
         return int(min(own[r] + int(np.ceil((now - at[r]) * speed[r])), whole - 1))
 
     def timed(r: int) -> None:
         """Say when the run under way ends."""
-        ends[r] = at[r] + int(np.ceil((_length(n[r], head[r], slope[r]) - own[r]) / speed[r]))
+        ends[r] = at[r] + int(np.ceil((length(n[r], head[r], slope[r]) - own[r]) / speed[r]))
 
     def worked(r: int, now: int) -> None:
         """A replica has begun to work, or has nothing more to do: that moves its neighbours."""
@@ -207,7 +121,7 @@ def play(  # noqa: C901, PLR0912, PLR0915
             return
         if waits[r] > 1 or run[r] >= window[r] or ends[r] == NEVER or ends[r] <= now or mixed[r]:
             return
-        whole = _steps(clock(r, now), head[r], slope[r], n[r])
+        whole = steps(clock(r, now), head[r], slope[r], n[r])
         if whole < n[r] and kv[r] + whole * run[r] + prompt[stage_of[call]] + made[call] <= kv_tokens[r]:
             n[r] = whole
             timed(r)
@@ -221,7 +135,7 @@ def play(  # noqa: C901, PLR0912, PLR0915
                     found, least = r, inflight[r] / window[r]
             if found < 0:
                 return
-            call = _pop(queue_at[e], queue[e], queued[e])
+            call = pop(queue_at[e], queue[e], queued[e])
             queued[e] -= 1
             send(found, call, now)
 
@@ -229,12 +143,12 @@ def play(  # noqa: C901, PLR0912, PLR0915
         """All that it needs has ended. The engine that it waits for from now on; -1: it is a tool's."""
         e = int(serving[role[stage_of[call]]])
         if e < 0:
-            _push(tool_ends, tool, count[TOOLS], now + lasts[stage_of[call]], count[BEGUN])
+            push(tool_ends, tool, count[TOOLS], now + lasts[stage_of[call]], count[BEGUN])
             tool_calls[count[BEGUN]] = call
             count[TOOLS] += 1
             count[BEGUN] += 1
         else:
-            _push(queue_at[e], queue[e], queued[e], job_of[call] * MOST_QUEUED + count[COME], call)
+            push(queue_at[e], queue[e], queued[e], job_of[call] * MOST_QUEUED + count[COME], call)
             queued[e] += 1
             count[COME] += 1
         return e
@@ -339,8 +253,6 @@ def play(  # noqa: C901, PLR0912, PLR0915
         own[r], at[r] = 0, now
         timed(r)
 
-    due, late = np.zeros(len(within), np.int64), np.zeros(len(within), np.int64)
-
     def hopeless(now: int) -> bool:
         """Whether enough jobs of an application are late."""
         for app in range(len(within)):
@@ -355,42 +267,56 @@ def play(  # noqa: C901, PLR0912, PLR0915
                 return True
         return False
 
-    arrived, now = 0, 0
-    while count[DONE] < jobs:
-        r, begun = 0, -1
-        for other in range(replicas):
-            if ends[other] < ends[r]:
-                r = other
-            if begins[other] and begun < 0:
-                begun = other
-        tool_at = tool_ends[0] if count[TOOLS] > 0 else NEVER
-        job_at = arrivals[arrived] if arrived < jobs else NEVER
-        soonest = min(ends[r], tool_at, job_at)
-        if begun >= 0 and soonest > now:  # all is quiet
-            begins[begun] = False
-            begin(begun, now)
-            continue
-        if soonest == NEVER:
-            break  # nothing more can happen
-        now = soonest
-        done, count[READY], freed = 0, 0, -1
+    def soonest() -> int:
+        """The replica whose run ends first."""
+        found = 0
+        for r in range(1, replicas):
+            if ends[r] < ends[found]:
+                found = r
+        return found
+
+    def quiet() -> int:
+        """The first replica that may begin when nothing else happens; -1: none."""
+        for r in range(replicas):
+            if begins[r]:
+                return r
+        return -1
+
+    def happen(now: int, r: int, job_at: int, tool_at: int) -> int:
+        """A job comes, a tool ends, or else the run of replica `r`. An engine that has room since; -1: none."""
+        done, freed = 0, -1
         if job_at == now:
-            for call in range(start[arrived], start[arrived + 1]):
+            for call in range(start[count[ARRIVED]], start[count[ARRIVED] + 1]):
                 if left[call] == 0:
                     ready[count[READY]] = call
                     count[READY] += 1
-            arrived += 1
+            count[ARRIVED] += 1
         elif tool_at == now:
-            finished[0], done = tool_calls[_pop(tool_ends, tool, count[TOOLS])], 1
+            finished[0], done = tool_calls[pop(tool_ends, tool, count[TOOLS])], 1
             count[TOOLS] -= 1
         else:
             done = credit(r)
-            freed = engine[r] if done > 0 else -1
+            freed = int(engine[r]) if done > 0 else -1
             begins[r] = True
         for i in range(done):
             complete(finished[i], now)
-        # who has waited is served before who is new
-        for i in range(-1, count[READY]):
+        return freed
+
+    now = 0
+    while count[DONE] < jobs:
+        r, begun = soonest(), quiet()
+        tool_at = tool_ends[0] if count[TOOLS] > 0 else NEVER
+        job_at = arrivals[count[ARRIVED]] if count[ARRIVED] < jobs else NEVER
+        coming = min(ends[r], tool_at, job_at)
+        if begun >= 0 and coming > now:
+            begins[begun] = False
+            begin(begun, now)
+            continue
+        if coming == NEVER:
+            break  # nothing more can happen
+        now, count[READY] = coming, 0
+        freed = happen(now, r, job_at, tool_at)
+        for i in range(-1, count[READY]):  # who has waited is served before who is new
             e = freed if i < 0 else reveal(ready[i], now)
             if e >= 0:
                 dispatch(e, now)

@@ -16,8 +16,9 @@ import msgspec
 import numpy as np
 
 from hocket.planner.arrays import NEVER, Fleet, book_of, fleet_of
+from hocket.planner.compiled import COMPILED
 from hocket.planner.demand import Demand, Floats, Ints
-from hocket.planner.engines import COMPILED, play
+from hocket.planner.engines import play
 from hocket.planner.goal import Goal, Score, Slo
 from hocket.planner.inputs import Cluster, Models
 from hocket.planner.judge import Figures, dealt
