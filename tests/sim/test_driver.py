@@ -232,17 +232,3 @@ def test_what_nobody_listens_to_changes_nothing(policy: str) -> None:
         jobs, setup.engines, build(scheduler_spec(setup, policy)), observe=lambda event, commands: None
     ).run()
     assert quiet == told
-
-
-def test_a_watch_sees_all_jobs_and_may_end_the_run() -> None:
-    jobs, setup = world(32, count=20)
-    seen: list[tuple[str, float | None]] = []
-
-    def watch(job: Job, at: float, jct_s: float | None) -> bool:
-        seen.append((job.job, jct_s))
-        return sum(one is not None for _, one in seen) == 7
-
-    stopped = simulate(jobs, setup, "fcfs", watch=watch)
-    whole = simulate(jobs, setup, "fcfs")
-    assert list(stopped.jct_s.items()) == list(whole.jct_s.items())[:7]
-    assert [pair for pair in seen if pair[1] is not None] == list(stopped.jct_s.items())
