@@ -337,7 +337,8 @@ def missed(planned: Planned) -> list[str]:
 def without_room(planned: Planned) -> str:
     """That the plan carries the rates but not `headroom` times as much, in words; empty if it does."""
     goal = planned.search.problem.goal
-    if goal.objective == "throughput" or (planned.candidate.score.holds and planned.verdict.score.holds):
+    held = planned.verdict.score.holds or not goal.slos  # what stands for SLOs only helps to choose
+    if goal.objective == "throughput" or (planned.candidate.score.holds and held):
         return ""
     used = float(planned.estimate.utilisation.max())
     return (
