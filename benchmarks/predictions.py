@@ -6,7 +6,7 @@ Random plans (widths, numbers, shares, packings) of each workload of `benchmarks
 quarter of them: Kendall's tau between foretold and simulated latency of all, and how many of those that are not
 overloaded are foretold within 10 % and 15 %. The estimate is told how long the run is, and is of the same jobs. The
 rehearsal is of other arrivals of other jobs. "Simulated" are runs of the compiled engines, of which the simulator plays
-the first CHECKED, too, and must say the same to a millionth.
+the first three, too, and must say the same to a millionth.
 
 Finalists: what `hocket plan` says of its best few, and what they do in two to four runs of 12 times the longest target,
 on jobs and arrivals that were not planned on. Throughput: the highest rate at which the p95 targets hold. Latency: the
