@@ -19,9 +19,8 @@ import argparse
 import json
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from math import exp, fsum, inf, log
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +36,7 @@ from hocket.planner.plan import Plan
 from hocket.planner.planning import bound, plan_for
 from hocket.planner.rehearsal import Rehearsal
 from hocket.planner.search import Problem, Search
+from hocket.sim.workers import workers
 
 OTHERS = ("k8s-default", "k8s-best", "whole-best", "aggregate")
 OVER = 1.02
@@ -145,6 +145,10 @@ def line(one: Figures) -> str:
     return f"{one['cell']:12}{one['devices']:4}{rates}{figures}    {waits}  {one['latency'].get('keeps', '-')}"
 
 
+def _begun() -> None:
+    """A worker needs nothing; it ends with this command, however that ends."""
+
+
 def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -158,7 +162,7 @@ def main() -> int:
     heads = "".join(f"x {other}".rjust(14) for other in OTHERS)
     print(f"{'cell':12}GPUs   plan/s  bound/s{heads}   latency 0.7       0.3  keeps", flush=True)
     rows: list[Figures] = []
-    with ProcessPoolExecutor(args.processes, get_context("spawn")) as pool:
+    with workers(args.processes, _begun) as pool:
         tasks = [
             pool.submit(cell, name, devices, args.budget, args.law)
             for devices in map(int, args.devices.split(","))

@@ -9,9 +9,10 @@ from math import fsum, inf
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
+import numpy as np
 
 from hocket.planner.demand import Demand
-from hocket.planner.goal import Goal, Score
+from hocket.planner.goal import Goal, Score, Slo, mean_latency
 from hocket.planner.inputs import Cluster, Models
 from hocket.planner.plan import Plan
 from hocket.planner.simulated import setup_of
@@ -49,6 +50,16 @@ class Verdict(NamedTuple):
 def rounded(figures: Figures) -> Figures:
     """To a thousandth of a second."""
     return {app: {name: round(value, 3) for name, value in own.items()} for app, own in figures.items()}
+
+
+def missed_by(slos: Sequence[Slo], figures: Figures) -> float:
+    """By how much the worst SLO is missed, as a share of it; -1 where there is none."""
+    return max((figures[slo.app][f"{slo.figure}_s"] / slo.seconds - 1.0 for slo in slos), default=-1.0)
+
+
+def mean_of(demand: Demand, figures: Figures) -> float:
+    """Mean latency over all jobs."""
+    return float(mean_latency(demand, np.array([figures[app]["mean_s"] for app in demand.apps])))
 
 
 # ---------------------------------------------------------------- what is run
@@ -123,12 +134,9 @@ class Judge:
         }
 
     def late(self, figures: Figures) -> float:
-        """By how much the worst SLO is missed, as a share of it; -1 where there is none."""
-        return max((figures[slo.app][f"{slo.figure}_s"] / slo.seconds - 1.0 for slo in self.goal.slos), default=-1.0)
+        """By how much the worst SLO is missed; see `missed_by`."""
+        return missed_by(self.goal.slos, figures)
 
     def mean(self, figures: Figures) -> float:
         """Mean latency over all jobs."""
-        demand = self.demand
-        return fsum(
-            float(per_s) * figures[app]["mean_s"] for app, per_s in zip(demand.apps, demand.per_s, strict=True)
-        ) / float(demand.per_s.sum())
+        return mean_of(self.demand, figures)

@@ -21,7 +21,7 @@ from hocket.planner.demand import Demand, Floats, Ints
 from hocket.planner.engines import play
 from hocket.planner.goal import Goal, Score, Slo
 from hocket.planner.inputs import Cluster, Models
-from hocket.planner.judge import Figures, dealt
+from hocket.planner.judge import Figures, dealt, mean_of, missed_by
 from hocket.planner.plan import Plan
 from hocket.sim.engine import TICKS_A_SECOND, ticks
 from hocket.sim.results import quantile
@@ -177,7 +177,7 @@ class Rehearsal:
 
     def late(self, figures: Figures) -> float:
         """By how much the worst SLO is missed, as a share of it."""
-        return max(figures[slo.app][f"{slo.figure}_s"] / slo.seconds - 1.0 for slo in self.slos)
+        return missed_by(self.slos, figures)
 
     def holds(self, fleet: Fleet, draw: Draw, scale: float) -> bool:
         """Whether all SLOs hold at `scale` times the rates."""
@@ -216,12 +216,7 @@ class Rehearsal:
             return Score(violation, inf)
         now = self.figures(fleet, draw, 1.0)
         assert now is not None, "nothing gives this run up"
-        return Score(violation, self.mean(now))
-
-    def mean(self, figures: Figures) -> float:
-        """Mean latency over all jobs."""
-        shares = self.demand.per_s / self.demand.per_s.sum()
-        return fsum(float(share) * figures[app]["mean_s"] for app, share in zip(self.demand.apps, shares, strict=True))
+        return Score(violation, mean_of(self.demand, now))
 
     # ---------------------------------------------------------------- plans
 
