@@ -1,8 +1,9 @@
 """The finals: finalists are rehearsed, and the best of them climbs on from neighbour to neighbour.
 
 The estimate ranks thousands of candidates, and holds many for nearly equal; where several models share a device it may
-take the wrong ones for good. So from its best on the rehearsal says which of two is better. Where no neighbour is, another finalist or a shaken one is climbed from, as long as there is
-time. The simulator plays the beginning of the best plan's run, too, and should say the same.
+take the wrong ones for good. So from its best on the rehearsal says which of two is better. Where no neighbour is,
+another finalist or a shaken one is climbed from, as long as there is time. The simulator plays the beginning of the
+best plan's run, too, and should say the same.
 """
 
 from __future__ import annotations
