@@ -70,13 +70,11 @@ async def test_greedy_answers_repeat(small_engine: str) -> None:
 
 async def test_eight_calls_share_batches(small_engine: str) -> None:
     async with session() as http:
-        started = time.monotonic()
-        await events(http, small_engine, body("zero", 24))
-        alone = time.monotonic() - started
-        started = time.monotonic()
+        before = await metric(http, small_engine, "n_decode_total")
         runs = await asyncio.gather(*[events(http, small_engine, body(f"{k} word", 24)) for k in range(8)])
-        together = time.monotonic() - started
-    assert together < 8 * alone, "one after another would be as fast"
+        decodes = await metric(http, small_engine, "n_decode_total") - before
+    # Counted, not timed: how much a batch saves depends on what else the machine does.
+    assert decodes < 8 * 24 / 2, "one after another they are 192"
     spans = [(run[0][0], run[-1][0]) for run in runs]
     assert max(first for first, _ in spans) < min(last for _, last in spans), "all eight ran at once"
 
