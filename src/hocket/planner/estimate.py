@@ -9,8 +9,8 @@ that find others ahead (Pollaczek-Khinchine, whole groups arriving at once).
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from hocket.core.latency import Latency
 from hocket.planner.demand import Demand, Floats, Ints
 from hocket.planner.inputs import Cluster, Models
-from hocket.planner.plan import EnginePlan, Law, Plan
+from hocket.planner.plan import EnginePlan, Plan
 from hocket.planner.shape import Shape, Shapes, held_by
 from hocket.sim.sharing import LOST
 
@@ -86,60 +86,54 @@ def engines_of(demand: Demand, engines: Sequence[EnginePlan]) -> Ints:
 
 def fleet_of(plan: Plan, cluster: Cluster, models: Models, demand: Demand) -> Fleet:
     """The arrays of a plan that `problems_of` finds nothing wrong with."""
-    serving = engines_of(demand, plan.engines)
-    held = held_by(demand, serving[demand.groups.role], len(plan.engines))
-    count = len(plan.engines)
-    on: dict[str, list[tuple[int, int, float]]] = defaultdict(list)
-    for u, engine in enumerate(plan.engines):
-        for k, replica in enumerate(engine.replicas):
-            for device in replica.devices:
-                on[device].append((u, k, replica.share))
-    constants, window, apart = np.zeros((6, count)), np.zeros(count), np.ones(count)
-    rivals, near, most = np.zeros((count, count)), np.zeros((count, count)), np.zeros(count)
-    for u, engine in enumerate(plan.engines):
-        table, parts = models.named[engine.model].latency, _parts(engine, on, plan.law, cluster, models)
-        for k, (replica, shares) in enumerate(zip(engine.replicas, parts, strict=True)):
-            kind = cluster.devices[replica.devices[0]].kind
-            constants[:, u] += shares * _row(table[kind][replica.tensor_parallel])
-            window[u] += shares * max(1.0, min(replica.max_concurrency, replica.kv_tokens / held[u]))
-            if plan.law == "capped":
-                apart[u] += shares * (1.0 / replica.share - 1.0)
-                continue
-            beside, stacked, worst = np.zeros(count), np.ones(count), 0.0
-            others: set[tuple[int, int]] = set()
-            for device in replica.devices:
-                here = np.zeros((2, count))
-                for v, other, share in on[device]:
-                    if (v, other) != (u, k):
-                        here[:, v] += share / replica.share, 1.0
-                        others.add((v, other))
-                beside, stacked = np.maximum(beside, here[0]), np.maximum(stacked, here[1])
-                worst = max(worst, float(here[0].sum()))
-            rivals[u] += shares * beside
-            most[u] += shares * worst
-            near[u] += shares * np.bincount([v for v, _ in others], minlength=count) / stacked
-    replicas = np.array([float(len(engine.replicas)) for engine in plan.engines])
-    return Fleet(constants, replicas, window, apart, rivals, most, near)
+    serving, count = engines_of(demand, plan.engines), len(plan.engines)
+    held = held_by(demand, serving[demand.groups.role], count)
+    listed = [(u, engine, replica) for u, engine in enumerate(plan.engines) for replica in engine.replicas]
+    place = {name: number for number, name in enumerate(cluster.devices)}
+    engine = np.array([u for u, _, _ in listed])
+    share = np.array([replica.share for _, _, replica in listed])
+    first = np.cumsum([0, *(len(replica.devices) for _, _, replica in listed)])[:-1]  # of its devices, in a row
+    device = np.array([place[name] for _, _, replica in listed for name in replica.devices])
+    rows = np.array(
+        [
+            _row(models.named[own.model].latency[cluster.devices[replica.devices[0]].kind][replica.tensor_parallel])
+            for _, own, replica in listed
+        ]
+    )
+    room = np.array([(replica.max_concurrency, replica.kv_tokens) for _, _, replica in listed], dtype=float)
+    window = np.maximum(1.0, np.minimum(room[:, 0], room[:, 1] / held[engine]))
+    there = np.zeros((len(listed), len(place)))  # 1 where a replica is
+    there[np.repeat(np.arange(len(listed)), np.diff([*first, len(device)])), device] = 1.0
+    of = (engine == np.arange(count)[:, None]).astype(float)  # (engines, replicas): whose it is
+    beside, worst, stacked, met = _beside(of, there, share, first, device)
+    slow = 1.0 / share if plan.law == "capped" else 1.0 + AT_WORK * worst
+    speed = 1.0 / ((rows[:, 3] / BATCH + rows[:, 4]) * slow)
+    parts = of * (speed / (of @ speed)[engine])  # of its engine's calls: the least loaded is asked, so by their speed
+    replicas, none = of.sum(axis=1), np.zeros((count, count))
+    if plan.law == "capped":
+        return Fleet((parts @ rows).T, replicas, parts @ window, parts @ (1.0 / share), none, np.zeros(count), none)
+    rivals, near = parts @ beside.T, parts @ (met / stacked).T
+    return Fleet((parts @ rows).T, replicas, parts @ window, np.ones(count), rivals, parts @ worst, near)
 
 
-def _parts(
-    engine: EnginePlan, on: Mapping[str, Sequence[tuple[int, int, float]]], law: Law, cluster: Cluster, models: Models
-) -> Floats:
-    """(replicas,), adding up to 1: of an engine's calls, what each takes. The least loaded is asked: by their speed.
-
-    `on`: of each device, the engine, replica and share of who is there.
+def _beside(
+    of: Floats, there: Floats, share: Floats, first: Ints, device: Ints
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Of each replica's neighbours: their shares over its own, and what those come to, on the worst of its devices;
+    how many of them are on one device at most, and how many there are. By engine, but for the second.
     """
-    table, speeds = models.named[engine.model].latency, []
-    for replica in engine.replicas:
-        row = _row(table[cluster.devices[replica.devices[0]].kind][replica.tensor_parallel])
-        beside = max(sum(share for _, _, share in on[device]) for device in replica.devices) / replica.share - 1.0
-        slow = 1.0 / replica.share if law == "capped" else 1.0 + AT_WORK * beside
-        speeds.append(1.0 / ((row[3] / BATCH + row[4]) * slow))
-    return np.asarray(np.array(speeds) / sum(speeds))
+    replica = np.repeat(np.arange(len(share)), np.diff([*first, len(device)]))
+    shares = ((of * share) @ there)[:, device] - of[:, replica] * share[replica]
+    counts = (of @ there)[:, device] - of[:, replica]
+    worst = np.maximum.reduceat(shares.sum(axis=0), first) / share
+    stacked = np.maximum(1.0, np.maximum.reduceat(counts, first, axis=1))
+    met = of @ ((there @ there.T > 0.0) & ~np.eye(len(share), dtype=bool))
+    return np.maximum.reduceat(shares, first, axis=1) / share, worst, stacked, met
 
 
-def _row(latency: Latency) -> Floats:
-    return np.array([getattr(latency, name) for name in CONSTANTS])
+@lru_cache(maxsize=1 << 12)
+def _row(latency: Latency) -> tuple[float, ...]:
+    return tuple(getattr(latency, name) for name in CONSTANTS)
 
 
 def _between(step: Floats, filled: Floats, most: Floats) -> Floats:
@@ -168,6 +162,8 @@ class Estimator:
         self._llm = self.unit >= 0
         self._at = np.where(self._llm, self.unit, 0)
         self._jobs = [np.unique(demand.groups.job[demand.groups.app == app]) for app in range(len(demand.apps))]
+        self._by_job = np.argsort(demand.groups.job, kind="stable")
+        self._first = np.unique(demand.groups.job[self._by_job], return_index=True)[1]
         self._shapes = Shapes(demand, self.unit, engines)
 
     def shape(self, fleet: Fleet) -> Shape:
@@ -314,9 +310,8 @@ class Estimator:
         """(groups, fleets, scales): seconds of each group."""
         demand, at = self.demand.groups, self._at
 
-        def of(values: Floats) -> Floats:
-            full = np.broadcast_to(values, state["step"].shape)
-            return np.moveaxis(full, 2, 0)[at]
+        def of(values: Floats) -> Floats:  # what does not depend on the rate is not repeated for each
+            return np.moveaxis(values, 2, 0)[at]
 
         q0, q1, q2, d0, d1, d2 = (of(row) for row in np.moveaxis(fleet.constants, 2, 0))
         column = (slice(None), None, None)
@@ -335,9 +330,7 @@ class Estimator:
 
     def latency(self, times: Floats) -> tuple[Floats, Floats]:
         """Mean and 95 % of the jobs of each application: (fleets, scales, applications)."""
-        ends = self.ends(times)
-        whole = np.zeros((int(self.demand.groups.job.max()) + 1, *times.shape[1:]))
-        np.maximum.at(whole, self.demand.groups.job, ends)
+        whole = np.maximum.reduceat(self.ends(times)[self._by_job], self._first)
         shares = self.demand.shares
         mean = np.stack([np.tensordot(shares[jobs], whole[jobs], 1) for jobs in self._jobs], axis=-1)
         p95 = np.stack([_quantile(whole[jobs], shares[jobs], 0.95) for jobs in self._jobs], axis=-1)

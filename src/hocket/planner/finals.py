@@ -19,19 +19,17 @@ from hocket.planner.goal import Score
 from hocket.planner.judge import Judge, Verdict
 from hocket.planner.moves import FINE
 from hocket.planner.plan import Plan
-from hocket.planner.rehearsal import Outcome, Rehearsal
+from hocket.planner.rehearsal import BETTER, Outcome, Rehearsal
 from hocket.planner.search import Candidate, Problem, Search
 
 THREADS = 2
 "that rehearse; what comes out does not depend on how many"
 TOGETHER = 8
 "neighbours that are looked at before one looks at the time; the best of them is gone on from"
-MEASURED = 2
-"finalists that are measured, whether one is better than the other or not"
 TOLD = 3
 "of the best that are told, the chosen one among them"
-SHAKEN, MOST_AROUND = 4, 300
-"moves that a leader is shaken by, at most; moves from one candidate that are looked at"
+MOST_AROUND = 300
+"moves from one candidate that are looked at"
 SHAKES = 500
 "times in a row that nothing is found: then it is over"
 CHECKED = 10_000
@@ -118,47 +116,50 @@ class _Climb:
         self._rng = random.Random(0)
 
     def race(self, entries: Sequence[Entry]) -> list[Sketched]:
-        """The first few are measured, and what is better than the best of them on the sketch. Those, the best first."""
-        first = self._sketched(entries[:MEASURED], self._about)
-        for start in range(MEASURED, len(entries), TOGETHER):
+        """Who does better on the sketch than those before; the best first. That one is measured."""
+        first = self._sketched(self._fresh(entries[:1]), self._about)
+        for start in range(1, len(entries), TOGETHER):
             if self._until():
                 break
             first += self._better(entries[start : start + TOGETHER], min(first, key=_place))
         first.sort(key=_place)
-        self._measured(first[:MEASURED])
+        self._measured(first[0])
         return first
 
     def run(self, entries: Sequence[Entry]) -> None:
         """Climb from the best; then from others, and from shaken ones, until nothing is found or time is over."""
         starts, idle = self.race(entries), 0
+        runners_up = starts[1:2]
         starts = [one for one in starts if one[0] < _below(starts[0][0], FAR)]
         for search in {id(entry.search): entry.search for entry in entries}.values():
             search.moves.steps = FINE
         best = min(self.known, key=_score_of)
         mark = starts[0][0]  # of the best on the sketch
         while idle < SHAKES and not self._until():
-            start = starts.pop(0) if starts else self._shaken(best[1], mark)
-            found = start and self._climbed(start)
-            idle += 1
-            if not found or not found[0] < _below(mark, SLACK) or not self._stage.holds_up(found[1].plan, best[0]):
+            if not starts:
+                starts, idle = self._shaken(best[1], mark), idle + 1
                 continue
+            found = self._climbed(starts.pop(0))
             if self._until():
-                return
-            measured = self._measured([found])[0]
-            if measured[0].score < best[0].score:
-                best, mark, idle = measured, found[0], 0
+                break
+            if found[0] < _below(mark, SLACK) and self._stage.holds_up(found[1].plan, best[0]):
+                measured = self._measured(found)
+                if measured[0].score < best[0].score:
+                    best, mark, idle = measured, found[0], 0
+            elif len(self.known) == 1 and runners_up:
+                self._measured(runners_up.pop())
+        if len(self.known) == 1 and runners_up:
+            self._measured(runners_up.pop())
 
-    def _shaken(self, entry: Entry, mark: Score) -> Sketched | None:
+    def _shaken(self, entry: Entry, mark: Score) -> list[Sketched]:
+        """A few plans that random changes lead to, less those that are much worse."""
         search, candidate = entry
-        for _ in range(self._rng.randint(1, SHAKEN)):
-            move = self._rng.choice(search.moves.around(candidate.choices, candidate.used))
-            choices, plans = search.moves.placed(move)
-            if not plans:
-                return None
-            candidate = candidate._replace(choices=choices, plan=self._rng.choice(plans))
-        if not self._stage.beats(candidate.plan, _below(mark, FAR)):
-            return None
-        return self._sketched([Entry(search, candidate)], -mark.value)[0]
+        found: list[Entry] = []
+        for _ in range(TOGETHER):
+            choices, plans = search.moves.placed(search.moves.shaken(candidate.choices, self._rng))
+            found += [Entry(search, candidate._replace(choices=choices, plan=plan)) for plan in plans]
+        near = self._holding(self._fresh(found), _below(mark, FAR))
+        return sorted(self._sketched(near, -mark.value), key=_place)
 
     def _climbed(self, start: Sketched) -> Sketched:
         """To neighbours that are better, as long as there are any."""
@@ -187,28 +188,34 @@ class _Climb:
                 if self._until():
                     return
 
-    def _better(self, entries: Sequence[Entry], best: Sketched) -> list[Sketched]:
-        """Those that are better than `best`."""
+    def _fresh(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Those that were not looked at before."""
         fresh = {msgspec.json.encode(one.plan): one for one in entries}
         fresh = {key: one for key, one in fresh.items() if key not in self._seen}
         self._seen.update(fresh)
-        beats = list(self._pool.map(lambda one: self._stage.beats(one.plan, best[0]), fresh.values()))
         self._tried += len(fresh)
         self._progress("rehearsing", self._tried, min(self.known, key=_score_of)[0].score if self.known else None)
-        return self._sketched(
-            [one for one, better in zip(fresh.values(), beats, strict=True) if better], -best[0].value
-        )
+        return list(fresh.values())
+
+    def _holding(self, entries: Sequence[Entry], bar: Score) -> list[Entry]:
+        """Those that do better than that on the sketch."""
+        beats = list(self._pool.map(lambda one: self._stage.beats(one.plan, bar), entries))
+        return [one for one, better in zip(entries, beats, strict=True) if better]
+
+    def _better(self, entries: Sequence[Entry], best: Sketched) -> list[Sketched]:
+        """Those that are better than `best`."""
+        return self._sketched(self._holding(self._fresh(entries), best[0]), BETTER * -best[0].value)
 
     def _sketched(self, entries: Sequence[Entry], about: float) -> list[Sketched]:
         scores = self._pool.map(lambda one: self._stage.sketched(one.plan, about), entries)
         return list(zip(scores, entries, strict=True))
 
-    def _measured(self, some: Sequence[Sketched]) -> list[Known]:
-        draws = 1 if self._until() else None  # as many for all: they are compared
-        outcomes = self._pool.map(lambda one: self._stage.outcome(one[1].plan, -one[0].value, draws), some)
-        found = [(outcome, entry) for outcome, (_, entry) in zip(outcomes, some, strict=True)]
-        self.known += found
-        return found
+    def _measured(self, one: Sketched) -> Known:
+        # As many draws of all: they are compared.
+        draws = range(len(self.known[0][0].each) if self.known else 1 if self._until() else len(self._stage.draws))
+        each = self._pool.map(lambda number: self._stage.drawn(one[1].plan, number, -one[0].value), draws)
+        self.known.append((self._stage.over(tuple(each)), one[1]))
+        return self.known[-1]
 
 
 def _below(score: Score, part: float) -> Score:

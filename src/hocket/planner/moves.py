@@ -121,9 +121,9 @@ class Moves:
         return [parts + sign * step for step in self.steps for sign in (-1, 1)]
 
     def shaken(self, choices: Choices, rng: random.Random) -> Move:
-        """A few random changes."""
+        """One to three random changes."""
         shaken, kept = list(choices), set[int]()
-        for _ in range(3):
+        for _ in range(rng.randint(1, 3)):
             u = rng.randrange(len(shaken))
             shaken[u] = rng.choice(list(self._changes(u, shaken[u])) or [shaken[u]])
             kept.add(u)
@@ -160,8 +160,7 @@ class Moves:
             if u in kept:
                 continue
             if one.parts > least:
-                step = min(self.steps[0], one.parts - least)
-                less, gain = one._replace(parts=one.parts - step), one.taken * (one.parts - least)
+                less, gain = one._replace(parts=max(least, one.parts - COARSE[0])), one.taken * (one.parts - least)
             elif one.replicas > 1:
                 less, gain = one._replace(replicas=one.replicas - 1), one.taken // one.replicas
             else:

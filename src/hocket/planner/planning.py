@@ -22,11 +22,11 @@ from hocket.planner.placement import PARTS, WIDEST_WINDOW, Choice
 from hocket.planner.plan import Plan, check
 from hocket.planner.search import Candidate, Problem, Search
 
-FINALISTS = 8
+FINALISTS = 40
 "that are rehearsed"
 SEARCHES, REHEARSED = 0.35, 0.95
 "shares of the budget by when searches and rehearsals must be over; the simulator has the rest"
-WHOLE, SPLIT, SERIAL = 0.06, 0.05, 0.03
+WHOLE, SPLIT, SERIAL = 0.15, 0.05, 0.03
 "shares of the budget for searches: among plans that share no device, with a role apart, by a serial pipeline"
 SPLITS = 2
 "roles that are tried apart"
