@@ -24,9 +24,9 @@ from hocket.planner.search import Candidate, Problem, Search
 
 FINALISTS = 40
 "that are rehearsed"
-SEARCHES, REHEARSED = 0.35, 0.95
+SEARCHES, REHEARSED = 0.25, 0.95
 "shares of the budget by when searches and rehearsals must be over; the simulator has the rest"
-WHOLE, SPLIT, SERIAL = 0.15, 0.05, 0.03
+WHOLE, SPLIT, SERIAL = 0.1, 0.05, 0.03
 "shares of the budget for searches: among plans that share no device, with a role apart, by a serial pipeline"
 SPLITS = 2
 "roles that are tried apart"
