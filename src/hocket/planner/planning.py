@@ -24,7 +24,7 @@ from hocket.planner.search import Candidate, Problem, Search
 
 FINALISTS = 40
 "that are rehearsed"
-SEARCHES, REHEARSED = 0.25, 0.95
+SEARCHES, REHEARSED = 0.25, 0.92
 "shares of the budget by when searches and rehearsals must be over; the simulator has the rest"
 WHOLE, SPLIT, SERIAL = 0.1, 0.05, 0.03
 "shares of the budget for searches: among plans that share no device, with a role apart, by a serial pipeline"

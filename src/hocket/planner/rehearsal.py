@@ -33,12 +33,13 @@ LONGEST_S = 2e6
 "of a run: 23 days, for ticks end at 100"
 ROOM = 1.25
 "times what the first plan is thought to carry: so much more a plan may carry, and its runs are long enough"
-MOST_CALLS, LARGE, FEWEST = 500_000, 32, 240 if COMPILED else 60
+MOST_CALLS, LARGE, FEWEST = 1_000_000, 32, 240 if COMPILED else 60
 "of a draw; devices, of more than which a draw has so much fewer; jobs of a draw, however many calls they make"
 SLOWER = 1.0 if COMPILED else 50.0
 "times that a run takes longer: draws have so many fewer calls"
-SKETCHED, SKETCHED_CALLS, SKETCHED_JOBS = 0.5, 50_000, 300
-"of the jobs of a draw that the sketch has at most; calls, and jobs of the rarest application, that are enough for it"
+SKETCHED, SKETCHED_JOBS, SKETCHED_MOST = 0.2, 300, 0.5
+"""of a run that is long enough, what the sketch has at least; jobs of the rarest application that it has; of the jobs of
+a draw, what it has at most"""
 TAIL = 0.9, 0.98
 "of its jobs, those whose mean stands for the p95 on the sketch: one number of few jobs is chance, a mean is less so"
 CALLS = 10_000
@@ -110,12 +111,15 @@ class Rehearsal:
         calls, fewer = _calls(demand), SLOWER * max(1.0, len(cluster.devices) / LARGE)
         self._within = np.full(len(demand.apps), NEVER)
         self.slos = goal.slos or self._crowded(first, max(FEWEST, round(CALLS / calls)), f"{seed} alone")
-        jobs, self._most = self._length(calls, (MOST_CALLS if most_calls is None else most_calls) / fewer)
+        most_calls = (MOST_CALLS if most_calls is None else most_calls) / fewer
+        wanted = self._length()
+        jobs = max(FEWEST, ceil(min(wanted, most_calls / calls)))
+        self._most = inf if jobs >= wanted else BELIEVED * self._about
         rarest = float(demand.per_s.min() / demand.per_s.sum())
         draws = min(MOST_DRAWS, max(FEWEST_DRAWS, ceil(IN_ALL / (jobs * rarest))))
         self.draws = [self._draw(jobs, f"{seed} {number}") for number in range(draws)]
-        enough = max(SKETCHED_CALLS / calls, SKETCHED_JOBS / rarest) / fewer
-        short = self._draw(max(FEWEST, round(min(SKETCHED * jobs, enough))), f"{seed} sketch")
+        enough = max(SKETCHED * wanted, SKETCHED_JOBS / rarest)
+        short = self._draw(max(FEWEST, round(min(SKETCHED_MOST * jobs, enough / fewer))), f"{seed} sketch")
         counts = np.bincount(short.app, minlength=len(demand.apps))
         self.sketch = short._replace(most=np.array([count - _tail(count).start for count in counts]), tail=True)
         for slo in self.slos:
@@ -123,14 +127,12 @@ class Rehearsal:
                 app = demand.apps.index(slo.app)
                 self._within[app] = min(self._within[app], ticks(slo.seconds))
 
-    def _length(self, calls: float, most_calls: float) -> tuple[int, float]:
-        """Jobs of a draw, and the multiple of the rates up to which that is long enough. `calls`: of a job."""
+    def _length(self) -> float:
+        """Jobs of a run that is long enough for what may be carried."""
         per_s = float(self.demand.per_s.sum())
         lasts_s = self.goal._replace(slos=self.slos).lasts_s
         assert lasts_s is not None, "there are SLOs, or what stands for them"
-        wanted = lasts_s * per_s * self._about * (ROOM if self.throughput else 1.0)
-        jobs = max(FEWEST, ceil(min(wanted, most_calls / calls)))
-        return jobs, inf if jobs >= wanted else BELIEVED * self._about
+        return lasts_s * per_s * self._about * (ROOM if self.throughput else 1.0)
 
     def _draw(self, jobs: int, seed: str) -> Draw:
         """Each application a Poisson process, its recorded jobs dealt out."""
