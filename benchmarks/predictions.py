@@ -40,7 +40,7 @@ from hocket.planner.search import Problem, Search
 
 OVERLOADED = 0.25
 "of the random plans"
-JOBS, RAREST = 480, 100
+JOBS, RAREST = 2000, 400
 "of a run of a random plan, in all and of each application"
 CHECKED, EQUAL = 3, 1e-6
 "random plans that the simulator plays, too; share by which it may differ"

@@ -92,7 +92,7 @@ def fleet_of(plan: Plan, cluster: Cluster, models: Models, demand: Demand) -> Fl
     place = {name: number for number, name in enumerate(cluster.devices)}
     engine = np.array([u for u, _, _ in listed])
     share = np.array([replica.share for _, _, replica in listed])
-    first = np.cumsum([0, *(len(replica.devices) for _, _, replica in listed)])[:-1]  # of its devices, in a row
+    whose = np.repeat(np.arange(len(listed)), [len(replica.devices) for _, _, replica in listed])
     device = np.array([place[name] for _, _, replica in listed for name in replica.devices])
     rows = np.array(
         [
@@ -103,9 +103,9 @@ def fleet_of(plan: Plan, cluster: Cluster, models: Models, demand: Demand) -> Fl
     room = np.array([(replica.max_concurrency, replica.kv_tokens) for _, _, replica in listed], dtype=float)
     window = np.maximum(1.0, np.minimum(room[:, 0], room[:, 1] / held[engine]))
     there = np.zeros((len(listed), len(place)))  # 1 where a replica is
-    there[np.repeat(np.arange(len(listed)), np.diff([*first, len(device)])), device] = 1.0
-    of = (engine == np.arange(count)[:, None]).astype(float)  # (engines, replicas): whose it is
-    beside, worst, stacked, met = _beside(of, there, share, first, device)
+    there[whose, device] = 1.0
+    of = (engine == np.arange(count)[:, None]).astype(float)  # (engines, replicas): 1 where a replica is an engine's
+    beside, worst, stacked, met = _beside(of, there, share, whose, device)
     slow = 1.0 / share if plan.law == "capped" else 1.0 + AT_WORK * worst
     speed = 1.0 / ((rows[:, 3] / BATCH + rows[:, 4]) * slow)
     parts = of * (speed / (of @ speed)[engine])  # of its engine's calls: the least loaded is asked, so by their speed
@@ -117,14 +117,16 @@ def fleet_of(plan: Plan, cluster: Cluster, models: Models, demand: Demand) -> Fl
 
 
 def _beside(
-    of: Floats, there: Floats, share: Floats, first: Ints, device: Ints
+    of: Floats, there: Floats, share: Floats, whose: Ints, device: Ints
 ) -> tuple[Floats, Floats, Floats, Floats]:
-    """Of each replica's neighbours: their shares over its own, and what those come to, on the worst of its devices;
-    how many of them are on one device at most, and how many there are. By engine, but for the second.
+    """Each replica's neighbours, by engine: shares over its own on the worst of its devices (and what all of them come
+    to there); how many are on one device at most, and how many there are.
+
+    `whose`, `device`: the devices of all replicas in a row.
     """
-    replica = np.repeat(np.arange(len(share)), np.diff([*first, len(device)]))
-    shares = ((of * share) @ there)[:, device] - of[:, replica] * share[replica]
-    counts = (of @ there)[:, device] - of[:, replica]
+    first = np.searchsorted(whose, np.arange(len(share)))
+    shares = ((of * share) @ there)[:, device] - of[:, whose] * share[whose]
+    counts = (of @ there)[:, device] - of[:, whose]
     worst = np.maximum.reduceat(shares.sum(axis=0), first) / share
     stacked = np.maximum(1.0, np.maximum.reduceat(counts, first, axis=1))
     met = of @ ((there @ there.T > 0.0) & ~np.eye(len(share), dtype=bool))

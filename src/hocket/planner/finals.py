@@ -30,8 +30,8 @@ TOLD = 3
 "of the best that are told, the chosen one among them"
 MOST_AROUND = 300
 "moves from one candidate that are looked at"
-SHAKES = 500
-"times in a row that nothing is found: then it is over"
+FARTHER, SHAKES = 50, 1000
+"times that nothing is found until shaking takes a change more, and until it is over"
 CHECKED = 10_000
 "calls of the best plan's run, the first, that the simulator plays, too"
 SLACK, FAR = 0.02, 0.1
@@ -137,7 +137,7 @@ class _Climb:
         mark = starts[0][0]  # of the best on the sketch
         while idle < SHAKES and not self._until():
             if not starts:
-                starts, idle = self._shaken(best[1], mark), idle + 1
+                starts, idle = self._shaken(best[1], mark, 2 + idle // FARTHER), idle + 1
                 continue
             found = self._climbed(starts.pop(0))
             if self._until():
@@ -151,12 +151,13 @@ class _Climb:
         if len(self.known) == 1 and runners_up:
             self._measured(runners_up.pop())
 
-    def _shaken(self, entry: Entry, mark: Score) -> list[Sketched]:
-        """A few plans that random changes lead to, less those that are much worse."""
+    def _shaken(self, entry: Entry, mark: Score, most: int) -> list[Sketched]:
+        """A few plans that random changes lead to, `most` or fewer, less those that are much worse."""
         search, candidate = entry
         found: list[Entry] = []
         for _ in range(TOGETHER):
-            choices, plans = search.moves.placed(search.moves.shaken(candidate.choices, self._rng))
+            changes = self._rng.randint(1, most)
+            choices, plans = search.moves.placed(search.moves.shaken(candidate.choices, self._rng, changes))
             found += [Entry(search, candidate._replace(choices=choices, plan=plan)) for plan in plans]
         near = self._holding(self._fresh(found), _below(mark, FAR))
         return sorted(self._sketched(near, -mark.value), key=_place)

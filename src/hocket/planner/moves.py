@@ -120,10 +120,10 @@ class Moves:
     def _near(self, parts: int) -> list[int]:
         return [parts + sign * step for step in self.steps for sign in (-1, 1)]
 
-    def shaken(self, choices: Choices, rng: random.Random) -> Move:
-        """One to three random changes."""
+    def shaken(self, choices: Choices, rng: random.Random, changes: int = 3) -> Move:
+        """After so many random changes."""
         shaken, kept = list(choices), set[int]()
-        for _ in range(rng.randint(1, 3)):
+        for _ in range(changes):
             u = rng.randrange(len(shaken))
             shaken[u] = rng.choice(list(self._changes(u, shaken[u])) or [shaken[u]])
             kept.add(u)

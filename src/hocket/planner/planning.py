@@ -24,12 +24,12 @@ from hocket.planner.search import Candidate, Problem, Search
 
 FINALISTS = 40
 "that are rehearsed"
-SEARCHES, REHEARSED = 0.25, 0.92
+SEARCHES, REHEARSED = 0.3, 0.92
 "shares of the budget by when searches and rehearsals must be over; the simulator has the rest"
-WHOLE, SPLIT, SERIAL = 0.1, 0.05, 0.03
+WHOLE, SPLIT, SERIAL = 0.1, 0.05, 0.08
 "shares of the budget for searches: among plans that share no device, with a role apart, by a serial pipeline"
-SPLITS = 2
-"roles that are tried apart"
+SPLITS, SERIALS = 2, 8
+"roles that are tried apart; finalists by a serial pipeline, which begins elsewhere and so ends elsewhere"
 UNLIKE = 2.0
 "times that calls of one role are as long as those of another, for a role to be tried apart"
 PROBES = 0.1
@@ -134,12 +134,13 @@ def _simpler(
     plans = list[Plan]()
     for name, ends in (("k8s-default", SEARCHES), ("k8s-best", SEARCHES), ("", 0.0), ("aggregate", SEARCHES)):
         try:
-            one = (BASELINES[name](problem, within(ends)) if name else alone)[0]
-        except (InputError, IndexError):
+            found = _distinct(BASELINES[name](problem, within(ends)) if name else list(alone))
+        except InputError:
             continue  # nothing has a place on whole devices
-        if one.plan not in plans:
-            plans.append(one.plan)
-            yield one.choices, one.plan
+        for one in found[: SERIALS if name == "aggregate" else 1]:
+            if one.plan not in plans:
+                plans.append(one.plan)
+                yield one.choices, one.plan
 
 
 def _unlike(demand: Demand) -> Iterator[Role]:
