@@ -128,7 +128,7 @@ def scaled(demand: Demand, scale: float) -> Demand:
 
 
 def texts(choices: Choices) -> list[str]:
-    """Replicas x width at eighths of a device, for each engine."""
+    """Replicas x width at parts of a device, for each engine."""
     return [
         " + ".join(f"{one.replicas} x tp{one.tensor_parallel} {one.parts}/{PARTS}" for one in choice.groups)
         for choice in choices

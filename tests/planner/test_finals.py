@@ -15,6 +15,7 @@ from hocket.planner.goal import Goal, Slo
 from hocket.planner.judge import Judge
 from hocket.planner.plan import problems_of
 from hocket.planner.planning import plan_for
+from hocket.planner.rehearsal import Rehearsal
 from hocket.planner.search import Problem, Search
 from tests.planner.worlds import problem
 
@@ -64,6 +65,25 @@ def test_the_same_twice_and_on_any_number_of_threads(monkeypatch: pytest.MonkeyP
         (entry, verdict), *_ = finals(asked, entries_of(asked), True, looks(25), quiet)
         found.append((entry.plan, verdict))
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize("most", [0, 1, 5, 40])
+def test_no_plan_is_told_twice_and_all_are_of_as_many_draws(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    asked, measured = problem({"rag": 1.0}, 4, GOALS[0]), list[tuple[Any, int]]()
+    search = Search(asked)
+    entries = [Entry(search, one) for one in search.run(looks(6), lambda tried, score: None)[:6]]
+    over = Rehearsal.over
+
+    def counted(stage: Rehearsal, each: Any) -> Any:
+        measured.append((stage, len(each)))
+        return over(stage, each)
+
+    monkeypatch.setattr(Rehearsal, "over", counted)
+    judged = finals(asked, entries, True, looks(most), quiet)
+    plans = [entry.plan for entry, _ in judged]
+    assert all(one not in plans[:place] for place, one in enumerate(plans))
+    assert len({count for _, count in measured}) == 1 and len(measured) >= len(judged)
+    assert len(judged) > 1 or most < 40
 
 
 def test_who_does_not_climb_is_who_was_given() -> None:

@@ -25,12 +25,12 @@ from hocket.planner.search import Candidate, Problem, Search
 THREADS = 2
 "that rehearse; what comes out does not depend on how many"
 TOGETHER = 8
-"neighbours that are looked at before one looks at the time; the best of them is gone on from"
+"neighbours, or shaken plans, that are looked at before one looks at the time; the best of them is gone on from"
 TOLD = 3
 "of the best that are told, the chosen one among them"
 MOST_AROUND = 300
 "moves from one candidate that are looked at"
-FARTHER, SHAKES = 50, 1000
+FARTHER, SHAKES = 25, 500
 "times that nothing is found until shaking takes a change more, and until it is over"
 CHECKED = 10_000
 "calls of the best plan's run, the first, that the simulator plays, too"
@@ -112,6 +112,7 @@ class _Climb:
         self.known: list[Known] = []
         self._stage, self._pool, self._about, self._until, self._progress = stage, pool, about, until, progress
         self._seen: set[bytes] = set()
+        self._told: set[bytes] = set()
         self._tried = 0
         self._rng = random.Random(0)
 
@@ -123,44 +124,54 @@ class _Climb:
                 break
             first += self._better(entries[start : start + TOGETHER], min(first, key=_place))
         first.sort(key=_place)
-        self._measured(first[0])
+        self._measure(first[0])
         return first
 
     def run(self, entries: Sequence[Entry]) -> None:
         """Climb from the best; then from others, and from shaken ones, until nothing is found or time is over."""
         starts, idle = self.race(entries), 0
-        runners_up = starts[1:2]
-        starts = [one for one in starts if one[0] < _below(starts[0][0], FAR)]
+        best, runners_up = starts[0], starts[1:2]
+        starts = [one for one in starts if one[0] < _below(best[0], FAR)]
         for search in {id(entry.search): entry.search for entry in entries}.values():
             search.moves.steps = FINE
-        best = min(self.known, key=_score_of)
-        mark = starts[0][0]  # of the best on the sketch
         while idle < SHAKES and not self._until():
             if not starts:
-                starts, idle = self._shaken(best[1], mark, 2 + idle // FARTHER), idle + 1
+                starts, idle = self._shaken(best, 2 + idle // FARTHER), idle + 1
                 continue
-            found = self._climbed(starts.pop(0))
+            found = [self._climbed(starts.pop(0))]
             if self._until():
                 break
-            if found[0] < _below(mark, SLACK) and self._stage.holds_up(found[1].plan, best[0]):
-                measured = self._measured(found)
-                if measured[0].score < best[0].score:
-                    best, mark, idle = measured, found[0], 0
-            elif len(self.known) == 1 and runners_up:
-                self._measured(runners_up.pop())
-        if len(self.known) == 1 and runners_up:
-            self._measured(runners_up.pop())
+            if not self._promising(found[0], best[0]):
+                found, runners_up = runners_up, []  # one is told, whether it is better or not
+            for one in found:
+                if self._measure(one):
+                    best, idle = one, 0
 
-    def _shaken(self, entry: Entry, mark: Score, most: int) -> list[Sketched]:
+    def _promising(self, one: Sketched, mark: Score) -> bool:
+        """Whether to measure it: it does nearly as well as `mark` on the sketch, and better than the best on draws."""
+        if _key(one[1]) in self._told or not one[0] < _below(mark, SLACK):
+            return False
+        return self._stage.holds_up(one[1].plan, min(self.known, key=_score_of)[0])
+
+    def _measure(self, one: Sketched) -> bool:
+        """On the draws, as many for all: they are compared. Whether it is the best so far."""
+        best = min(self.known, key=_score_of)[0] if self.known else None
+        draws = range(len(best.each) if best else 1 if self._until() else len(self._stage.draws))
+        each = self._pool.map(lambda number: self._stage.drawn(one[1].plan, number, -one[0].value), draws)
+        self.known.append((self._stage.over(tuple(each)), one[1]))
+        self._told.add(_key(one[1]))
+        return best is not None and self.known[-1][0].score < _below(best.score, 1.0 - BETTER)
+
+    def _shaken(self, start: Sketched, most: int) -> list[Sketched]:
         """A few plans that random changes lead to, `most` or fewer, less those that are much worse."""
-        search, candidate = entry
+        mark, (search, candidate) = start
         found: list[Entry] = []
         for _ in range(TOGETHER):
             changes = self._rng.randint(1, most)
             choices, plans = search.moves.placed(search.moves.shaken(candidate.choices, self._rng, changes))
             found += [Entry(search, candidate._replace(choices=choices, plan=plan)) for plan in plans]
         near = self._holding(self._fresh(found), _below(mark, FAR))
-        return sorted(self._sketched(near, -mark.value), key=_place)
+        return [] if self._until() else sorted(self._sketched(near, -mark.value), key=_place)
 
     def _climbed(self, start: Sketched) -> Sketched:
         """To neighbours that are better, as long as there are any."""
@@ -191,7 +202,7 @@ class _Climb:
 
     def _fresh(self, entries: Sequence[Entry]) -> list[Entry]:
         """Those that were not looked at before."""
-        fresh = {msgspec.json.encode(one.plan): one for one in entries}
+        fresh = {_key(one): one for one in entries}
         fresh = {key: one for key, one in fresh.items() if key not in self._seen}
         self._seen.update(fresh)
         self._tried += len(fresh)
@@ -211,12 +222,9 @@ class _Climb:
         scores = self._pool.map(lambda one: self._stage.sketched(one.plan, about), entries)
         return list(zip(scores, entries, strict=True))
 
-    def _measured(self, one: Sketched) -> Known:
-        # As many draws of all: they are compared.
-        draws = range(len(self.known[0][0].each) if self.known else 1 if self._until() else len(self._stage.draws))
-        each = self._pool.map(lambda number: self._stage.drawn(one[1].plan, number, -one[0].value), draws)
-        self.known.append((self._stage.over(tuple(each)), one[1]))
-        return self.known[-1]
+
+def _key(entry: Entry) -> bytes:
+    return msgspec.json.encode(entry.plan)
 
 
 def _below(score: Score, part: float) -> Score:

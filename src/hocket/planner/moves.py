@@ -153,7 +153,7 @@ class Moves:
         return choices, []
 
     def _trimmed(self, choices: Choices, kept: frozenset[int]) -> Choices | None:
-        """The unit that has most above its least gives a part of each device, or a replica where shares are least."""
+        """The unit that has most above its least gives some of each device, or a replica where shares are least."""
         spare: list[tuple[int, int, Choice]] = []
         for u, choice in enumerate(choices):
             one, least = choice._replace(also=()), self.least(u, choice.tensor_parallel)

@@ -23,7 +23,7 @@ from hocket.planner.plan import Plan, check
 from hocket.planner.search import Candidate, Problem, Search
 
 FINALISTS = 40
-"that are rehearsed"
+"of a search, that are rehearsed"
 SEARCHES, REHEARSED = 0.3, 0.92
 "shares of the budget by when searches and rehearsals must be over; the simulator has the rest"
 WHOLE, SPLIT, SERIAL = 0.1, 0.05, 0.08
@@ -97,14 +97,15 @@ def _searched(problem: Problem, within: Callable[[float], Callable[[], bool]], p
     # A burst of calls slows stacked replicas by one another, which the estimate does not see; one larger does the same.
     unstacked = problem._replace(stacked=False)
     whole, search = Search(problem._replace(whole=True)), Search(unstacked)
+    apart = list(_unlike(problem.demand))[:SPLITS]
+    ends = SEARCHES - SERIAL - SPLIT * len(apart)
     try:
-        alone = whole.run(within(WHOLE), lambda tried, score: progress("searching", tried, score))
+        alone = whole.run(within(min(WHOLE, ends / 2)), lambda tried, score: progress("searching", tried, score))
     except InputError:
         pass  # nothing has a place on whole devices
     search.tried += whole.tried
-    apart = list(_unlike(problem.demand))[:SPLITS]
     found = search.run(
-        within(SEARCHES - SERIAL - SPLIT * len(apart)),
+        within(ends),
         lambda tried, score: progress("searching", tried, score),
         [one.choices for one in alone[:8]],
     )

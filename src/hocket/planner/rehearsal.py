@@ -38,8 +38,8 @@ MOST_CALLS, LARGE, FEWEST = 1_000_000, 32, 240 if COMPILED else 60
 SLOWER = 1.0 if COMPILED else 50.0
 "times that a run takes longer: draws have so many fewer calls"
 SKETCHED, SKETCHED_JOBS, SKETCHED_MOST = 0.2, 300, 0.5
-"""of a run that is long enough, what the sketch has at least; jobs of the rarest application that it has; what it has
-at most of the jobs of a draw"""
+"""of the jobs of a run that is long enough, or of the rarest application, what the sketch has: the more of both, less
+where draws have fewer, and no more than that share of a draw"""
 TAIL = 0.9, 0.98
 "of its jobs, those whose mean stands for the p95 on the sketch: one number of few jobs is chance, a mean is less so"
 CALLS = 10_000
