@@ -1,6 +1,6 @@
 """Does a plan by brute force beat the planner's? On small clusters, on the recorded jobs that the planner had.
 
-    python benchmarks/brute.py [--cells rag-32b,...] [--devices 4] [--budget 30] [--step 4] [--law ps]
+    python benchmarks/brute.py [--cells rag-32b,...] [--devices 4] [--budget 30] [--step 2] [--law ps]
 
 Of each workload of `benchmarks/plan.py` (but the one of five models) the planner makes a plan. Then every plan of a
 grid is looked at: each model at any width, in any number of equal replicas, of any share in steps of so many sixteenths
@@ -98,7 +98,7 @@ def main() -> int:
     parser.add_argument("--cells", default="rag-32b,rag-70b,crew,beam")
     parser.add_argument("--devices", type=int, default=4)
     parser.add_argument("--budget", type=float, default=30.0, metavar="S", help="of the planner")
-    parser.add_argument("--step", type=int, default=4, help="sixteenths of a device")
+    parser.add_argument("--step", type=int, default=2, help="sixteenths of a device")
     parser.add_argument("--law", default="ps", choices=["ps", "capped"])
     args = parser.parse_args()
     print(f"{'cell':10}GPUs{'plans':>8}{'near':>8}{'s':>8}{'planner':>10}{'best':>8}", flush=True)
