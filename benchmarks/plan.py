@@ -7,10 +7,11 @@ Cells: RAG with a 32B and with a 70B generator, beam search with a reward model,
 search together, each on 4, 8 and 16 H100s in domains of 8. Method: the p95 target of each application is three times
 its unloaded p95 under `k8s-default`. Sustained is the highest rate at which all targets hold, by bisection (to 1 %),
 in runs of at least 12 times the longest target, on jobs and arrivals that were not planned on: the geometric mean of
-two to four such runs, the same for all planners. They are played by the planner's compiled engines; one of them, or its
-first 300,000 calls, by the simulator, too, which must say the same to a millionth. 90 % of memory is usable. Latency:
-the mean at 0.7 of the rate that `k8s-best` sustains, of a plan for that rate, and how much of what `k8s-best` sustains
-that plan carries; and the mean at 0.3. Prints a table, a cell when it is done; the last line has geometric means.
+two to four such runs, the same for all planners. They are played by the planner's compiled engines; one of them, or
+its first 300,000 calls, by the simulator, too, which must say the same to a millionth. 90 % of memory is usable.
+Latency: the mean at 0.7 of the rate that `k8s-best` sustains, of a plan for that rate (which is asked to carry 0.9 of
+what `k8s-best` sustains on the jobs planned on), and how much of that rate it carries; and the mean at 0.3. Prints a
+table, a cell when it is done; the last line has geometric means.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def plan_for(problem: Problem, budget_s: float, clock: Clock, progress: Progress
         best = BASELINES[baseline](problem, within(SEARCHES))
         among = problem._replace(whole=True, narrow=AMONG[baseline]) if baseline in AMONG else problem
         search = Search(among)
-        entries = [Entry(search, one) for one in _distinct(best)[: FINALISTS if baseline in AMONG else 1]]
+        entries = [Entry(search, one) for one in (_distinct(best) if baseline in AMONG else best[:1])]
     else:
         if problem.goal.objective == "cost":
             problem, best = _cheapest(problem, SEARCHES * budget_s, clock)
@@ -114,7 +114,7 @@ def _searched(problem: Problem, within: Callable[[float], Callable[[], bool]], p
         split = Search(unstacked, [role])
         u = next(index for index, unit in enumerate(search.units) if unit.name == role.model)
         starts = [divided for one in found[:4] for divided in _divided(one.choices, u)]
-        best = split.run(within(SEARCHES - SERIAL - SPLIT * (len(apart) - number)), lambda tried, score: None, starts)
+        best = split.run(within(ends + SPLIT * number), lambda tried, score: None, starts)
         entries += [Entry(split, one) for one in _distinct(best)[:2]]
         search.tried += split.tried
     entries.sort(key=lambda one: one.candidate.score)

@@ -31,7 +31,7 @@ IDLE_STARTS = 8
 AT_ONCE = 48
 "moves that are scored together; what is better among them is gone on from at once"
 KEPT = 200
-"candidates that are remembered, for the judge"
+"candidates that are remembered, for the finals"
 EXACT = 12
 "candidates that are known exactly before others are scored roughly"
 NEARLY = 0.95
