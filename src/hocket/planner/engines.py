@@ -23,11 +23,9 @@ from hocket.sim.sharing import LOST
 
 Q0, Q1, Q2, D0, D1, D2 = range(len(CONSTANTS))
 "columns of `Fleet.constants`"
-COME, SENT, ARRIVED, DONE, BEGUN, TOOLS, READY = range(7)
-"""counts of a run: calls that came, dispatched; jobs that arrived, are done; tools that began, that run; stages that
-wait for nothing more"""
-MOST_QUEUED = 1 << 36
-"calls that come in a run, at most: earlier jobs first, of a job what came first"
+SENT, ARRIVED, DONE, BEGUN, TOOLS, READY = range(6)
+"""counts of a run: calls dispatched; jobs that arrived, are done; tools that began, that run; stages that wait for
+nothing more"""
 
 
 @compiled
@@ -49,10 +47,13 @@ def play(  # noqa: C901, PLR0915
     of_call = np.zeros((8, calls), np.int64)
     made, admitted, base, order = of_call[0], of_call[1], of_call[2], of_call[3]  # made: before it was thrown off
     ready, tool_ends, tool, tool_calls = of_call[4], of_call[5], of_call[6], of_call[7]
-    count, opened, jct = np.zeros(7, np.int64), start[1:] - start[:-1], np.full(jobs, NEVER)
-    queue_at, queue = np.empty((engines, calls), np.int64), np.empty((engines, calls), np.int64)
+    count, opened, jct = np.zeros(6, np.int64), start[1:] - start[:-1], np.full(jobs, NEVER)
+    # engines: jobs of which calls wait; of each, the first and the last of these; behind each call, the next (-1: none)
+    queue_at, queue = np.empty((engines, jobs), np.int64), np.empty((engines, jobs), np.int64)
+    first_of, last_of = np.full((engines, jobs), -1), np.empty((engines, jobs), np.int64)
+    behind = np.empty(calls, np.int64)
     queued, due, late = np.zeros(engines, np.int64), np.zeros(len(within), np.int64), np.zeros(len(within), np.int64)
-    # replicas: who runs, the step at which each is complete, who has no room yet
+    # replicas: who runs, the step at which each is complete, the soonest last; who has no room yet
     places = window.max() + 2
     running, ends_at = np.empty((replicas, places), np.int64), np.empty((replicas, places), np.int64)
     waiting, finished = np.empty((replicas, places), np.int64), np.empty(places, np.int64)
@@ -62,6 +63,7 @@ def play(  # noqa: C901, PLR0915
     of_run = np.zeros((5, replicas), np.int64)
     n, head, slope, own, at = of_run[0], of_run[1], of_run[2], of_run[3], of_run[4]
     ends, speed, mixed, works = np.full(replicas, NEVER), np.ones(replicas), of_replica[0] > 0, of_replica[0] > 0
+    load = np.zeros(replicas)  # calls in flight, as a share of the window
     begins = of_replica[0] > 0  # where the run is over, and the next waits for what else is to happen now
 
     def speed_of(r: int) -> float:
@@ -109,6 +111,7 @@ def play(  # noqa: C901, PLR0915
     def send(r: int, call: int, now: int) -> None:
         """A replica takes a call: where there is room, its run ends at the next boundary."""
         inflight[r] += 1
+        load[r] = inflight[r] / window[r]
         order[call] = count[SENT]
         count[SENT] += 1
         waiting[r, waits[r]] = call
@@ -127,16 +130,20 @@ def play(  # noqa: C901, PLR0915
             timed(r)
 
     def dispatch(e: int, now: int) -> None:
-        """While calls wait and a replica has room: the first goes to the least loaded."""
+        """While calls wait and a replica has room: the first, of the earliest job, goes to the least loaded."""
         while queued[e] > 0:
             found, least = -1, 1.0
             for r in range(first[e], first[e + 1]):
-                if inflight[r] / window[r] < least:
-                    found, least = r, inflight[r] / window[r]
+                if load[r] < least:
+                    found, least = r, load[r]
             if found < 0:
                 return
-            call = pop(queue_at[e], queue[e], queued[e])
-            queued[e] -= 1
+            j = queue[e, 0]
+            call = first_of[e, j]
+            first_of[e, j] = behind[call]
+            if behind[call] < 0:
+                pop(queue_at[e], queue[e], queued[e])
+                queued[e] -= 1
             send(found, call, now)
 
     def reveal(call: int, now: int) -> int:
@@ -148,9 +155,14 @@ def play(  # noqa: C901, PLR0915
             count[TOOLS] += 1
             count[BEGUN] += 1
         else:
-            push(queue_at[e], queue[e], queued[e], job_of[call] * MOST_QUEUED + count[COME], call)
-            queued[e] += 1
-            count[COME] += 1
+            j, behind[call] = job_of[call], -1
+            if first_of[e, j] < 0:
+                first_of[e, j] = call
+                push(queue_at[e], queue[e], queued[e], j, j)
+                queued[e] += 1
+            else:
+                behind[last_of[e, j]] = call
+            last_of[e, j] = call
         return e
 
     def complete(call: int, now: int) -> None:
@@ -167,32 +179,26 @@ def play(  # noqa: C901, PLR0915
             jct[j] = now - arrivals[j]
             count[DONE] += 1
 
-    def leave(r: int, i: int) -> None:
-        """The i-th that runs goes."""
-        kv[r] -= base[running[r, i]] + step[r]
-        run[r] -= 1
-        running[r, i], ends_at[r, i] = running[r, run[r]], ends_at[r, run[r]]
-
     def credit(r: int) -> int:
         """A run is over: what is complete leaves, in the order of dispatch. How many."""
         ends[r] = NEVER
         step[r] += n[r]
         kv[r] += n[r] * run[r]
         n[r] = 0
-        done, i = 0, 0
-        while i < run[r]:
-            if ends_at[r, i] > step[r]:
-                i += 1
-                continue
-            place = done
-            while place > 0 and order[finished[place - 1]] > order[running[r, i]]:
+        still = run[r]
+        while still > 0 and ends_at[r, still - 1] <= step[r]:
+            still -= 1
+        done, run[r] = run[r] - still, still
+        for i in range(done):
+            call, place = running[r, still + i], i
+            while place > 0 and order[finished[place - 1]] > order[call]:
                 finished[place] = finished[place - 1]
                 place -= 1
-            finished[place] = running[r, i]
-            done += 1
-            leave(r, i)
+            finished[place] = call
+            kv[r] -= base[call] + step[r]
         inflight[r] -= done
-        return done
+        load[r] = inflight[r] / window[r]
+        return int(done)
 
     def evict(r: int) -> None:
         """The latest dispatched goes back to the head of those that wait."""
@@ -202,7 +208,10 @@ def play(  # noqa: C901, PLR0915
                 latest = i
         call = running[r, latest]
         made[call] += step[r] - admitted[call]
-        leave(r, latest)
+        kv[r] -= base[call] + step[r]
+        run[r] -= 1
+        for i in range(latest, run[r]):
+            running[r, i], ends_at[r, i] = running[r, i + 1], ends_at[r, i + 1]
         for i in range(waits[r], 0, -1):
             waiting[r, i] = waiting[r, i - 1]
         waiting[r, 0] = call
@@ -219,7 +228,11 @@ def play(  # noqa: C901, PLR0915
             extra_s += (constants[r, Q1] * tokens + constants[r, Q2]) * tokens
             kv[r] += tokens
             admitted[call], base[call] = step[r], tokens - step[r]
-            running[r, run[r]], ends_at[r, run[r]] = call, step[r] + output[stage_of[call]] - made[call]
+            i, end = run[r], step[r] + output[stage_of[call]] - made[call]
+            while i > 0 and ends_at[r, i - 1] < end:
+                running[r, i], ends_at[r, i] = running[r, i - 1], ends_at[r, i - 1]
+                i -= 1
+            running[r, i], ends_at[r, i] = call, end
             run[r] += 1
             taken += 1
         if taken == 0:
@@ -242,10 +255,7 @@ def play(  # noqa: C901, PLR0915
                 works[r], ends[r] = False, NEVER
                 worked(r, now)
                 return
-            soonest = ends_at[r, 0]
-            for i in range(1, run[r]):
-                soonest = min(soonest, ends_at[r, i])
-            n[r] = soonest - step[r]
+            n[r] = ends_at[r, run[r] - 1] - step[r]
             if run[r] > 1 and kv[r] + n[r] * run[r] > kv_tokens[r]:
                 n[r] = min(n[r], (kv_tokens[r] - kv[r]) // run[r] + 1)
             lasts_s = constants[r, D0] + constants[r, D1] * run[r] + constants[r, D2] * kv[r]
