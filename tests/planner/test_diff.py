@@ -9,7 +9,8 @@ import pytest
 
 from hocket.planner import diff
 from hocket.planner.baselines import k8s_default
-from hocket.planner.goal import Goal, Slo
+from hocket.planner.goal import Goal, Score, Slo
+from hocket.planner.judge import Verdict
 from hocket.planner.plan import Plan
 from hocket.planner.search import Problem, Search
 from tests.planner.test_plan import engine, plan, replica
@@ -136,3 +137,13 @@ def test_throughput_is_what_is_carried(asked: Problem, default: Plan, ours: Plan
     assert forth["before"] == pytest.approx(back["after"], rel=0.03) and forth["before"] != forth["after"]
     assert forth["gain"] == pytest.approx(forth["after"] / forth["before"] - 1.0, abs=1e-3)
     assert forth["gain"] * back["gain"] < 0.0
+
+
+@pytest.mark.parametrize(("slos", "worth"), [(True, True), (False, False)])
+def test_only_slos_that_were_given_come_first(slos: bool, worth: bool) -> None:
+    """What stands for them helps to choose a plan, and is no promise."""
+
+    def told(violation: float, mean_s: float) -> diff.Figures:
+        return diff.Figures(Score(0.0, mean_s), Verdict(Score(violation, mean_s), 1.0, {}), 4)
+
+    assert diff._worth(told(0.1, 5.0), told(0.0, 5.5), -0.1, 0.05, slos)[0] is worth

@@ -97,6 +97,18 @@ def test_the_law_names_the_mechanism(law: str, strategy: str) -> None:
     assert env == ({"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": "50"} if law == "capped" else {})
 
 
+def test_containers_find_the_mps_of_their_host() -> None:
+    """All of them: a device may be open to MPS alone, and then one that knows nothing of it gets none."""
+    for law, volumes in (("ps", None), ("capped", ["/tmp/nvidia-mps:/tmp/nvidia-mps"])):
+        services = yaml.safe_load(exported(plan(*ENGINES, law=law))["docker-compose.yaml"])["services"]
+        assert all(service.get("volumes") == volumes for name, service in services.items() if name != "hocket")
+
+
+def test_an_image_of_the_gateway_that_nodes_have_is_not_pulled() -> None:
+    (container,) = documents(plan(*ENGINES), "Deployment")["hocket"]["spec"]["template"]["spec"]["containers"]
+    assert container["imagePullPolicy"] == "IfNotPresent"
+
+
 def test_without_shares_devices_are_counted() -> None:
     pod = documents(plan(engine("big", replica("n0/gpu2", "n0/gpu3"))), "Deployment")["big-0"]["spec"]["template"][
         "spec"
@@ -105,7 +117,7 @@ def test_without_shares_devices_are_counted() -> None:
 
 
 def test_engines_are_started_as_planned() -> None:
-    """In all three: width, share of memory, window."""
+    """In all three: width, share of memory, window; and by a command that takes the model where it stands."""
     files = exported(plan(*ENGINES))
     flags = ["--tensor-parallel-size", "--gpu-memory-utilization", "--max-num-seqs"]
     compose = yaml.safe_load(files["docker-compose.yaml"])["services"]
@@ -113,8 +125,10 @@ def test_engines_are_started_as_planned() -> None:
         one["name"]: one["args"]["llm_configs"][0] for one in yaml.safe_load(files["ray-serve.yaml"])["applications"]
     }
     for name, told in {"small-0": ["1", "0.45", "8"], "big-0": ["2", "0.9", "8"]}.items():
-        arguments = documents(plan(*ENGINES), "Deployment")[name]["spec"]["template"]["spec"]["containers"][0]["args"]
-        for listed in (arguments, compose[name]["command"]):
+        (pod,) = documents(plan(*ENGINES), "Deployment")[name]["spec"]["template"]["spec"]["containers"]
+        assert pod["command"] == compose[name]["entrypoint"] == ["vllm", "serve"]
+        for listed in (pod["args"], compose[name]["command"]):
+            assert listed[:2] == [ray[name]["model_loading_config"]["model_source"], "--served-model-name"]
             assert [listed[listed.index(flag) + 1] for flag in flags] == told
         kwargs = ray[name]["engine_kwargs"]
         same = [kwargs["tensor_parallel_size"], kwargs["gpu_memory_utilization"], kwargs["max_num_seqs"]]
@@ -164,6 +178,31 @@ def test_the_settings_are_ones_that_hocket_serves(tmp_path: Path, key: str | Non
     assert bool(settings.tenants) == (key is not None)
     config = documents(plan(*ENGINES), "ConfigMap")["hocket"]["data"]["hocket.yaml"]
     assert config == exported(plan(*ENGINES))["hocket.yaml"]
+
+
+def test_models_may_have_any_name(tmp_path: Path) -> None:
+    """Those of a hub, and what the planner makes of them; a name that settings take stays, whoever comes before it."""
+    hub, long = "meta-llama/Llama-3.1-8B-Instruct", "x" * 60
+    names = {hub: hub, f"{hub}-rag-re rank": hub, "a/b": "a/b", "a-b": "a-b", long: long, f"{long}-rag-answer": long}
+    names["/"] = "/"
+    roles = {f"{hub}-rag-re rank": ("rag/re rank",), f"{long}-rag-answer": ("rag/answer",)}
+    nodes = {"nodes": [{"name": "n0", "devices": 8, "kind": "h100", "memory_gib": 80}]}
+    models = {"models": [{"name": model, "table": "qwen2.5-7b"} for model in dict.fromkeys(names.values())]}
+    engines = [
+        engine(name, replica(f"n0/gpu{k}"), model=model, roles=roles.get(name, ()))
+        for k, (name, model) in enumerate(names.items())
+    ]
+    files = export(plan(*engines), msgspec.convert(nodes, Cluster), msgspec.convert(models, Models), KEY)
+    write(files, tmp_path / "plan")
+    settings = load_settings(tmp_path / "plan" / "hocket.yaml")
+    cut = "meta-llama-Llama-3.1-8B-Instruct"
+    told = [one.name for one in settings.engines]
+    assert told == [cut, f"{cut}-rag-re-rank", "a-b-2", "a-b", long, "x" * 48, "engine"]
+    assert [one.models for one in settings.engines] == [[model] for model in names.values()]
+    scheduler = build(settings.to_spec())
+    found = [scheduler.engine_for("rag", stage, hub) for stage in ("re rank", "answer")]
+    assert found == [f"{cut}-rag-re-rank", cut]
+    assert [scheduler.engine_for("rag", "answer", model) for model in (long, "a/b")] == ["x" * 48, "a-b-2"]
 
 
 def test_unlike_replicas_keep_their_windows_and_widths(tmp_path: Path) -> None:

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from hocket.errors import InputError
+from hocket.planner import planning
 from hocket.planner.baselines import BASELINES
 from hocket.planner.demand import App, Rates, demand_of
 from hocket.planner.goal import MOST_USED, Goal, appraised, parse_slo, scores
-from hocket.planner.inputs import Models
+from hocket.planner.inputs import Cluster, Models
 from hocket.planner.judge import Judge
 from hocket.planner.placement import PARTS, Choice, united
 from hocket.planner.plan import problems_of
@@ -247,6 +248,29 @@ def test_the_cheapest_plan_takes_fewer_devices_and_holds(brief: None) -> None:
     planned = plan_for(problem({"rag": 0.3}, 5, goal), 60.0, lambda: 0.0, quiet)
     devices = {d for engine in planned.plan.engines for replica in engine.replicas for d in replica.devices}
     assert len(devices) <= 3 and planned.verdict.score.holds
+
+
+@pytest.mark.slow
+def test_too_few_devices_by_the_estimate_are_made_more(brief: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is too kind: the rehearsal has the last word, and other devices are idle."""
+    goal = Goal("cost", (parse_slo("rag.p95=7s", ["rag"]),))
+
+    def too_few(asked: Problem, *_: object) -> tuple[Problem, list[Candidate]]:
+        asked = asked._replace(cluster=resized(asked.cluster, 2))
+        return asked, searched(asked)
+
+    monkeypatch.setattr(planning, "_fewest", too_few)
+    planned = plan_for(problem({"rag": 0.3}, 5, goal), 60.0, lambda: 0.0, quiet)
+    devices = {d for engine in planned.plan.engines for replica in engine.replicas for d in replica.devices}
+    assert 2 < len(devices) < 5 and planned.verdict.score.holds
+
+
+def test_memory_that_differs_from_node_to_node_bounds_nothing_below_what_it_may_do() -> None:
+    asked = problem({"rag": 1.0}, 2)
+    nodes = [asked.cluster.nodes[0], *cluster(2, name="n1", memory_gib=60).nodes]
+    large, mixed = ({"nodes": each} for each in ([nodes[0], *cluster(2, name="n1").nodes], nodes))
+    alike, unlike = (bound(Search(asked._replace(cluster=msgspec.convert(one, Cluster)))) for one in (large, mixed))
+    assert unlike["carries"] == alike["carries"]
 
 
 # ---------------------------------------------------------------- what cannot be

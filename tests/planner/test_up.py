@@ -16,13 +16,15 @@ import pytest
 
 from hocket.cli import main
 from hocket.cli.up import PID, running
+from hocket.errors import InputError
 from hocket.planner.export import LOCAL, export, write
 from hocket.planner.inputs import Cluster, Models
 from hocket.settings import Settings, load_settings
 from tests.planner.test_plan import engine, plan, replica
 
 LATENCY = {"cpu": {1: {"q0": 0.02, "q2": 7e-3, "d0": 0.011, "d1": 1e-3}}}
-MODELS = {"models": [{"name": "small", "weights_gib": 0.09, "kv_bytes_per_token": 23040, "latency": LATENCY}]}
+SMALL = {"name": "small", "weights_gib": 0.09, "kv_bytes_per_token": 23040, "latency": LATENCY}
+MODELS = {"models": [SMALL]}
 
 
 @pytest.fixture
@@ -61,6 +63,35 @@ def test_shares_of_a_core_are_niceness_and_slots_are_what_the_cache_holds() -> N
     files = export(plan(*engines), msgspec.convert(nodes, Cluster), msgspec.convert(MODELS, Models))
     found = msgspec.yaml.decode(files[LOCAL], type=Settings).engines
     assert [(e.name, e.nice, e.max_concurrency) for e in found] == [("small", 0, 4), ("judge", 5, 1), ("alone", 0, 1)]
+
+
+def test_models_of_a_hub_have_settings_that_run(tmp_path: Path) -> None:
+    nodes = {"nodes": [{"name": "here", "devices": 2, "kind": "cpu", "memory_gib": 2}]}
+    named = {"models": [SMALL | {"name": "org/small", "repository": "small"}]}
+    engines = (
+        engine("org/small", replica("here/gpu0", kv_tokens=20_000)),
+        engine("org/small-rag-judge", replica("here/gpu1", kv_tokens=20_000), model="org/small", roles=("rag/judge",)),
+    )
+    write(export(plan(*engines), msgspec.convert(nodes, Cluster), msgspec.convert(named, Models)), tmp_path)
+    settings = load_settings(tmp_path / LOCAL)
+    told = [(one.name, one.models, one.weights) for one in settings.engines]
+    assert told == [("org-small", ["org/small"], "small"), ("org-small-rag-judge", ["org/small"], "small")]
+    assert [route.engine for route in settings.routes] == ["org-small-rag-judge"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [("cpu", r"cores of several nodes \(n0, n1\)"), ("h100", r"beside other devices \(cpu, h100\)")],
+)
+def test_cores_of_several_machines_are_not_taken_for_those_of_one(kind: str, problem: str) -> None:
+    """Each of them counts its own from 0. A cluster may have more than the plan uses."""
+    nodes = [{"name": f"n{k}", "devices": 1, "kind": kind if k else "cpu", "memory_gib": 2} for k in range(2)]
+    latency = {"cpu": LATENCY["cpu"], "h100": LATENCY["cpu"]}
+    named = msgspec.convert({"models": [SMALL | {"latency": latency}]}, Models)
+    cluster = msgspec.convert({"nodes": nodes}, Cluster)
+    with pytest.raises(InputError, match=problem):
+        export(plan(engine("small", replica("n0/gpu0"), replica("n1/gpu0"))), cluster, named)
+    assert list(export(plan(engine("small", replica("n0/gpu0"))), cluster, named)) == [LOCAL]
 
 
 def test_what_runs_is_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

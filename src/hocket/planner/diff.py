@@ -59,7 +59,8 @@ def against(running: Plan, new: Plan, problem: Problem, least: float = WORTH) ->
         "simulated": _gain(problem, before, after, "simulated"),
         "apps": _apps(problem, before, after),
     }
-    worth, why = _worth(before, after, told["simulated"]["gain"], least) if steps else (False, "nothing would change")
+    gain, slos = told["simulated"]["gain"], bool(problem.goal.slos)
+    worth, why = _worth(before, after, gain, least, slos) if steps else (False, "nothing would change")
     return told | {"worth": worth, "why": why}
 
 
@@ -201,9 +202,9 @@ def _apps(problem: Problem, before: Figures, after: Figures) -> dict[str, dict[s
     }
 
 
-def _worth(before: Figures, after: Figures, gain: float, least: float) -> tuple[bool, str]:
-    """By what the simulator says; holding the SLOs counts before anything else."""
-    if before.simulated.holds != after.simulated.holds:
+def _worth(before: Figures, after: Figures, gain: float, least: float, slos: bool) -> tuple[bool, str]:
+    """By what the simulator says; holding the SLOs that were given counts before anything else."""
+    if slos and before.simulated.holds != after.simulated.holds:
         if after.simulated.holds:
             return True, "the running plan does not hold the SLOs, the new one does"
         return False, "the running plan holds the SLOs, the new one does not"

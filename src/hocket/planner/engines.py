@@ -4,7 +4,8 @@ The engine model of `sim/engine.py` and the laws of `sim/sharing.py`, in numbers
 the order of their jobs' arrival, the least loaded replica takes the next. There is no policy in it, no tenant and no
 window but the engine's own, for nothing decides here that a gateway would decide: it says how fast the hardware of a
 plan is. Time is counted in ticks, as there, and events of one moment are taken in the same order: so it comes to the
-same, to the tick (tests/planner/test_rehearsal.py). Without numba (the extra `plan`) it is the same and slow.
+same, to the tick (tests/planner/test_rehearsal.py) but for one case (docs/decisions/planner.md). Without numba (the
+extra `plan`) it is the same and slow.
 
 What is compiled is kept until this file changes. What it takes from others (`compiled.py`; LOST, NEVER, TICKS_A_SECOND,
 CONSTANTS) is compiled in: whoever changes that touches this file.

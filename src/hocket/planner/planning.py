@@ -13,7 +13,7 @@ from hocket.errors import InputError
 from hocket.planner.baselines import AMONG, BASELINES
 from hocket.planner.demand import Demand, Role
 from hocket.planner.estimate import CONSTANTS, Estimate, Fleet
-from hocket.planner.finals import Clock, Entry, Progress, finals
+from hocket.planner.finals import Clock, Entry, Judged, Progress, finals
 from hocket.planner.goal import MOST_USED
 from hocket.planner.inputs import USABLE, Cluster
 from hocket.planner.judge import Verdict, rounded
@@ -56,20 +56,18 @@ def plan_for(problem: Problem, budget_s: float, clock: Clock, progress: Progress
     def within(share: float) -> Callable[[], bool]:
         return lambda: clock() - start > share * budget_s
 
-    if baseline:
+    if problem.goal.objective == "cost" and not baseline:
+        problem, judged = _cheapest(problem._replace(stacked=False), budget_s, clock, progress)
+    elif baseline:
         best = BASELINES[baseline](problem, within(SEARCHES))
         among = problem._replace(whole=True, narrow=AMONG[baseline]) if baseline in AMONG else problem
         search = Search(among)
         entries = [Entry(search, one) for one in (_distinct(best) if baseline in AMONG else best[:1])]
+        judged = finals(problem, entries, baseline in AMONG, within(REHEARSED), progress)
     else:
-        if problem.goal.objective == "cost":
-            problem, best = _cheapest(problem, SEARCHES * budget_s, clock)
-            search = Search(problem)
-            entries = [Entry(search, one) for one in _distinct(best)]
-        else:
-            entries = _searched(problem, within, progress)
+        entries = _searched(problem, within, progress)
         _carries(problem, entries[0], budget_s, clock)
-    judged = finals(problem, entries, not baseline or baseline in AMONG, within(REHEARSED), progress)
+        judged = finals(problem, entries, True, within(REHEARSED), progress)
     (search, candidate), verdict = judged[0]
     estimate = search.estimator.estimate([search.fleet(candidate.plan)], [verdict.scale])
     plan = msgspec.structs.replace(
@@ -204,10 +202,12 @@ def _predicted(problem: Problem, one: Candidate, estimate: Estimate, scale: floa
 def bound(search: Search) -> dict[str, Any]:
     """What no plan can beat: work against devices, and the longest path at full width with nothing in the way."""
     problem = search.problem
-    busy, constants = 0.0, []
+    busy, constants, largest = 0.0, [], dict[str, float]()
+    for node in problem.cluster.nodes:
+        largest[node.kind] = max(node.memory_gib, largest.get(node.kind, 0.0))
     for u in range(len(search.units)):
         costs, fastest = [], []
-        for kind, memory_gib in {node.kind: node.memory_gib for node in problem.cluster.nodes}.items():
+        for kind, memory_gib in largest.items():
             for degree in search.widths[u]:
                 latency = search.units[u].model.latency.get(kind, {}).get(degree)
                 if latency is not None:
@@ -310,8 +310,34 @@ def smallest(problem: Problem, budget_s: float, clock: Clock) -> int | None:
     return high
 
 
-def _cheapest(problem: Problem, seconds: float, clock: Clock) -> tuple[Problem, list[Candidate]]:
-    """The fewest devices on which the best candidate holds, and candidates there; all of them if none does."""
+def _cheapest(problem: Problem, budget_s: float, clock: Clock, progress: Progress) -> tuple[Problem, list[Judged]]:
+    """The fewest devices on which the best plan holds: by the estimate, then more while the rehearsal says it does not.
+
+    All of them if none does. Each look has half of the time that is left for rehearsals.
+    """
+    start, there, over = clock(), problem.cluster, SEARCHES
+    problem, best = _fewest(problem, SEARCHES * budget_s, clock)
+    search = Search(problem)
+    _carries(problem, Entry(search, best[0]), budget_s, clock)
+    while True:
+        devices = len(problem.cluster.devices)
+        over = REHEARSED if devices == len(there.devices) else (over + REHEARSED) / 2
+        entries = [Entry(search, one) for one in _distinct(best)]
+        judged = finals(problem, entries, True, _after(clock, start + over * budget_s), progress)
+        if judged[0][1].score.holds or devices == len(there.devices):
+            return problem, judged
+        more = min(len(there.devices), devices + max(1, devices // 16))
+        problem = problem._replace(cluster=resized(there, more))
+        search = Search(problem)
+        best = search.run(_after(clock, clock() + PROBES * (REHEARSED - over) * budget_s), lambda tried, score: None)
+
+
+def _after(clock: Clock, end: float) -> Callable[[], bool]:
+    return lambda: clock() > end
+
+
+def _fewest(problem: Problem, seconds: float, clock: Clock) -> tuple[Problem, list[Candidate]]:
+    """The fewest devices on which the best candidate holds by the estimate, and candidates there; all if none does."""
     low, high = 0, len(problem.cluster.devices)
     best = _holding(problem, high, seconds / 4, clock)
     if best is None:

@@ -1,6 +1,6 @@
 """The rehearsal: plans on the same jobs by compiled engines, thousands of runs a minute. What a search climbs by.
 
-It tells candidates apart; what is said of the one that is chosen, the simulator says. Several draws of jobs are held
+It tells candidates apart, and says what the chosen one does; the simulator checks that. Several draws of jobs are held
 fixed, and a shorter one, the sketch. A draw has as many jobs whatever the rate: they come the faster, so that what a
 plan sustains on it is one number. Most plans do worse than another on the sketch, which one run shows, or part of one.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import yaml
@@ -16,6 +16,8 @@ from hocket.planner.plan import EnginePlan, Plan, ReplicaPlan
 PORT = 8000
 IMAGE = "vllm/vllm-openai:v0.11.0"
 "of the engines; a version whose flags are those below"
+COMMAND = ["vllm", "serve"]
+"said wherever the image runs: its own entrypoint takes no model without a flag, and would load its default"
 GATEWAY_IMAGE = "hocket:latest"
 "of the gateway: built from the Dockerfile of this project"
 LABEL = 48
@@ -88,7 +90,7 @@ class Deployable:
 
 
 def _replicas(plan: Plan, cluster: Cluster, models: Models) -> Iterator[Deployed]:
-    labels = _labels([engine.name for engine in plan.engines])
+    labels = distinct([engine.name for engine in plan.engines], _in_dns)
     for engine, label in zip(plan.engines, labels, strict=True):
         for k, replica in enumerate(engine.replicas):
             devices = [cluster.devices[name] for name in replica.devices]
@@ -99,18 +101,23 @@ def _replicas(plan: Plan, cluster: Cluster, models: Models) -> Iterator[Deployed
             yield Deployed(f"{label}-{k}", engine, replica, models.named[engine.model], devices)
 
 
-def _labels(names: list[str]) -> list[str]:
-    """As names in Kubernetes and DNS may be: each another, and with a number behind it still short enough."""
+def distinct(names: Iterable[str], cleaned: Callable[[str], str]) -> list[str]:
+    """What is left of each name, with a number behind it where another one left the same."""
     labels: list[str] = []
     for name in names:
-        label = as_label(name)[:LABEL]
-        label = plain = label if label[:1].isalpha() else f"engine-{label}".rstrip("-")
+        label = plain = cleaned(name)
         number = 1
         while label in labels:
             number += 1
             label = f"{plain}-{number}"
         labels.append(label)
     return labels
+
+
+def _in_dns(name: str) -> str:
+    """As names in Kubernetes and DNS may be, and with a number behind it still short enough."""
+    label = as_label(name)[:LABEL]
+    return label if label[:1].isalpha() else f"engine-{label}".rstrip("-")
 
 
 def as_label(name: str) -> str:

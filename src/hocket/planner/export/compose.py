@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hocket.planner.export.common import GATEWAY_IMAGE, IMAGE, Deployable, Deployed, as_yaml
+from hocket.planner.export.common import COMMAND, GATEWAY_IMAGE, IMAGE, Deployable, Deployed, as_yaml
 from hocket.planner.export.settings import PLAN
 
 HEAD = """\
@@ -18,6 +18,8 @@ MECHANISM = {
     "ps": "time-slicing, the driver's default",
     "capped": "MPS: start nvidia-cuda-mps-control -d on the host first",
 }
+PIPES = "/tmp/nvidia-mps"  # noqa: S108  fixed by NVIDIA
+"where the control daemon listens, unless it is told otherwise; without it a container does not know of MPS"
 
 
 def compose_file(deployable: Deployable) -> str:
@@ -42,10 +44,14 @@ def _service(replica: Deployed, deployable: Deployable) -> dict[str, Any]:
     device = {"driver": "nvidia", "device_ids": replica.indices, "capabilities": ["gpu"]}
     service: dict[str, Any] = {
         "image": IMAGE,
+        "entrypoint": COMMAND,
         "command": replica.arguments,
         "ipc": "host",
         "deploy": {"resources": {"reservations": {"devices": [device]}}},
     }
-    if deployable.plan.law == "capped" and replica.plan.share < 1:
-        service["environment"] = {"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": f"{round(100 * replica.plan.share)}"}
+    if deployable.plan.law == "capped":
+        # of whole devices, too: where the host has made them exclusive, only clients of MPS get in
+        service["volumes"] = [f"{PIPES}:{PIPES}"]
+        if replica.plan.share < 1:
+            service["environment"] = {"CUDA_MPS_ACTIVE_THREAD_PERCENTAGE": f"{round(100 * replica.plan.share)}"}
     return service

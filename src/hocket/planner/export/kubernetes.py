@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hocket.planner.export.common import GATEWAY_IMAGE, IMAGE, PORT, Deployable, Deployed, as_label, as_yaml
+from hocket.planner.export.common import COMMAND, GATEWAY_IMAGE, IMAGE, PORT, Deployable, Deployed, as_label, as_yaml
 from hocket.planner.export.settings import PLAN, settings_file
 from hocket.planner.inputs import Device
 from hocket.planner.plan import as_json
@@ -67,6 +67,7 @@ def _deployment(replica: Deployed, law: str, claimed: bool) -> dict[str, Any]:
     container: dict[str, Any] = {
         "name": "engine",
         "image": IMAGE,
+        "command": COMMAND,
         "args": replica.arguments,
         "ports": [{"name": "http", "containerPort": PORT}],
         "readinessProbe": {"httpGet": {"path": "/health", "port": "http"}, "periodSeconds": 5},
@@ -122,6 +123,8 @@ def _gateway(settings: str, plan: str) -> list[dict[str, Any]]:
     container = {
         "name": "hocket",
         "image": GATEWAY_IMAGE,
+        # of a tag `latest` the default is Always, which never takes what was built and loaded on the node
+        "imagePullPolicy": "IfNotPresent",
         "args": ["serve", "--config", "/etc/hocket/hocket.yaml"],
         "ports": [{"name": "http", "containerPort": 8080}],
         "volumeMounts": [{"name": "settings", "mountPath": "/etc/hocket", "readOnly": True}],

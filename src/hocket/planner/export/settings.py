@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from math import log
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import msgspec
 
 from hocket.errors import InputError
-from hocket.planner.export.common import Deployable, Deployed, as_yaml
+from hocket.planner.export.common import LABEL, Deployable, Deployed, as_yaml, distinct
 from hocket.planner.plan import ReplicaPlan, routes_of
+from hocket.settings.checks import check_name
 
 PLAN = "plan.json"
 "beside the settings"
@@ -32,11 +34,12 @@ def local_file(deployable: Deployable) -> str | None:
     """The text of a file that runs a plan of CPU cores on this very machine, with embedded engines; None for others.
 
     Threads are the parallelism, cores the devices: a replica is pinned to its own. Shares of a core are niceness, and a
-    window is no wider than what the planned cache holds in slots of CONTEXT tokens.
+    window is no wider than what the planned cache holds in slots of CONTEXT tokens. Raises InputError for cores that
+    are not all of one machine.
     """
-    if any(device.kind != "cpu" for replica in deployable.replicas for device in replica.devices):
+    if not _on_cores(deployable):
         return None
-    engines = []
+    engines, names = [], _names(deployable)
     for engine in deployable.plan.engines:
         replicas = deployable.of(engine)
         first = replicas[0].plan
@@ -44,7 +47,7 @@ def local_file(deployable: Deployable) -> str | None:
             raise InputError(f"{engine.name}: its replicas have several widths; embedded engines have one")
         engines.append(
             {
-                "name": engine.name,
+                "name": names[engine.name],
                 "kind": "embedded",
                 "models": [engine.model],
                 "weights": replicas[0].model.repository or engine.model,
@@ -59,6 +62,22 @@ def local_file(deployable: Deployable) -> str | None:
             engines[-1]["nice"] = nice
     settings: dict[str, Any] = {"listen": CLOSED, "policy": "default", "engines": engines}
     return HEAD + as_yaml(settings | _routes(deployable) | _planned(deployable))
+
+
+def _on_cores(deployable: Deployable) -> bool:
+    """Whether the plan runs on cores of this machine. Raises InputError for what neither it nor containers can run."""
+    devices = [device for replica in deployable.replicas for device in replica.devices]
+    kinds = sorted({device.kind for device in devices})
+    if "cpu" not in kinds:
+        return False
+    if len(kinds) > 1:
+        remedy = "no export runs both; plan each with a cluster of its own"
+        raise InputError(f"the plan has CPU cores beside other devices ({', '.join(kinds)}): {remedy}")
+    nodes = sorted({device.node for device in devices})
+    if len(nodes) > 1:
+        remedy = "`hocket up` runs on one machine; plan with a cluster of that node alone"
+        raise InputError(f"the plan has CPU cores of several nodes ({', '.join(nodes)}): {remedy}")
+    return True
 
 
 def _window(plan: ReplicaPlan) -> int:
@@ -78,13 +97,13 @@ def settings_file(deployable: Deployable, url: Callable[[Deployed], str], key_sh
     settings: dict[str, Any] = {"listen": CLOSED if key_sha256 is None else OPEN, "policy": "default"}
     if key_sha256 is not None:
         settings["tenants"] = [{"name": "default", "key_sha256": key_sha256}]
-    engines = []
+    engines, names = [], _names(deployable)
     for engine in deployable.plan.engines:
         replicas = deployable.of(engine)
         windows = [replica.plan.max_concurrency for replica in replicas]
         engines.append(
             {
-                "name": engine.name,
+                "name": names[engine.name],
                 "kind": "vllm",
                 "models": [engine.model],
                 "replicas": [url(replica) for replica in replicas],
@@ -107,6 +126,23 @@ def _planned(deployable: Deployable) -> dict[str, Any]:
     return {} if deployable.plan.demand is None else {"plan": {"file": PLAN}}
 
 
+def _names(deployable: Deployable) -> dict[str, str]:
+    """What the settings call each engine of the plan."""
+    # those that keep their names come first, so that no other takes one of them
+    names = sorted((engine.name for engine in deployable.plan.engines), key=lambda name: _in_settings(name) != name)
+    return dict(zip(names, distinct(names, _in_settings), strict=True))
+
+
+def _in_settings(name: str) -> str:
+    """The name itself where settings take it; models, and so engines, may be called anything: "owner/model"."""
+    try:
+        check_name(name)
+    except ValueError:
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:LABEL].strip("-._") or "engine"
+    return name
+
+
 def _routes(deployable: Deployable) -> dict[str, Any]:
-    routes = msgspec.to_builtins(routes_of(deployable.plan))
+    names = _names(deployable)
+    routes = [msgspec.to_builtins(route) | {"engine": names[route.engine]} for route in routes_of(deployable.plan)]
     return {"routes": routes} if routes else {}
