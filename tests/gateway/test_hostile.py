@@ -142,10 +142,11 @@ async def test_connections_that_say_nothing(engine: ScriptedEngine, start: Start
 async def test_clients_that_never_read_their_stream(engine: ScriptedEngine, start: Start) -> None:
     """Each is cut when it has read nothing for `timeouts.client`, and its slot is free again."""
     world = await start(engine, window=64, timeouts=QUICK)
+    # more than the sockets' buffers hold on the way, about 9.5 MB: else the engine is done, and nothing is cut
     body = json.dumps({
         **json.loads(CHAT),
         "stream": True,
-        "scripted": {"chunks": 100, "pad": 100_000},
+        "scripted": {"chunks": 150, "pad": 100_000},
     }).encode()  # fmt: skip
     before = resident_mb()
     async with attackers(world, 8) as crowd:
@@ -156,8 +157,8 @@ async def test_clients_that_never_read_their_stream(engine: ScriptedEngine, star
         assert await latency(world, 5) < 1.0
         await soon(lambda: world.inflight == 0, 10 * QUICK.client)
         await soon(lambda: len(engine.aborted) == len(crowd))  # the engine does not work on for nobody
-        # 8 x 10 MB were on their way; what the engine, in this process too, holds of them counts as well
-        assert resident_mb() - before < 250
+        # 8 x 15 MB were on their way, which the engine, in this process too, holds
+        assert resident_mb() - before < 300
 
 
 # ---------------------------------------------------------------- clients that send too much
