@@ -210,6 +210,8 @@ Written by
 
 {tables}
 """
+AIMS = "## What was aimed at"
+"what is written by hand, from there on, stays"
 
 
 def main() -> int:
@@ -244,7 +246,8 @@ def main() -> int:
         about = f"{title}\n\n{about.partition(chr(10) * 2)[2]}".strip()
         command = f"python benchmarks/predictions.py {' '.join(sys.argv[1:])}"
         text = HEAD.format(command=command, about=about, tables=tables)
-        args.page.write_text(text, encoding="utf-8")
+        before = args.page.read_text(encoding="utf-8") if args.page.exists() else ""
+        args.page.write_text(text + "".join(before.partition(f"\n{AIMS}\n")[1:]), encoding="utf-8")
     return 0
 
 

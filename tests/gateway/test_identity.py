@@ -359,7 +359,7 @@ async def test_closing_lets_open_calls_end_and_abort_kills_them(engine: Scripted
     await asyncio.sleep(0.05)
     assert world.gateway.scheduler.engines["small"].queued == 1
     await close("doomed", "?abort=true")
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(10):
         assert (await whole)[:2] == (await waiting)[:2] == (409, "job_aborted")
         rest = await streaming.read()
     assert b'"code":"job_aborted"' in rest and b"[DONE]" not in rest

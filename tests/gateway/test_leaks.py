@@ -27,7 +27,7 @@ async def test_a_bug_in_the_relay_costs_no_slot(
         async with world.post({}) as response:
             assert await world.error(response) == (500, "internal_error")
     assert world.inflight == 0
-    async with asyncio.timeout(2), world.post({}) as response:
+    async with asyncio.timeout(10), world.post({}) as response:
         assert response.status == 200
 
 
@@ -59,7 +59,7 @@ async def test_a_replica_that_is_taken_out_may_finish_what_it_has_not_begun_to_a
     call = asyncio.create_task(world.post({}).__aenter__())
     await soon(lambda: engine.inflight == 1)
     world.gateway.fleet.remove("small", engine.url, died=False)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(10):
         response = await call
     assert response.status == 200
     assert len(engine.seen) == 1

@@ -29,14 +29,14 @@ async def text(world: Running, body: Any, path: str = "/v1/chat/completions") ->
 
 async def test_a_call_that_waits_too_long_is_refused(engine: ScriptedEngine, start: Start) -> None:
     world = await start(engine, window=1, queue_timeout=0.2)
-    engine.default = Script(first_s=0.6)
+    engine.default = Script(first_s=2.0)
     first = asyncio.create_task(text(world, {}))
     await soon(lambda: engine.inflight == 1)
     began = time.monotonic()
     async with world.post({}) as response:
         assert await world.error(response) == (503, "queue_timeout")
         assert int(response.headers["Retry-After"]) >= 1
-    assert 0.15 < time.monotonic() - began < 0.5
+    assert 0.15 < time.monotonic() - began < 1.8
     assert (await first)[0] == 200 and len(engine.seen) == 1
 
 
@@ -102,7 +102,7 @@ async def test_a_client_that_goes_between_two_heartbeats(engine: ScriptedEngine,
     await asyncio.sleep(0.12)
     for task in tasks:
         task.cancel()
-    await soon(lambda: engine.inflight == 0 and world.inflight == 0, 0.5)
+    await soon(lambda: engine.inflight == 0 and world.inflight == 0)
 
 
 async def test_a_job_that_is_aborted_after_a_heartbeat(engine: ScriptedEngine, start: Start) -> None:

@@ -13,7 +13,7 @@ import yaml
 
 from hocket.assembly import build
 from hocket.errors import InputError
-from hocket.planner.export import export, write
+from hocket.planner.export import LOCAL, MARK, NAMES, clear, export, write
 from hocket.planner.inputs import Cluster, Models
 from hocket.planner.plan import Plan
 from hocket.settings import load_settings
@@ -234,3 +234,25 @@ def test_what_no_pod_can_hold_is_refused() -> None:
     wide = plan(engine("small", replica("n0/gpu0", "n1/gpu0")))
     with pytest.raises(InputError, match="several nodes"):
         export(wide, msgspec.convert({"nodes": nodes}, Cluster), msgspec.convert(MODELS, Models))
+
+
+def test_what_an_earlier_plan_left_goes_and_what_is_somebodys_own_stays(tmp_path: Path) -> None:
+    write(exported(plan(*ENGINES)), tmp_path)
+    (tmp_path / "plan.json").write_text("{}")
+    clear(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["plan.json"]
+    clear(tmp_path / "nowhere")
+    (tmp_path / "hocket.yaml").write_text("engines: []\n")
+    with pytest.raises(InputError, match=r"hocket.yaml: hocket plan did not write this.*choose another folder"):
+        clear(tmp_path)
+    assert (tmp_path / "hocket.yaml").read_text() == "engines: []\n"
+    (tmp_path / "hocket.yaml").unlink()
+    (tmp_path / "local.yaml").mkdir()
+    with pytest.raises(InputError, match=r"local.yaml: cannot be read"):
+        clear(tmp_path)
+
+
+def test_all_that_is_exported_is_known_by_name_and_mark() -> None:
+    files = exported(plan(*ENGINES))
+    assert {*files, LOCAL} == set(NAMES)
+    assert all(text.startswith(MARK) for text in files.values())

@@ -33,7 +33,7 @@ WORDS = ["--jobs", "jobs.jsonl", "--rates", "apps.yaml", "--cluster", "cluster.y
 
 
 def test_it_plans_says_why_and_the_simulator_runs_the_plan(files: Path, capsys: Any) -> None:
-    assert main(["plan", *WORDS, "-o", "here", "--key-digest", "a" * 64, "--budget", "2"]) == 0
+    assert main(["plan", *WORDS, "-o", "here", "--key-digest", "a" * 64, "--budget", "6"]) == 0
     exported = {"hocket.yaml", "kubernetes.yaml", "ray-serve.yaml", "docker-compose.yaml"}
     assert {file.name for file in Path("here").iterdir()} == {"plan.json", "plan.svg", *exported}
     assert load_settings("here/hocket.yaml").tenants[0].key_sha256 == "a" * 64
@@ -92,6 +92,13 @@ def test_baselines_and_json(files: Path, capsys: Any) -> None:
     assert [one["engine"] for one in told["engines"]] == ["rewriter", "reranker", "generator"]
     assert told["apps"]["rag"]["bound_mean_s"] < told["apps"]["rag"]["simulated_mean_s"]
     assert (files / "plan/plan.json").is_file()
+
+
+def test_settings_of_ones_own_are_not_written_over(files: Path, capsys: Any) -> None:
+    (files / "hocket.yaml").write_text("engines: []\n")
+    assert main(["plan", *WORDS, "-o", ".", "--budget", "1"]) == 2
+    assert "hocket.yaml: hocket plan did not write this" in capsys.readouterr().err
+    assert (files / "hocket.yaml").read_text() == "engines: []\n" and not (files / "plan.json").exists()
 
 
 def test_an_slo_that_nothing_holds_is_a_no(files: Path, capsys: Any) -> None:

@@ -17,7 +17,7 @@ import pytest
 from hocket.cli import main
 from hocket.cli.up import PID, running
 from hocket.errors import InputError
-from hocket.planner.export import LOCAL, export, write
+from hocket.planner.export import LOCAL, export, exports_in, write
 from hocket.planner.inputs import Cluster, Models
 from hocket.settings import Settings, load_settings
 from tests.planner.test_plan import engine, plan, replica
@@ -43,6 +43,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_local_settings_are_what_was_planned(folder: Path) -> None:
     settings = load_settings(folder / LOCAL)
+    assert exports_in(folder) == [folder / LOCAL]
     cores = sorted(os.sched_getaffinity(0))
     told = [(e.name, e.kind, e.threads, e.cpus, e.max_concurrency, e.weights) for e in settings.engines]
     assert told == [

@@ -183,13 +183,13 @@ def learn_all(
     parents: int = 2,
 ) -> Iterator[Profile]:
     """The profile of each application, in their order, learned in a process of its own."""
-    import os
     from concurrent.futures import ProcessPoolExecutor
     from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = min(processes or cores, len(records))
+    from hocket.sim.workers import cores
+
+    workers = min(processes or cores(), len(records))
     one = partial(_learn, bins=bins, parents=parents)
     if workers <= 1:
         yield from map(one, records, records.values(), map(graphs.get, records))

@@ -112,6 +112,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check(args: argparse.Namespace) -> None:
     from hocket.planner.baselines import BASELINES
+    from hocket.planner.export import exports_in
 
     if args.baseline and args.baseline not in BASELINES:
         raise InputError(f"--baseline {args.baseline!r}: there is {', '.join(BASELINES)}")
@@ -122,6 +123,7 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError("--key-digest: must be 64 hexadecimal digits, the key's SHA-256, never the key itself")
     if args.objective == "cost" and not args.slo:
         raise InputError("--objective cost: the cheapest plan that holds what? Give an --slo APP.p95=30s")
+    exports_in(args.output)
 
 
 def _running(args: argparse.Namespace, cluster: Cluster, models: Models) -> Plan:
@@ -152,8 +154,9 @@ def _write(planned: Planned, told: dict[str, Any], cluster: Cluster, folder: str
 
 def _export(planned: Planned, cluster: Cluster, models: Models, args: argparse.Namespace) -> None:
     """What Kubernetes, Ray, Compose and hocket itself run; a plan that they cannot is a plan all the same."""
-    from hocket.planner.export import export, write
+    from hocket.planner.export import clear, export, write
 
+    clear(args.output)
     try:
         files = export(planned.plan, cluster, models, args.key_digest)
     except InputError as error:

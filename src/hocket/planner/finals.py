@@ -21,11 +21,12 @@ from hocket.planner.moves import FINE
 from hocket.planner.plan import Plan
 from hocket.planner.rehearsal import BETTER, Outcome, Rehearsal
 from hocket.planner.search import Candidate, Problem, Search
+from hocket.sim.workers import cores
 
-THREADS = 2
-"that rehearse; what comes out does not depend on how many"
 TOGETHER = 8
 "neighbours, or shaken plans, that are looked at before one looks at the time; the best of them is gone on from"
+THREADS = min(TOGETHER, cores())
+"that rehearse; what comes out does not depend on how many"
 TOLD = 3
 "of the best that are told, the chosen one among them"
 MOST_AROUND = 300

@@ -54,7 +54,7 @@ def plan_for(problem: Problem, budget_s: float, clock: Clock, progress: Progress
     start = clock()
 
     def within(share: float) -> Callable[[], bool]:
-        return lambda: clock() - start > share * budget_s
+        return _after(clock, start + share * budget_s)
 
     if problem.goal.objective == "cost" and not baseline:
         problem, judged = _cheapest(problem._replace(stacked=False), budget_s, clock, progress)

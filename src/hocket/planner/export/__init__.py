@@ -15,6 +15,9 @@ from hocket.planner.plan import Plan, check
 
 LOCAL = "local.yaml"
 "settings that run a plan of CPU cores on this very machine: what `hocket up` serves"
+NAMES = ("kubernetes.yaml", "ray-serve.yaml", "docker-compose.yaml", "hocket.yaml", LOCAL)
+MARK = "# Written by `hocket plan`."
+"at the beginning of each"
 
 
 def export(plan: Plan, cluster: Cluster, models: Models, key_sha256: str | None = None) -> dict[str, str]:
@@ -33,6 +36,31 @@ def export(plan: Plan, cluster: Cluster, models: Models, key_sha256: str | None 
         "docker-compose.yaml": compose_file(deployable),
         "hocket.yaml": settings_file(deployable, lambda replica: f"http://{replica.name}:8000", key_sha256),
     }
+
+
+def exports_in(folder: str | Path) -> list[Path]:
+    """What an earlier plan left in a folder. Raises InputError where a file there is somebody's own."""
+    found = []
+    for file in (Path(folder, name) for name in NAMES):
+        try:
+            text = file.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise InputError(f"{file}: cannot be read ({error.strerror}); choose another folder") from None
+        if not text.startswith(MARK):
+            raise InputError(f"{file}: hocket plan did not write this, and would write over it; choose another folder")
+        found.append(file)
+    return found
+
+
+def clear(folder: str | Path) -> None:
+    """Remove what an earlier plan left, lest it be deployed for a later one. Raises InputError."""
+    for file in exports_in(folder):
+        try:
+            file.unlink()
+        except OSError as error:
+            raise InputError(f"{file}: cannot be removed ({error.strerror}); choose another folder") from None
 
 
 def write(files: dict[str, str], folder: str | Path) -> None:
