@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hocket.cli import main
 from hocket.core import events as ev
 from hocket.core.commands import Refuse, Reject
 from hocket.errors import InputError
@@ -136,6 +137,15 @@ def test_squares_are_of_jobs_not_of_calls() -> None:
     assert one.squares.at(5.0) == two.squares.at(5.0) == 300.0**2
 
 
+def test_jobs_that_go_on_after_a_restart_did_not_arrive_again() -> None:
+    world = World()
+    world.run({"rag": 0.5, "chat": 1.0}, 600.0)
+    rate = world.metrics["drift", "rag", "rate"]
+    for number in range(300):
+        world.drift.seen(ev.JobOpened(world.now, f"old{number}", "rag", past=ev.Past(-1 - number, 60.0)), [])
+    assert world.metrics["drift", "rag", "rate"] == rate
+
+
 def test_what_is_small_does_not_matter() -> None:
     """Five times the arrivals of an application with a hundredth of the work."""
     demand = PlannedFor({"big": PlannedApp(1.0, 3000.0, 500.0), "small": PlannedApp(0.1, 300.0, 50.0)})
@@ -202,7 +212,9 @@ def plan_file(folder: Path, per_s: float = 0.001) -> Path:
     return file
 
 
-def test_a_plan_is_beside_its_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_is_beside_its_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path)
     file = plan_file(tmp_path / "here")
@@ -210,6 +222,8 @@ def test_a_plan_is_beside_its_settings(tmp_path: Path, monkeypatch: pytest.Monke
     settings = load_settings("here/hocket.yaml")
     demand = planned_for(settings.plan)
     assert demand is not None and demand.apps["rag"].per_s == 0.001
+    assert main(["config", "check", "here/hocket.yaml"]) == 0
+    assert "plan.json: rag" in capsys.readouterr().out
     (tmp_path / "there.yaml").write_text(f"plan: {{file: {file}}}")
     assert planned_for(load_settings("there.yaml").plan) == demand
 
@@ -224,10 +238,15 @@ def test_a_plan_is_beside_its_settings(tmp_path: Path, monkeypatch: pytest.Monke
         ('{"demand": {"apps": {"rag": {"per_s": "often"}}}}', "is not a plan"),
     ],
 )
-async def test_a_plan_that_says_nothing_is_told_at_the_start(tmp_path: Path, text: str | None, told: str) -> None:
+async def test_a_plan_that_says_nothing_is_told_at_the_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, told: str
+) -> None:
     file = tmp_path / "plan.json"
     if text is not None:
         file.write_text(text)
+    (tmp_path / "hocket.yaml").write_text("plan: {file: plan.json}")
+    assert main(["config", "check", str(tmp_path / "hocket.yaml")]) == 2
+    assert told in capsys.readouterr().err
     gateway = Gateway(Settings(listen="127.0.0.1:0", plan=PlanSettings(str(file))))
     with pytest.raises(InputError, match=told):
         await gateway.start()

@@ -14,7 +14,7 @@ from hocket.planner.judge import Verdict
 from hocket.planner.plan import Plan
 from hocket.planner.search import Problem, Search
 from tests.planner.test_plan import engine, plan, replica
-from tests.planner.worlds import problem
+from tests.planner.worlds import demand, problem
 
 BEFORE = [
     engine("small", replica("n0/gpu0", share=0.5)),
@@ -51,6 +51,15 @@ def test_each_change_has_its_word(after: dict[str, Any], what: list[str], words:
     found = told(*BEFORE[:2], after)
     assert found.get(after["name"], ([], ""))[0] == what
     assert words in found.get(after["name"], ([], ""))[1]
+
+
+def test_shares_that_change_places_are_a_change() -> None:
+    """As sets of shares and of places both are the same."""
+    halves = [replica(f"n0/gpu{k}", share=share) for k, share in enumerate((0.5, 0.5, 0.25))]
+    quarters = [replica(f"n0/gpu{k}", share=share) for k, share in enumerate((0.5, 0.25, 0.25))]
+    running = plan(engine("a", *halves))
+    (one,), none = (list(diff.changes(running, plan(engine("a", *new)))) for new in (quarters, halves))
+    assert one["what"] == ["replicas"] and "single replicas" in one["words"] and not none
 
 
 def test_engines_of_several_widths_are_told_with_all() -> None:
@@ -113,6 +122,22 @@ def test_the_same_plan_gains_nothing(asked: Problem, ours: Plan) -> None:
     found = diff.against(ours, ours, asked)
     assert not found["worth"] and found["why"] == "nothing would change"
     assert found["predicted"]["gain"] == found["simulated"]["gain"] == 0.0
+
+
+def test_another_law_is_a_change(asked: Problem, ours: Plan) -> None:
+    found = diff.against(msgspec.structs.replace(ours, law="capped"), ours, asked)
+    assert not found["changes"] and found["why"] != "nothing would change"
+
+
+def test_an_engine_that_nobody_asks_for_any_more() -> None:
+    """Its calls hold nothing, and nothing is divided by that."""
+    both = problem({"rag": 0.5, "beam-search": 0.01}, 5)
+    one = both._replace(demand=demand({"rag": 0.5}))
+    running, new = (k8s_default(asked, lambda: False)[0].plan for asked in (both, one))
+    told = diff.against(running, new, one)
+    assert {"beam-generator": ["ends"], "reward": ["ends"]}.items() <= {
+        change["engine"]: change["what"] for change in told["changes"]
+    }.items()
 
 
 def test_a_model_without_an_engine_is_reason_enough(asked: Problem, ours: Plan) -> None:

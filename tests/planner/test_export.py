@@ -13,7 +13,7 @@ import yaml
 
 from hocket.assembly import build
 from hocket.errors import InputError
-from hocket.planner.export import LOCAL, MARK, NAMES, clear, export, write
+from hocket.planner.export import LOCAL, MARK, NAMES, export, put_by, write
 from hocket.planner.inputs import Cluster, Models
 from hocket.planner.plan import Plan
 from hocket.settings import load_settings
@@ -174,10 +174,14 @@ def test_the_settings_are_ones_that_hocket_serves(tmp_path: Path, key: str | Non
     scheduler = build(settings.to_spec())
     assert scheduler.engine_for("rag", "rerank", "small") == "Re_rank"
     assert scheduler.engine_for("rag", "answer", "small") == "small"
-    assert settings.engines[0].replicas == ["http://small-0:8000", "http://small-1:8000"]
+    assert settings.engines[0].replicas == ["http://127.0.0.1:8001", "http://127.0.0.1:8002"]
     assert bool(settings.tenants) == (key is not None)
     config = documents(plan(*ENGINES), "ConfigMap")["hocket"]["data"]["hocket.yaml"]
-    assert config == exported(plan(*ENGINES))["hocket.yaml"]
+    named = yaml.safe_load(config)
+    assert named["engines"][0].pop("replicas") == ["http://small-0:8000", "http://small-1:8000"]
+    here = yaml.safe_load(exported(plan(*ENGINES))["hocket.yaml"])
+    assert {**here["engines"][0], "replicas": None} == {**named["engines"][0], "replicas": None}
+    assert {**here, "engines": None} == {**named, "engines": None}
 
 
 def test_models_may_have_any_name(tmp_path: Path) -> None:
@@ -215,7 +219,7 @@ def test_unlike_replicas_keep_their_windows_and_widths(tmp_path: Path) -> None:
     write(exported(plan(unlike)), tmp_path / "plan")
     settings = load_settings(tmp_path / "plan" / "hocket.yaml")
     small = settings.engines[0]
-    assert [small.window_of(f"http://small-{k}:8000") for k in range(3)] == [4, 64, 128]
+    assert [small.window_of(f"http://127.0.0.1:{8001 + k}") for k in range(3)] == [4, 64, 128]
     ray = yaml.safe_load(exported(plan(unlike))["ray-serve.yaml"])["applications"]
     kwargs = [one["args"]["llm_configs"][0]["engine_kwargs"] for one in ray]
     assert sorted((one["tensor_parallel_size"], one["max_num_seqs"]) for one in kwargs) == [(1, 4), (1, 64), (2, 128)]
@@ -223,10 +227,28 @@ def test_unlike_replicas_keep_their_windows_and_widths(tmp_path: Path) -> None:
 
 
 def test_two_nodes_are_two_profiles() -> None:
-    compose = yaml.safe_load(
-        exported(plan(engine("small", replica("n0/gpu0"), replica("n1/gpu0"))))["docker-compose.yaml"]
-    )
-    assert [compose["services"][name]["profiles"] for name in ("small-0", "small-1")] == [["n0"], ["n1"]]
+    files = exported(plan(engine("small", replica("n0/gpu0"), replica("n0/gpu1"), replica("n1/gpu0"))))
+    services = yaml.safe_load(files["docker-compose.yaml"])["services"]
+    assert [services[f"small-{k}"]["profiles"] for k in range(3)] == [["n0"], ["n0"], ["n1"]]
+    assert [services[f"small-{k}"]["ports"] for k in range(3)] == [["8001:8000"], ["8002:8000"], ["8001:8000"]]
+    urls = yaml.safe_load(files["hocket.yaml"])["engines"][0]["replicas"]
+    assert urls == ["http://n0:8001", "http://n0:8002", "http://n1:8001"]
+    assert "Engines ask for no key" in files["docker-compose.yaml"]
+
+
+@pytest.mark.parametrize("key", [KEY, None])
+def test_of_one_node_only_the_gateway_is_reached_from_elsewhere_and_only_with_a_key(key: str | None) -> None:
+    """It is on the host's network, where its settings say who reaches it; loopback of a container is nobody's."""
+    files = exported(plan(*ENGINES), key)
+    services, settings = (yaml.safe_load(files[name]) for name in ("docker-compose.yaml", "hocket.yaml"))
+    gateway = services["services"].pop("hocket")
+    assert gateway["network_mode"] == "host" and "ports" not in gateway
+    assert settings["listen"] == ("127.0.0.1:8080" if key is None else "0.0.0.0:8080")
+    ports = [port for service in services["services"].values() for port in service["ports"]]
+    assert ports == [f"127.0.0.1:{8001 + k}:8000" for k in range(4)]
+    assert sorted(url for one in settings["engines"] for url in one["replicas"]) == [
+        f"http://127.0.0.1:{8001 + k}" for k in range(4)
+    ]
 
 
 def test_what_no_pod_can_hold_is_refused() -> None:
@@ -236,20 +258,24 @@ def test_what_no_pod_can_hold_is_refused() -> None:
         export(wide, msgspec.convert({"nodes": nodes}, Cluster), msgspec.convert(MODELS, Models))
 
 
-def test_what_an_earlier_plan_left_goes_and_what_is_somebodys_own_stays(tmp_path: Path) -> None:
-    write(exported(plan(*ENGINES)), tmp_path)
+def test_what_an_earlier_plan_left_is_put_by_and_what_is_somebodys_own_stays(tmp_path: Path) -> None:
+    files = exported(plan(*ENGINES))
+    write(files, tmp_path)
     (tmp_path / "plan.json").write_text("{}")
-    clear(tmp_path)
-    assert [file.name for file in tmp_path.iterdir()] == ["plan.json"]
-    clear(tmp_path / "nowhere")
+    with (tmp_path / "hocket.yaml").open("a") as edited:
+        edited.write("shutdown_s: 5\n")
+    put_by(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"plan.json", *(f"{name}.old" for name in files)}
+    assert (tmp_path / "hocket.yaml.old").read_text().endswith("shutdown_s: 5\n")
+    put_by(tmp_path / "nowhere")
     (tmp_path / "hocket.yaml").write_text("engines: []\n")
     with pytest.raises(InputError, match=r"hocket.yaml: hocket plan did not write this.*choose another folder"):
-        clear(tmp_path)
+        put_by(tmp_path)
     assert (tmp_path / "hocket.yaml").read_text() == "engines: []\n"
     (tmp_path / "hocket.yaml").unlink()
     (tmp_path / "local.yaml").mkdir()
     with pytest.raises(InputError, match=r"local.yaml: cannot be read"):
-        clear(tmp_path)
+        put_by(tmp_path)
 
 
 def test_all_that_is_exported_is_known_by_name_and_mark() -> None:

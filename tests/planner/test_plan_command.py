@@ -166,6 +166,21 @@ def test_jobs_and_rates_of_the_history(history: Path, capsys: Any) -> None:
     assert "no history there" in capsys.readouterr().err
 
 
+def test_jobs_that_call_no_model_are_among_those_that_arrive(history: Path, capsys: Any) -> None:
+    """Half of the jobs are answered by a tool: the models do half as much for each that arrives."""
+    tool = {"id": "0", "name": "look", "kind": "tool", "duration_s": 0.1}
+    words = [*WITHOUT, "--budget", "1", "--baseline", "k8s-default"]
+    assert main(["plan", "--history", str(history), *words]) == 0
+    before = load_plan("plan").demand
+    jobs = [{"v": 1, "job": f"t{number}", "app": "rag", "stages": [tool]} for number in range(60)]
+    Path("tools.jsonl").write_text("".join(json.dumps(job) + "\n" for job in jobs))
+    assert main(["import", "tools.jsonl", "--history", str(history)]) == 0
+    assert main(["plan", "--history", str(history), *words]) == 0
+    told = load_plan("plan").demand
+    assert before is not None and told is not None
+    assert told.roles[0].calls == pytest.approx(before.roles[0].calls / 2)
+
+
 def test_probes_of_replays_are_no_application(history: Path, capsys: Any) -> None:
     """They are in the history, as what they are, and nobody's work."""
     probe = {"id": "0", "name": "s", "kind": "llm", "model": "unlisted", "prompt_tokens": 9, "output_tokens": 1}

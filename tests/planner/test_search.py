@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import count, product
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,6 +13,7 @@ from hocket.errors import InputError
 from hocket.planner import planning
 from hocket.planner.baselines import BASELINES
 from hocket.planner.demand import App, Rates, demand_of
+from hocket.planner.finals import Judged, finals
 from hocket.planner.goal import MOST_USED, Goal, appraised, parse_slo, scores
 from hocket.planner.inputs import Cluster, Models
 from hocket.planner.judge import Judge
@@ -263,6 +265,25 @@ def test_too_few_devices_by_the_estimate_are_made_more(brief: None, monkeypatch:
     planned = plan_for(problem({"rag": 0.3}, 5, goal), 60.0, lambda: 0.0, quiet)
     devices = {d for engine in planned.plan.engines for replica in engine.replicas for d in replica.devices}
     assert 2 < len(devices) < 5 and planned.verdict.score.holds
+
+
+def test_a_cost_that_nothing_reaches_takes_few_looks_once_time_is_over(
+    brief: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goal, looks, now = Goal("cost", (parse_slo("rag.p95=1ms", ["rag"]),)), list[int](), count()
+
+    def too_few(asked: Problem, *_: object) -> tuple[Problem, list[Candidate]]:
+        asked = asked._replace(cluster=resized(asked.cluster, 2))
+        return asked, searched(asked)
+
+    def counted(asked: Problem, *rest: Any) -> list[Judged]:
+        looks.append(len(asked.cluster.devices))
+        return finals(asked, *rest)
+
+    monkeypatch.setattr(planning, "_fewest", too_few)
+    monkeypatch.setattr(planning, "finals", counted)
+    plan_for(problem({"rag": 0.3}, 12, goal), 5.0, lambda: float(next(now)), quiet)
+    assert looks == [2, 4, 8, 12]
 
 
 def test_memory_that_differs_from_node_to_node_bounds_nothing_below_what_it_may_do() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
 from hocket.cli import main
 from hocket.cli.up import PID, running
@@ -138,6 +139,16 @@ def test_it_serves_until_it_is_taken_down(folder: Path, capfd: pytest.CaptureFix
     assert main(["down", str(folder)]) == 1
 
 
+def test_a_key_opens_a_plan_of_cores_too() -> None:
+    nodes = {"nodes": [{"name": "here", "devices": 1, "kind": "cpu", "memory_gib": 2}]}
+    what = plan(engine("small", replica("here/gpu0", kv_tokens=20_000)))
+    for key, listens in ((None, "127.0.0.1:8080"), ("a" * 64, "0.0.0.0:8080")):
+        files = export(what, msgspec.convert(nodes, Cluster), msgspec.convert(MODELS, Models), key)
+        settings = yaml.safe_load(files[LOCAL])
+        assert settings["listen"] == listens
+        assert [one["key_sha256"] for one in settings.get("tenants", [])] == ([key] if key else [])
+
+
 def test_what_cannot_run_here_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["up", str(tmp_path)]) == 2
     assert "has no local.yaml" in capsys.readouterr().err
@@ -145,6 +156,33 @@ def test_what_cannot_run_here_is_told(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["up", str(tmp_path)]) == 2
     assert "the gateway ended" in capsys.readouterr().err
     assert not (tmp_path / PID).exists()
+    assert main(["down", str(tmp_path / LOCAL)]) == 2
+    assert "not a folder" in capsys.readouterr().err
+    (tmp_path / "hocket.log").unlink()
+    (tmp_path / "hocket.log").mkdir()
+    assert main(["up", str(tmp_path)]) == 2
+    assert "hocket.log cannot be written" in capsys.readouterr().err
+
+
+def test_another_users_gateway_is_not_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Signals to it are not allowed; that it runs, anybody may see."""
+
+    def denied(pid: int, signal: int) -> None:
+        raise PermissionError
+
+    settings = str(tmp_path.resolve() / LOCAL)
+    words = [sys.executable, "-c", "print(flush=True); input()", settings]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline(), "its command line is its own"
+        (tmp_path / PID).write_text(f"{process.pid}\n")
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "kill", denied)
+            assert running(tmp_path) == process.pid
+            assert main(["down", str(tmp_path)]) == 2
+        assert "another user's" in capsys.readouterr().err and (tmp_path / PID).exists()
+        process.communicate()
 
 
 def test_a_number_that_another_process_got_is_not_ours(tmp_path: Path) -> None:

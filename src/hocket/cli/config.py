@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
     import msgspec
 
     from hocket.settings import Settings, load_settings
+    from hocket.settings.plan import planned_for
 
     if args.action == "schema":
         json.dump(msgspec.json.schema(Settings), sys.stdout, indent=2)
@@ -38,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
         json.dump(msgspec.to_builtins(settings), sys.stdout, indent=2)
         print()
         return 0
+    planned = planned_for(settings.plan)
     print(f"{args.file}: ok")
     print(f"  listen   {settings.listen}{' with TLS' if settings.tls else ''}")
     if settings.admin_listen is not None:
@@ -56,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
     preemption = settings.to_spec().preemption
     if preemption is not None:
         print(f"  preempt  {_preemption(preemption)}")
+    if settings.plan is not None and planned is not None:
+        print(f"  plan     {settings.plan.file}: {', '.join(planned.apps)}")
     unread = _check_urgency(settings)
     return max(unread, 0 if settings.profiles is None else _check_profiles(settings.profiles))
 

@@ -69,10 +69,12 @@ def _lived(args: argparse.Namespace) -> Demand:
             found = read.arrivals(connection, begin)
             which = (one for one in read.recorded(connection, read.Filter(since=begin)) if one.job.state != "aborted")
             for job in traces.to_jobs(which):
-                if job.app != PROBE and any(stage.kind == "llm" for stage in job.stages):
+                if job.app != PROBE:
                     by_app.setdefault(job.app, deque(maxlen=MOST_JOBS)).append(job)
         except StoreError as error:
             raise InputError(f"{error}; nothing was planned") from None
+    # Jobs that call no model are among those that arrive: they stay, where others of their application do call one.
+    by_app = {app: own for app, own in by_app.items() if any(map(_calls, own))}
     name = args.history or "the history"
     if not by_app and not given:
         raise InputError(f"{name}: no job that ended and called a model; ask for a longer time with --since")
@@ -82,3 +84,8 @@ def _lived(args: argparse.Namespace) -> Demand:
     for app in sorted(found.jobs.keys() - rates.keys() - {PROBE}):
         print(f"hocket plan: '{app}' is left out: none of its jobs ended and called a model", file=sys.stderr)
     return demand_of([job for own in by_app.values() for job in own], Rates(list(rates.values())))
+
+
+def _calls(job: Job) -> bool:
+    """Whether it calls a model."""
+    return any(stage.kind == "llm" for stage in job.stages)

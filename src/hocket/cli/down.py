@@ -24,12 +24,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     folder = Path(args.plan)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: not a folder; give the one that was given to hocket up")
     pid = running(folder)
     if pid is None:
         (folder / PID).unlink(missing_ok=True)
         print(f"{folder}: nothing runs")
         return 1
-    os.kill(pid, signal.SIGTERM)
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except PermissionError:
+        raise InputError(f"process {pid} is another user's; that one may end it") from None
+    except ProcessLookupError:
+        pass  # it ended by itself
     until = time.monotonic() + PATIENCE_S
     while running(folder) is not None:
         if time.monotonic() > until:

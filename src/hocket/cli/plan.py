@@ -154,9 +154,9 @@ def _write(planned: Planned, told: dict[str, Any], cluster: Cluster, folder: str
 
 def _export(planned: Planned, cluster: Cluster, models: Models, args: argparse.Namespace) -> None:
     """What Kubernetes, Ray, Compose and hocket itself run; a plan that they cannot is a plan all the same."""
-    from hocket.planner.export import clear, export, write
+    from hocket.planner.export import export, put_by, write
 
-    clear(args.output)
+    put_by(args.output)
     try:
         files = export(planned.plan, cluster, models, args.key_digest)
     except InputError as error:

@@ -38,10 +38,14 @@ def run(args: argparse.Namespace) -> int:
     words += [] if args.port is None else ["--port", str(args.port)]
     words += [] if args.policy is None else ["--policy", args.policy]
     log = folder / LOG
-    with log.open("wb") as out:
-        process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
-    (folder / PID).write_text(f"{process.pid}\n")
     try:
+        (folder / PID).write_text("")
+        with log.open("wb") as out:
+            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+    except OSError as error:
+        raise InputError(f"{folder}: {PID} and {LOG} cannot be written ({error.strerror}); copy the plan") from None
+    try:
+        (folder / PID).write_text(f"{process.pid}\n")
         print(_ready(process, log))
     except BaseException:
         process.terminate()
@@ -70,6 +74,8 @@ def running(folder: Path) -> int | None:
     try:
         pid = int((folder / PID).read_text())
         os.kill(pid, 0)
+    except PermissionError:
+        pass  # it is there, and another user's
     except (OSError, ValueError):
         return None
     return pid if _is_ours(pid, folder) else None
@@ -77,7 +83,9 @@ def running(folder: Path) -> int | None:
 
 def _is_ours(pid: int, folder: Path) -> bool:
     """Whether that number is still the gateway, and not another process that was given it since."""
-    command = Path(f"/proc/{pid}/cmdline")
-    if not command.exists():  # not there on every platform
+    if not Path("/proc").exists():  # not there on every platform
         return True
-    return str(folder.resolve() / "local.yaml").encode() in command.read_bytes()
+    try:
+        return str(folder.resolve() / "local.yaml").encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False  # ended meanwhile

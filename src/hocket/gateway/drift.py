@@ -135,7 +135,8 @@ class Drift(Collector):
 
     def _opened(self, event: ev.JobOpened) -> None:
         self._jobs[event.job] = _Job(event.app)
-        self._of(event.app).arrived.add(1.0, event.at)
+        if event.past is None:  # else it came before a restart
+            self._of(event.app).arrived.add(1.0, event.at)
 
     def _arrived(self, event: ev.CallArrived) -> None:
         job = self._jobs.get(event.job)

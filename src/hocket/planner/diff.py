@@ -41,7 +41,7 @@ def against(running: Plan, new: Plan, problem: Problem, least: float = WORTH) ->
 
     `problem`: what `new` was planned for. `least`: the gain (0.05: a twentieth) from which on it is worth it.
     """
-    steps = list(changes(running, new))
+    steps, law = list(changes(running, new)), running.law != new.law
     kept = sum((_replicas(running) & _replicas(new)).values())
     told: dict[str, Any] = {
         "changes": steps,
@@ -60,7 +60,7 @@ def against(running: Plan, new: Plan, problem: Problem, least: float = WORTH) ->
         "apps": _apps(problem, before, after),
     }
     gain, slos = told["simulated"]["gain"], bool(problem.goal.slos)
-    worth, why = _worth(before, after, gain, least, slos) if steps else (False, "nothing would change")
+    worth, why = _worth(before, after, gain, least, slos) if steps or law else (False, "nothing would change")
     return told | {"worth": worth, "why": why}
 
 
@@ -69,9 +69,12 @@ def against(running: Plan, new: Plan, problem: Problem, least: float = WORTH) ->
 
 def _replicas(plan: Plan) -> Counter[tuple[Any, ...]]:
     """Those that need not be started anew, if they are in both plans."""
+    return sum(map(_kept, plan.engines), Counter[tuple[Any, ...]]())
+
+
+def _kept(engine: EnginePlan) -> Counter[tuple[Any, ...]]:
     return Counter(
         (engine.model, tuple(replica.devices), replica.share, replica.max_concurrency, replica.kv_tokens)
-        for engine in plan.engines
         for replica in engine.replicas
     )
 
@@ -95,6 +98,14 @@ def _pairs(running: Plan, new: Plan) -> Iterator[tuple[EnginePlan | None, Engine
 
 def _differences(before: EnginePlan | None, after: EnginePlan | None) -> Iterator[tuple[str, str]]:
     """(kind, in words)."""
+    told = list(_told(before, after))
+    yield from told
+    if not told and before is not None and after is not None and _kept(before) != _kept(after):
+        yield "replicas", "shares, windows or KV caches of single replicas are others"
+
+
+def _told(before: EnginePlan | None, after: EnginePlan | None) -> Iterator[tuple[str, str]]:
+    """What of an engine as a whole is another."""
     if before is None or after is None:
         kind, one = ("starts", after) if before is None else ("ends", before)
         assert one is not None
@@ -168,7 +179,7 @@ def _figures(problem: Problem, *plans: Plan) -> list[Figures]:
 
 def _predicted(problem: Problem, plan: Plan) -> Score:
     demand, goal = problem.demand, problem.goal
-    estimator = Estimator(demand, engines_of(demand, plan.engines), len(plan.engines))
+    estimator = Estimator(demand, engines_of(demand, plan.engines), len(plan.engines), goal.lasts_s)
     fleet = fleet_of(plan, problem.cluster, problem.models, demand)
     score = scores(goal, estimator, [fleet])[0]
     return (

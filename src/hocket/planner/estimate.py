@@ -30,6 +30,8 @@ LONG_S = 1e4
 "of a load that lasts"
 AT_WORK, BATCH = 0.7, 16.0
 "of the time that neighbours work, and calls in a batch: taken for granted where replicas are weighed by their speed"
+NO_TOKENS = 1e-9
+"held by a call of an engine that nobody calls: its window is bounded by its slots alone"
 CONSTANTS = ("q0", "q1", "q2", "d0", "d1", "d2")
 
 
@@ -101,7 +103,7 @@ def fleet_of(plan: Plan, cluster: Cluster, models: Models, demand: Demand) -> Fl
         ]
     )
     room = np.array([(replica.max_concurrency, replica.kv_tokens) for _, _, replica in listed], dtype=float)
-    window = np.maximum(1.0, np.minimum(room[:, 0], room[:, 1] / held[engine]))
+    window = np.maximum(1.0, np.minimum(room[:, 0], room[:, 1] / np.maximum(held[engine], NO_TOKENS)))
     there = np.zeros((len(listed), len(place)))  # 1 where a replica is
     there[whose, device] = 1.0
     of = (engine == np.arange(count)[:, None]).astype(float)  # (engines, replicas): 1 where a replica is an engine's

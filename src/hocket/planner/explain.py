@@ -128,7 +128,7 @@ def paths(planned: Planned) -> dict[str, Any]:
 def _path(problem: Problem, plan: Plan, scale: float) -> dict[str, dict[str, float]]:
     """Of any plan: another may have other engines than the search that is explained."""
     demand = problem.demand
-    estimator = Estimator(demand, engines_of(demand, plan.engines), len(plan.engines))
+    estimator = Estimator(demand, engines_of(demand, plan.engines), len(plan.engines), problem.goal.lasts_s)
     estimate = estimator.estimate([fleet_of(plan, problem.cluster, problem.models, demand)], [scale])
     shares = critical(estimator, estimate.times[0, 0])
     told = {}

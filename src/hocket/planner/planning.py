@@ -313,7 +313,8 @@ def smallest(problem: Problem, budget_s: float, clock: Clock) -> int | None:
 def _cheapest(problem: Problem, budget_s: float, clock: Clock, progress: Progress) -> tuple[Problem, list[Judged]]:
     """The fewest devices on which the best plan holds: by the estimate, then more while the rehearsal says it does not.
 
-    All of them if none does. Each look has half of the time that is left for rehearsals.
+    All of them if none does. Each look has half of the time that is left for rehearsals; once there is none, twice as
+    many devices are looked at each time, or a large cluster would take many looks more.
     """
     start, there, over = clock(), problem.cluster, SEARCHES
     problem, best = _fewest(problem, SEARCHES * budget_s, clock)
@@ -326,8 +327,8 @@ def _cheapest(problem: Problem, budget_s: float, clock: Clock, progress: Progres
         judged = finals(problem, entries, True, _after(clock, start + over * budget_s), progress)
         if judged[0][1].score.holds or devices == len(there.devices):
             return problem, judged
-        more = min(len(there.devices), devices + max(1, devices // 16))
-        problem = problem._replace(cluster=resized(there, more))
+        more = devices + max(1, devices // 16) if clock() < start + REHEARSED * budget_s else 2 * devices
+        problem = problem._replace(cluster=resized(there, min(more, len(there.devices))))
         search = Search(problem)
         best = search.run(_after(clock, clock() + PROBES * (REHEARSED - over) * budget_s), lambda tried, score: None)
 

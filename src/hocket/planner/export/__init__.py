@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hocket.errors import InputError
 from hocket.planner.export.common import Deployable
-from hocket.planner.export.compose import compose_file
+from hocket.planner.export.compose import addresses, compose_file
 from hocket.planner.export.kubernetes import manifests
 from hocket.planner.export.ray_serve import serve_config
 from hocket.planner.export.settings import local_file, settings_file
@@ -27,14 +27,15 @@ def export(plan: Plan, cluster: Cluster, models: Models, key_sha256: str | None 
     """
     check(plan, cluster, models)
     deployable = Deployable(plan, cluster, models)
-    local = local_file(deployable)
+    local = local_file(deployable, key_sha256)
     if local is not None:  # cores of a CPU: nothing of what follows could run them
         return {LOCAL: local}
+    urls = addresses(deployable)
     return {
         "kubernetes.yaml": manifests(deployable, key_sha256),
         "ray-serve.yaml": serve_config(deployable),
         "docker-compose.yaml": compose_file(deployable),
-        "hocket.yaml": settings_file(deployable, lambda replica: f"http://{replica.name}:8000", key_sha256),
+        "hocket.yaml": settings_file(deployable, lambda replica: urls[replica.name], key_sha256),
     }
 
 
@@ -54,13 +55,16 @@ def exports_in(folder: str | Path) -> list[Path]:
     return found
 
 
-def clear(folder: str | Path) -> None:
-    """Remove what an earlier plan left, lest it be deployed for a later one. Raises InputError."""
+def put_by(folder: str | Path) -> None:
+    """Rename what an earlier plan left (`hocket.yaml.old`): nobody deploys it for a later one, and edits are not lost.
+
+    Raises InputError.
+    """
     for file in exports_in(folder):
         try:
-            file.unlink()
+            file.replace(file.with_name(f"{file.name}.old"))
         except OSError as error:
-            raise InputError(f"{file}: cannot be removed ({error.strerror}); choose another folder") from None
+            raise InputError(f"{file}: cannot be renamed ({error.strerror}); choose another folder") from None
 
 
 def write(files: dict[str, str], folder: str | Path) -> None:

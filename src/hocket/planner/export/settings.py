@@ -30,7 +30,7 @@ LOOPBACK = """\
 """
 
 
-def local_file(deployable: Deployable) -> str | None:
+def local_file(deployable: Deployable, key_sha256: str | None = None) -> str | None:
     """The text of a file that runs a plan of CPU cores on this very machine, with embedded engines; None for others.
 
     Threads are the parallelism, cores the devices: a replica is pinned to its own. Shares of a core are niceness, and a
@@ -60,8 +60,8 @@ def local_file(deployable: Deployable) -> str | None:
         )
         if nice := min(_nice(replica, deployable) for replica in replicas):
             engines[-1]["nice"] = nice
-    settings: dict[str, Any] = {"listen": CLOSED, "policy": "default", "engines": engines}
-    return HEAD + as_yaml(settings | _routes(deployable) | _planned(deployable))
+    settings = _opened(key_sha256) | {"engines": engines} | _routes(deployable) | _planned(deployable)
+    return HEAD + as_yaml(settings)
 
 
 def _on_cores(deployable: Deployable) -> bool:
@@ -94,9 +94,6 @@ def _nice(replica: Deployed, deployable: Deployable) -> int:
 
 def settings_file(deployable: Deployable, url: Callable[[Deployed], str], key_sha256: str | None) -> str:
     """The text of the file; `url` of each replica."""
-    settings: dict[str, Any] = {"listen": CLOSED if key_sha256 is None else OPEN, "policy": "default"}
-    if key_sha256 is not None:
-        settings["tenants"] = [{"name": "default", "key_sha256": key_sha256}]
     engines, names = [], _names(deployable)
     for engine in deployable.plan.engines:
         replicas = deployable.of(engine)
@@ -111,9 +108,15 @@ def settings_file(deployable: Deployable, url: Callable[[Deployed], str], key_sh
                 "latency": _latency(replicas[0]),
             }
         )
-    settings["engines"] = engines
-    settings |= _routes(deployable) | _planned(deployable)
+    settings = _opened(key_sha256) | {"engines": engines} | _routes(deployable) | _planned(deployable)
     return HEAD + ("" if key_sha256 else LOOPBACK) + as_yaml(settings)
+
+
+def _opened(key_sha256: str | None) -> dict[str, Any]:
+    """Who is let in, and in which order: to other machines nothing is open without a key."""
+    if key_sha256 is None:
+        return {"listen": CLOSED, "policy": "default"}
+    return {"listen": OPEN, "policy": "default", "tenants": [{"name": "default", "key_sha256": key_sha256}]}
 
 
 def _latency(replica: Deployed) -> dict[str, float]:
