@@ -14,7 +14,7 @@ from hocket.engines import weights
 from hocket.engines.embedded import EmbeddedSpec, command
 
 # no test is about an absolute time: an example may be slow because the machine is
-hypothesis.settings.register_profile("hocket", deadline=None)
+hypothesis.settings.register_profile("hocket", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("hocket")
 
 

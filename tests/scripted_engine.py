@@ -42,6 +42,8 @@ class Script(msgspec.Struct, frozen=True):
     "content chunks of a stream: one token each"
     first_s: float = 0.0
     "before the first byte"
+    held: bool = False
+    "until the engine's gate is open, too: nothing hangs on how fast the machine is"
     gap_s: float = 0.0
     "between chunks"
     after: int = 2
@@ -107,6 +109,8 @@ class ScriptedEngine:
         self.plan: deque[Script] = deque()
         self.seen: list[Seen] = []
         self.inflight = self.peak = 0
+        self.gate = asyncio.Event()
+        "calls that are held wait for it"
         self.healthy = True
         "what a health check is told; checks are not among `seen`"
         self.url = ""
@@ -161,6 +165,8 @@ class ScriptedEngine:
         try:
             if script.first_s:
                 await asyncio.sleep(script.first_s)
+            if script.held:
+                await self.gate.wait()
             return await self._behave(request, script, seen, bool(asked.stream) and request.path != "/v1/embeddings")
         except (asyncio.CancelledError, ConnectionError):
             seen.aborted = time.monotonic()

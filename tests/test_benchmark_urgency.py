@@ -14,6 +14,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_the_benchmark_of_urgency_runs(tmp_path: Path) -> None:
     page, raw = tmp_path / "page.md", tmp_path / "raw.json"
     command = [sys.executable, str(BENCHMARKS / "urgency.py"), "--quick", "--page", str(page), "--json", str(raw)]

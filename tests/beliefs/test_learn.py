@@ -72,7 +72,7 @@ def test_the_network_is_learned_from_all_jobs() -> None:
 
 
 @pytest.mark.slow
-def test_ten_thousand_jobs_take_less_than_thirty_times_five_hundred() -> None:
+def test_ten_thousand_jobs_take_less_than_forty_times_five_hundred() -> None:
     """Learning is about linear in the jobs; what it takes is in the benchmarks."""
     pytest.importorskip("pyagrum")
 
@@ -83,7 +83,7 @@ def test_ten_thousand_jobs_take_less_than_thirty_times_five_hundred() -> None:
         return time.process_time() - begin
 
     seconds(100)  # imports
-    assert seconds(10_000) < 30 * seconds(500)
+    assert min(seconds(10_000) for _ in range(2)) < 40 * min(seconds(500) for _ in range(5)), "its square is 400"
 
 
 # ---------------------------------------------------------------- declared graphs

@@ -73,14 +73,14 @@ async def test_eight_calls_share_batches(small_engine: str) -> None:
         before = await metric(http, small_engine, "n_decode_total")
         runs = await asyncio.gather(*[events(http, small_engine, body(f"{k} word", 24)) for k in range(8)])
         decodes = await metric(http, small_engine, "n_decode_total") - before
-    # Counted, not timed: how much a batch saves depends on what else the machine does.
+    # Counted, not timed: how much a batch saves, and when a test may read, depends on what else the machine does.
+    assert all(run[-1][1]["usage"]["completion_tokens"] == 24 for run in runs)
     assert decodes < 8 * 24 / 2, "one after another they are 192"
-    spans = [(run[0][0], run[-1][0]) for run in runs]
-    assert max(first for first, _ in spans) < min(last for _, last in spans), "all eight ran at once"
 
 
 async def test_a_disconnect_frees_the_slot(small_engine: str) -> None:
     async with session() as http:
+        before = await metric(http, small_engine, "tokens_predicted_total")
         async with http.post(
             f"{small_engine}/v1/chat/completions", json=body("Never stop.", 900, stream=True)
         ) as response:
@@ -88,8 +88,9 @@ async def test_a_disconnect_frees_the_slot(small_engine: str) -> None:
             assert await metric(http, small_engine, "requests_processing") == 1
         left = time.monotonic()
         while await metric(http, small_engine, "requests_processing") > 0:
-            assert time.monotonic() < left + 2
+            assert time.monotonic() < left + 30
             await asyncio.sleep(0.02)
+        assert await metric(http, small_engine, "tokens_predicted_total") < before + 450, "it wrote on for nobody"
 
 
 async def test_a_repeated_prefix_is_not_computed_again(small_engine: str) -> None:
@@ -138,7 +139,7 @@ def test_it_ends_at_once(way: str) -> None:
             process.stdin.close()
         else:
             process.send_signal(signal.SIGTERM)
-        assert process.wait(2) == (0 if way == "eof" else -signal.SIGTERM)
+        assert process.wait(30) == (0 if way == "eof" else -signal.SIGTERM)
 
 
 def test_an_interrupt_is_left_to_the_parent() -> None:
@@ -149,7 +150,7 @@ def test_an_interrupt_is_left_to_the_parent() -> None:
         time.sleep(0.2)
         assert process.poll() is None
         process.stdin.close()
-        assert process.wait(2) == 0
+        assert process.wait(30) == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no CPU affinity on this system")

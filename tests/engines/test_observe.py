@@ -98,13 +98,13 @@ def test_what_an_engine_says(text: str, said: Observed) -> None:
 async def test_the_embedded_engine_tells_what_it_works_on_and_what_waits() -> None:
     """Two slots, five calls: it says so itself, and nothing here was written by us."""
     up: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    spec = EmbeddedSpec(weights="small", parallel=2, context=256, threads=1)
+    spec = EmbeddedSpec(weights="small", parallel=2, context=4096, threads=1)
     engine = EmbeddedEngine("small", spec, on_up=lambda _, url: up.set_result(url), on_down=lambda _: None)
     await engine.start()
     try:
         url = await up
         async with aiohttp.ClientSession() as http:
-            body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 100, "ignore_eos": True}
+            body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 3000, "ignore_eos": True}
 
             async def call() -> None:
                 async with http.post(url + "/v1/chat/completions", json=body) as response:

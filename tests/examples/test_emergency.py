@@ -55,6 +55,7 @@ def test_simulated_each_policy_does_what_it_is_there_for(example: Any, tmp_path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(400)
 def test_it_runs_live(tmp_path: Path) -> None:
     """Four gateways with real engines, a few jobs each."""
     command = [sys.executable, str(HERE / "run.py"), "--seconds", "1.5", "--simulate", "60", "--out", str(tmp_path)]

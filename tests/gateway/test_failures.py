@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from hocket.settings import Timeouts
-from tests.gateway.conftest import Running, Start
+from tests.gateway.conftest import Running, Start, soon
 from tests.scripted_engine import Script, ScriptedEngine, chunks, whole
 
 QUICK = Timeouts(connect=0.5, first_byte=0.3, between_chunks=0.3)
@@ -181,8 +181,7 @@ async def test_a_replica_that_goes_and_another_that_comes(
     world.gateway.fleet.remove("small", engine.url, died=True)
     assert events(await stream.read())[-1]["error"]["code"] == "upstream_reset"
     waiting = asyncio.create_task(_status(world, {}))
-    await asyncio.sleep(0.05)
-    assert world.gateway.scheduler.engines["small"].queued == 1
+    await soon(lambda: world.gateway.scheduler.engines["small"].queued == 1)
     async with world.http.get(world.url + "/ready") as response:
         assert response.status == 503
     world.gateway.fleet.add("small", engine2.url, engine2.url)

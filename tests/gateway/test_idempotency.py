@@ -132,8 +132,11 @@ async def test_what_failed_may_be_tried_again_with_its_key(engine: ScriptedEngin
 
 async def test_an_error_reaches_all_who_wait_for_it(engine: ScriptedEngine, start: Start) -> None:
     world = await start(engine)
-    engine.plan.append(Script(do="status", status=400, first_s=0.1))
-    answers = await asyncio.gather(*(ask(world) for _ in range(3)))
+    engine.plan.append(Script(do="status", status=400, held=True))
+    calls = [asyncio.create_task(ask(world)) for _ in range(3)]
+    await asyncio.sleep(0.5)
+    engine.gate.set()
+    answers = await asyncio.gather(*calls)
     assert [answer[0] for answer in answers] == [400] * 3 and len(engine.seen) == 1
     async with world.post({"model": "nobody"}, headers=KEY) as answer:
         assert (await world.error(answer))[0] == 404
@@ -231,9 +234,9 @@ async def test_a_call_that_was_sent_away_after_its_stream_had_begun_is_not_kept(
 async def test_each_loss_of_its_client_gives_a_call_the_whole_time_again(
     engine: ScriptedEngine, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(idempotency, "GRACE_S", 0.6)
+    monkeypatch.setattr(idempotency, "GRACE_S", 3.0)
     world = await start(engine)
-    engine.default = Script(first_s=1.1)
+    engine.default = Script(held=True)
 
     async def lose_after(seconds: float) -> None:
         lost = asyncio.create_task(ask(world))
@@ -241,8 +244,9 @@ async def test_each_loss_of_its_client_gives_a_call_the_whole_time_again(
         lost.cancel()
 
     await lose_after(0.1)
-    await lose_after(0.4)
-    await asyncio.sleep(0.3)
+    await lose_after(1.6)
+    await asyncio.sleep(2.0)  # longer than the first loss gave, shorter than the second
+    engine.gate.set()
     assert (await ask(world))[0] == 200 and len(engine.seen) == 1 and not engine.aborted
 
 

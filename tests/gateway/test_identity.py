@@ -74,7 +74,7 @@ async def test_calls_of_one_job_share_it_and_a_call_may_differ_in_urgency(engine
 
 
 async def test_a_call_without_identity_is_a_job_of_its_own(engine: ScriptedEngine, start: Start) -> None:
-    world = await start(engine, identity=IdentitySettings(idle_s=0.2))
+    world = await start(engine, identity=IdentitySettings(idle_s=1.0))
     answers = [await call(world) for _ in range(3)]
     jobs = {headers["x-hocket-job"] for _, _, headers in answers}
     assert jobs == world.gateway.scheduler.jobs.keys() and len(jobs) == 3
@@ -343,28 +343,27 @@ async def test_closing_lets_open_calls_end_and_abort_kills_them(engine: Scripted
         async with world.http.delete(f"{world.url}/v1/jobs/{job}{query}") as response:
             assert response.status == 200
 
-    engine.plan.append(Script(first_s=0.2))
+    engine.plan.append(Script(held=True))
     kept = asyncio.create_task(call(world, identity(job="kept")))
-    await asyncio.sleep(0.05)
+    await soon(lambda: engine.inflight == 1)
     await close("kept")
     assert (await call(world, identity(job="kept")))[:2] == (409, "job_closed")
+    engine.gate.set()
     assert (await kept)[0] == 200
 
     headers = identity(job="doomed")
     streaming = await world.post({"stream": True}, headers=headers)
     await streaming.content.readany()
     whole = asyncio.create_task(call(world, headers, scripted={"do": "hang"}))
-    await asyncio.sleep(0.05)
+    await soon(lambda: engine.inflight == 2)
     waiting = asyncio.create_task(call(world, headers))
-    await asyncio.sleep(0.05)
-    assert world.gateway.scheduler.engines["small"].queued == 1
+    await soon(lambda: world.gateway.scheduler.engines["small"].queued == 1)
     await close("doomed", "?abort=true")
     async with asyncio.timeout(10):
         assert (await whole)[:2] == (await waiting)[:2] == (409, "job_aborted")
         rest = await streaming.read()
     assert b'"code":"job_aborted"' in rest and b"[DONE]" not in rest
-    await asyncio.sleep(0.1)
-    assert engine.inflight == 0 and len(engine.aborted) == 2
+    await soon(lambda: engine.inflight == 0 and len(engine.aborted) == 2)
     metrics = world.gateway.metrics.render().decode()
     assert 'hocket_jobs_total{app="default",reason="aborted"} 1.0' in metrics
 

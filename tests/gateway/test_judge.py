@@ -95,6 +95,7 @@ async def test_the_cap_and_the_bound_hold_for_it(engine: ScriptedEngine, start: 
     job = {"x-hocket-job": "j"}
     for now in ("3", "3"):
         await told(world, says("what?", scripted={"first_s": 0.1}), headers=job)
+        await soon(lambda: outcomes(world) != {})
         assert await told(world, says("what?", scripted={}), headers=job) == (now, "job")
     low = structs.replace(world.gateway.settings, tenants=tenant(most_urgent=2, urgency=2))
     await world.gateway.reload(low)
@@ -122,12 +123,13 @@ async def test_it_does_not_wait_in_the_queue_that_it_is_asked_about(engine: Scri
     engine.default = Script(says="0")
     world = await start(engine, window=1, policy=["urgency", "fcfs"], urgency=judged())
     await known(world, engine)
-    calls = [asyncio.create_task(told(world, says("class=2", scripted={"first_s": 0.1})))]
+    calls = [asyncio.create_task(told(world, says("class=2", scripted={"held": True})))]
     await soon(lambda: world.inflight == 1)
     for text in ("class=2", "class=2", "what?"):
         calls.append(asyncio.create_task(told(world, says(text, scripted={"first_s": 0.01}))))
         await soon(lambda: engine.inflight == 1)
     await soon(lambda: world.gateway.scheduler.engines["small"].queued == 4)
+    engine.gate.set()
     answers = await asyncio.gather(*calls)
     assert answers[3] == ("1", "judge")
     sent = [seen.body["messages"][-1]["content"] for seen in engine.seen]

@@ -14,7 +14,7 @@ BACKGROUND = 100
 
 
 async def long_call(world: Running) -> None:
-    body = {"stream": True, "max_tokens": 32, "ignore_eos": True, "temperature": 0}
+    body = {"stream": True, "max_tokens": 128, "ignore_eos": True, "temperature": 0}
     async with world.post(body, headers={"x-hocket-urgency": "3"}) as response:
         await response.read()
 
@@ -23,7 +23,7 @@ async def test_the_smallest_key_starts_when_the_next_slot_frees(small_engine: st
     world = await start(small_engine, window=4, policy="urgency")
     core = world.gateway.scheduler.engines["small"]
     background = [asyncio.create_task(long_call(world)) for _ in range(BACKGROUND)]
-    await soon(lambda: core.queued == BACKGROUND - 4, 10)
+    await soon(lambda: core.queued == BACKGROUND - 4, 60)
 
     arrived = time.monotonic()
     urgent = {"stream": True, "max_tokens": 2}

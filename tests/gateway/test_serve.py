@@ -48,22 +48,32 @@ async def serving(*words: str) -> AsyncIterator[tuple[Process, str]]:
         await process.communicate()
 
 
+async def queued(http: aiohttp.ClientSession, url: str) -> None:
+    """Until a call waits in the other process."""
+    async with asyncio.timeout(10):
+        while True:
+            async with http.get(f"{url}/metrics") as page:
+                if 'hocket_queue_depth{engine="small"} 1.0' in await page.text():
+                    return
+            await asyncio.sleep(0.02)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_what_runs_may_end_and_new_calls_are_told(
     engine: ScriptedEngine, tmp_path: Path, number: signal.Signals
 ) -> None:
     journal = tmp_path / "journal.jsonl"
-    engine.default = Script(chunks=10, gap_s=0.05)
+    engine.default = Script(chunks=60, gap_s=0.05)
     config = str(settings(tmp_path, engine, journal=journal))
     async with serving("--config", config) as (process, url), aiohttp.ClientSession() as http:
         chat = f"{url}/v1/chat/completions"
         running = await http.post(chat, json={**BODY, "stream": True})
         waiting = asyncio.create_task(http.post(chat, json=BODY))
-        await asyncio.sleep(0.1)
+        await queued(http, url)
         process.send_signal(number)
         assert (await running.read()).endswith(b"data: [DONE]\n\n")
         assert (await waiting).status == 200
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert await process.wait() == 0
         assert process.stderr is not None
         assert b"Traceback" not in await process.stderr.read()
@@ -77,11 +87,11 @@ async def test_what_takes_too_long_is_cut_with_an_error(engine: ScriptedEngine, 
             chat = f"{url}/v1/chat/completions"
             running = await http.post(chat, json={**BODY, "stream": True})
             waiting = asyncio.create_task(http.post(chat, json=BODY))
-            await asyncio.sleep(0.1)
+            await queued(http, url)
             process.terminate()
             assert b'"code":"shutdown"' in await running.read()
             assert (await waiting).status == 503
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             assert await process.wait() == 0
 
 

@@ -194,12 +194,14 @@ async def test_a_slow_reading_comes_while_the_call_waits(
 ) -> None:
     reads(monkeypatch, "minilm", slow_s=0.05)
     world = await start(engine, window=1, policy=["urgency", "fcfs"], urgency=urgency())
-    running = asyncio.create_task(told(world, says("a", scripted={"first_s": 0.3}), headers={"x-hocket-urgency": "2"}))
+    running = asyncio.create_task(told(world, says("a", scripted={"held": True}), headers={"x-hocket-urgency": "2"}))
     await soon(lambda: world.inflight == 1)
     waiting = []
     for text in ("class=4", "class=0"):
         waiting.append(asyncio.create_task(told(world, says(text, scripted={"first_s": 0.01}))))
         await soon(lambda: world.gateway.scheduler.engines["small"].queued == len(waiting))
+    await soon(lambda: len(revised(world)) == 2)
+    engine.gate.set()
     assert await asyncio.gather(running, *waiting) == [("2", "explicit"), ("3", "words"), ("1", "words")]
     assert [json.loads(seen.raw)["messages"][0]["content"] for seen in engine.seen] == ["a", "class=0", "class=4"]
     assert sorted(map(str, revised(world))) == ["1", "3"]
@@ -222,7 +224,7 @@ async def test_what_someone_said_meanwhile_goes_before_a_late_reading(
     reads(monkeypatch, "minilm", slow_s=0.2)
     world = await start(engine, urgency=urgency())
     job = {"x-hocket-job": "j"}
-    first = asyncio.create_task(told(world, says("class=4", scripted={"first_s": 0.4}), headers=job))
+    first = asyncio.create_task(told(world, says("class=4", scripted={"first_s": 1.0}), headers=job))
     await soon(lambda: world.inflight == 1)
     assert await told(world, says("x"), headers={**job, "x-hocket-urgency": "0"}) == ("0", "explicit")
     await first
@@ -233,12 +235,14 @@ async def test_what_someone_said_meanwhile_goes_before_a_late_reading(
 async def test_too_many_texts_for_a_slow_reader_are_dropped_not_kept(
     engine: ScriptedEngine, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reads(monkeypatch, "minilm", slow_s=0.02)
+    reads(monkeypatch, "minilm", slow_s=1.0)
     monkeypatch.setattr("hocket.gateway.urgency.MAX_READING", 3)
     world = await start(engine, window=32, urgency=urgency())
-    await asyncio.gather(*(told(world, says("class=0", scripted={"first_s": 0.3})) for _ in range(10)))
-    assert metric(world, 'hocket_readings_total{outcome="dropped",reader="all"}') == 7
-    assert metric(world, 'hocket_readings_total{outcome="moved",reader="all"}') == 3
+    calls = [asyncio.create_task(told(world, says("class=0", scripted={"held": True}))) for _ in range(10)]
+    await soon(lambda: metric(world, 'hocket_readings_total{outcome="dropped",reader="all"}') == 7)
+    await soon(lambda: metric(world, 'hocket_readings_total{outcome="moved",reader="all"}') == 3)
+    engine.gate.set()
+    await asyncio.gather(*calls)
 
 
 # ---------------------------------------------------------------- settings change

@@ -102,13 +102,14 @@ async def test_no_network_is_used(
 
 async def test_readers_come_with_a_reload_while_calls_run(engine: ScriptedEngine, start: Start) -> None:
     world = await start(engine, window=4)
-    slow = says("payments are down for all customers", scripted={"first_s": 0.1})
+    slow = says("payments are down for all customers", scripted={"held": True})
     calls = [asyncio.create_task(told(world, slow)) for _ in range(12)]
-    await asyncio.sleep(0.05)
+    await soon(lambda: world.inflight + sum(one.queued for one in world.gateway.scheduler.engines.values()) == 12)
     incidents = parse_yaml(block(GUIDE, "incidents"), Settings, "x").urgency
     (reader,) = incidents.readers
     everywhere = structs.replace(incidents, readers=[structs.replace(reader, apps=[])])
     await world.gateway.reload(structs.replace(world.gateway.settings, urgency=everywhere))
+    engine.gate.set()
     assert await told(world, says("payments are down for all customers")) == ("1", "words")
     assert set(await asyncio.gather(*calls)) == {("2", "tenant")}
 
