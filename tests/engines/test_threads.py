@@ -17,7 +17,6 @@ from hocket.engines import weights
 from hocket.engines.embedded import EmbeddedSpec, command
 
 TOKENS = 24
-CALLS = 6
 
 
 @contextmanager
@@ -32,44 +31,33 @@ def busy(core: int) -> Iterator[None]:
         process.wait()
 
 
-def cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def of_a_call(spec: EmbeddedSpec) -> float:
-    """CPU seconds of the cheapest of some calls: what else the machine does only adds to them."""
-    words = command(spec, weights.pull("small"))
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None and process.stdin is not None
-        url = json.loads(next(line for line in process.stdout if line.startswith(b'{"url"')))["url"]
-        body = {"prompt": "Once upon a time", "max_tokens": TOKENS, "ignore_eos": True}
-        spent = []
-        for _ in range(CALLS):
-            before = cpu_s(process.pid)
-            request = urllib.request.Request(
-                f"{url}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-            )
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                assert json.load(answer)["usage"]["completion_tokens"] == TOKENS
-            spent.append(cpu_s(process.pid) - before)
-        process.stdin.close()
-    return min(spent)
+def sleeps(pid: int) -> int:
+    """How often its threads gave their core away themselves, to wait: voluntary context switches."""
+    statuses = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/status")]
+    return sum(int(text.partition("\nvoluntary_ctxt_switches:")[2].split()[0]) for text in statuses)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="CPU time and pinning are read Linux's way")
-def test_two_threads_take_no_more_of_busy_cores_than_one() -> None:
-    """By CPU time, which does not depend on how busy they are: spinning threads took ten times as much."""
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="context switches and pinning are read Linux's way")
+def test_threads_sleep_while_they_wait_for_each_other() -> None:
+    """Hundreds of times a token; those that spin, for whole time slices of a busy core, 3 times a token."""
     cores = sorted(os.sched_getaffinity(0))[:2]
     if len(cores) < 2:
         pytest.skip("one core only")
+    words = command(EmbeddedSpec(threads=2, cpus=cores, parallel=1), weights.pull("small"))
+    body = json.dumps({"prompt": "Once upon a time", "max_tokens": TOKENS, "ignore_eos": True}).encode()
     with ExitStack() as stack:
         for core in cores:
             stack.enter_context(busy(core))
-        one = of_a_call(EmbeddedSpec(threads=1, cpus=cores[:1], parallel=1))
-        two = of_a_call(EmbeddedSpec(threads=2, cpus=cores, parallel=1))
-    assert two < 4 * one
+        process = stack.enter_context(subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE))
+        assert process.stdout is not None and process.stdin is not None
+        url = json.loads(next(line for line in process.stdout if line.startswith(b'{"url"')))["url"]
+        before = sleeps(process.pid)
+        request = urllib.request.Request(f"{url}/v1/completions", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            assert json.load(answer)["usage"]["completion_tokens"] == TOKENS
+        assert sleeps(process.pid) - before > 100 * TOKENS
+        process.stdin.close()
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="niceness is read Linux's way")

@@ -27,13 +27,16 @@ from hocket.settings import HistorySettings, Settings
 from hocket.yamlfile import parse_yaml
 from tests.history.conftest import Postgres
 
+LOCKED_S = 1.0
+"that a lock is waited for: longer than machines pause, most of the time"
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer_module, "GATHER_S", 0.01)
     monkeypatch.setattr(writer_module, "FIRST_PAUSE_S", 0.05)
     monkeypatch.setattr(writer_module, "LONGEST_PAUSE_S", 0.1)
-    monkeypatch.setattr(store_module, "LOCKED_S", 0.1)
+    monkeypatch.setattr(store_module, "LOCKED_S", LOCKED_S)
 
 
 def soon(condition: Callable[[], bool], within_s: float = 10.0) -> None:
@@ -43,10 +46,10 @@ def soon(condition: Callable[[], bool], within_s: float = 10.0) -> None:
         time.sleep(0.005)
 
 
-def posts(recorder: HistoryRecorder, first: int, count: int) -> float:
-    """So many jobs of one call each. Returns the fifth longest time that one event took, in seconds.
+def posts(recorder: HistoryRecorder, first: int, count: int) -> bool:
+    """So many jobs of one call each. Whether no event was held up.
 
-    What holds up the loop holds up hundreds; a few that took long are the machine's.
+    What holds up the loop holds up many, or one as long as a lock is waited for; a machine that pauses does neither.
     """
     took = []
     for n in range(first, first + count):
@@ -61,7 +64,8 @@ def posts(recorder: HistoryRecorder, first: int, count: int) -> float:
             began = time.perf_counter()
             recorder.seen(event, commands)
             took.append(time.perf_counter() - began)
-    return sorted(took)[-5]
+    took.sort()
+    return took[-5] < 0.1 and took[-1] < 0.8 * LOCKED_S
 
 
 def states(url: str) -> list[str]:
@@ -111,8 +115,7 @@ def test_overload_costs_rows_which_are_counted_and_no_time(tmp_path: Path, monke
     url = str(tmp_path / "history.db")
     recorder = HistoryRecorder(Store(url), HistorySettings(queue_rows=100))
     monkeypatch.setattr(writer_module, "CROWDED", 500)
-    worst = posts(recorder, 0, 1000)  # nobody writes yet
-    assert worst < 0.1
+    assert posts(recorder, 0, 1000), "and nobody writes yet"
     assert 0 < recorder.writer.lost <= 2000 - 100
     recorder.start()
     recorder.stop()
@@ -128,9 +131,9 @@ def test_a_locked_database_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptu
     soon(lambda: recorder.writer.written >= 20)
     other = sqlite3.connect(url, isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
-    worst = posts(recorder, 10, 200)
+    unhindered = posts(recorder, 10, 200)
     soon(lambda: recorder.writer.trouble is not None)
-    assert worst < 0.1, "the lock held up the loop"
+    assert unhindered, "the lock held up the loop"
     assert metrics(recorder)["hocket_history_up"] == 0
     posts(recorder, 210, 200)
     other.execute("ROLLBACK")
@@ -182,7 +185,7 @@ FULL = """
     soon(lambda: recorder.writer.written >= 100)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
-    assert posts(recorder, 50, 4000) < 0.1
+    assert posts(recorder, 50, 4000)
     soon(lambda: recorder.writer.trouble is not None)
     print(recorder.writer.trouble)
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -212,9 +215,9 @@ def test_a_postgresql_that_goes_and_comes_back(postgres: Postgres, caplog: pytes
     soon(lambda: recorder.writer.written >= 200)
     postgres.stop()
     try:
-        assert posts(recorder, 100, 1000) < 0.1
+        assert posts(recorder, 100, 1000)
         soon(lambda: recorder.writer.trouble is not None)
-        assert posts(recorder, 1100, 10) < 0.1
+        assert posts(recorder, 1100, 10)
     finally:
         postgres.start()
     soon(lambda: recorder.writer.trouble is None and not recorder.writer.waiting, 30)
